@@ -1,0 +1,199 @@
+// The one list of job types: name, input, output and lane. Both planes are typed against it; adding a job begins with a line here.
+import { z } from 'zod'
+import { hashSchema } from '../../lib/manifest.js'
+
+/** [from, to) layer indices. */
+export const layerRangeSchema = z.object({
+  from: z.number().int().min(0),
+  to: z.number().int().min(1),
+  reason: z.string().optional(),
+})
+export type LayerRange = z.infer<typeof layerRangeSchema>
+
+export const chatMessageSchema = z.object({ role: z.string(), content: z.string() })
+
+/** Loss of one capability on one split. Loss in nats per completion token; perplexity is its exponential. */
+export const capabilityScoreSchema = z.object({
+  capability: z.string(),
+  loss: z.number(),
+  perplexity: z.number(),
+  /** Share of samples whose every completion token is the arg-max under teacher forcing. */
+  accuracy: z.number().nullable(),
+  sampleCount: z.number().int(),
+  completionTokens: z.number().int(),
+})
+export type CapabilityScoreOutput = z.infer<typeof capabilityScoreSchema>
+
+export const layerAnalysisSchema = z.object({
+  layerIndex: z.number().int(),
+  /** 1 - mean over tokens of cos(layer input, layer output) (ShortGPT, arXiv 2403.03853), over all samples. */
+  blockInfluence: z.number(),
+  /** Mean L2 norm of the layer's output over tokens. */
+  activationNorm: z.number(),
+  capabilities: z.array(
+    z.object({
+      capability: z.string(),
+      /** Same definition as above, over this capability's samples. */
+      blockInfluence: z.number(),
+      /** Nats per completion token added when the layer is skipped (its input goes on unchanged). */
+      lossIncrease: z.number(),
+      /** lossIncrease divided by the greatest of this capability's layers, clipped to [0, 1]. */
+      score: z.number(),
+    }),
+  ),
+})
+export type LayerAnalysisOutput = z.infer<typeof layerAnalysisSchema>
+
+export const proposalSchema = z.object({
+  capability: z.string(),
+  name: z.string(),
+  objective: z.string(),
+  layers: z.array(layerRangeSchema.required({ reason: true })),
+  parameterCount: z.number().int(),
+  /** exp(-(student loss - parent loss)) on the validation split, measured with the layers gated off. */
+  quality: z.number(),
+  /** Validation loss of student and parent, nats per completion token. */
+  studentLoss: z.number(),
+  parentLoss: z.number(),
+})
+export type ProposalOutput = z.infer<typeof proposalSchema>
+
+export const generateInputSchema = z.object({
+  manifest: hashSchema,
+  prompt: z.string().optional(),
+  messages: z.array(chatMessageSchema).optional(),
+  maxTokens: z.number().int().min(1).max(131072),
+  temperature: z.number().min(0).max(10),
+  topP: z.number().gt(0).max(1).optional(),
+  topK: z.number().int().min(1).optional(),
+  seed: z.number().int().optional(),
+  stop: z.array(z.string().min(1)).max(16).optional(),
+})
+
+const evaluationInput = {
+  manifest: hashSchema,
+  /** Payload: JSONL of {task, subtask, split, prompt, completion}. */
+  probeSet: hashSchema,
+  /** At most this many samples per capability, taken evenly over its sub-capabilities in file order; absent: all. */
+  samplesPerCapability: z.number().int().min(1).optional(),
+  /** Prompt and completion are joined and cut to this many tokens. */
+  maxTokens: z.number().int().min(2).default(256),
+}
+
+/** `device`: one at a time per device. `interactive`: the device's serving process, several at once. `io`: bytes only, no device. */
+export type Lane = 'device' | 'interactive' | 'io'
+
+const defineJob = <I extends z.ZodType, O extends z.ZodType>(job: {
+  lane: Lane
+  exclusive?: boolean
+  input: I
+  output: O
+}) => job
+
+export const jobTypes = {
+  'model.ingest': defineJob({
+    lane: 'io',
+    input: z.object({
+      source: z.string().min(1),
+      revision: z.string().optional(),
+    }),
+    output: z.object({
+      manifest: hashSchema,
+      /** Bytes of all tensors, and of those that were new to the store. */
+      tensorBytes: z.number().int(),
+      bytesRead: z.number().int(),
+      bytesWritten: z.number().int(),
+      tensors: z.number().int(),
+      seconds: z.number(),
+    }),
+  }),
+  'model.export': defineJob({
+    lane: 'io',
+    input: z.object({
+      manifest: hashSchema,
+      name: z.string(),
+      format: z.enum(['SAFETENSORS', 'GGUF', 'ONNX']),
+      quantization: z.string().optional(),
+    }),
+    output: z.object({
+      /** `path` is relative to the exports folder: `<job id>/<file>`. */
+      files: z.array(z.object({ path: z.string(), sizeBytes: z.number().int(), sha256: hashSchema })),
+    }),
+  }),
+  'model.generate': defineJob({
+    lane: 'interactive',
+    input: generateInputSchema,
+    output: z.object({
+      text: z.string(),
+      tokenIds: z.array(z.number().int()),
+      finishReason: z.enum(['STOP', 'LENGTH', 'CANCELLED']),
+      promptTokens: z.number().int(),
+      completionTokens: z.number().int(),
+      /** Decoding speed, prefill not counted. */
+      tokensPerSecond: z.number().nullable(),
+    }),
+  }),
+  'model.evaluate': defineJob({
+    lane: 'device',
+    /** Scores of one model on one split, and of a reference model (a student's parent) where one is named. */
+    input: z.object({ ...evaluationInput, split: z.enum(['probe', 'validation']), reference: hashSchema.optional() }),
+    output: z.object({ scores: z.array(capabilityScoreSchema), reference: z.array(capabilityScoreSchema).optional() }),
+  }),
+  'capability.analyze': defineJob({
+    lane: 'device',
+    input: z.object(evaluationInput),
+    output: z.object({ baseline: z.array(capabilityScoreSchema), layers: z.array(layerAnalysisSchema) }),
+  }),
+  'students.propose': defineJob({
+    lane: 'device',
+    input: z.object({
+      ...evaluationInput,
+      modelName: z.string(),
+      /** Capability slugs to propose for; absent: all of the probe set. */
+      capabilities: z.array(z.string()).optional(),
+      maximumParameters: z.number().int().positive().optional(),
+      /** The analysis the search starts from (probe split). */
+      layers: z.array(layerAnalysisSchema),
+    }),
+    output: z.object({ proposals: z.array(proposalSchema) }),
+  }),
+  'student.build': defineJob({
+    lane: 'io',
+    input: z.object({ parent: hashSchema, layers: z.array(layerRangeSchema).min(1) }),
+    output: z.object({ manifest: hashSchema, parameterCount: z.number().int(), layerCount: z.number().int() }),
+  }),
+  'probes.import': defineJob({
+    lane: 'io',
+    input: z.object({ source: z.string().min(1) }),
+    output: z.object({
+      probeSet: hashSchema,
+      sampleCount: z.number().int(),
+      capabilities: z.array(
+        z.object({
+          capability: z.string(),
+          subtask: z.string(),
+          probe: z.number().int(),
+          validation: z.number().int(),
+        }),
+      ),
+    }),
+  }),
+  'storage.verify': defineJob({
+    lane: 'io',
+    input: z.object({}),
+    output: z.object({ payloads: z.number().int(), bytes: z.number().int(), corrupt: z.array(hashSchema) }),
+  }),
+  'storage.collect': defineJob({
+    lane: 'io',
+    /** Never runs beside another job, so that it cannot remove what a running job uses. */
+    exclusive: true,
+    /** Manifests and loose payloads (probe sets) that are alive, filled in when the job is claimed. */
+    input: z.object({ manifests: z.array(hashSchema).default([]), payloads: z.array(hashSchema).default([]) }),
+    output: z.object({ removed: z.number().int(), bytes: z.number().int() }),
+  }),
+} as const
+
+export type JobName = keyof typeof jobTypes
+export type JobInput<K extends JobName> = z.output<(typeof jobTypes)[K]['input']>
+export type JobOutput<K extends JobName> = z.output<(typeof jobTypes)[K]['output']>
+export const jobNames = Object.keys(jobTypes) as JobName[]

@@ -1,0 +1,100 @@
+// The pool as the control plane sees it. Embedded: embedded-queue.ts over the job rows; a cluster puts another behind the same face.
+import type { JobName } from './job-types.js'
+
+export type JobState = 'QUEUED' | 'RUNNING' | 'SUCCEEDED' | 'FAILED' | 'CANCELLED'
+export const finalStates: readonly JobState[] = ['SUCCEEDED', 'FAILED', 'CANCELLED']
+/** A job is started at most this often; then it FAILS with TOO_MANY_ATTEMPTS and the last reason. */
+export const maximumAttempts = 3
+
+export interface JobProgress {
+  stage: string
+  completed: number
+  total: number | null
+  unit: string
+  ratePerSecond: number | null
+  etaSeconds: number | null
+  metrics: Record<string, number | string> | null
+  /** Grows with every event of the job, over attempts and restarts too. */
+  sequence: number
+}
+
+export interface JobFailure {
+  code: string
+  message: string
+}
+
+/** A job as the pool knows it: plain data, owned by the JobStore. */
+export interface JobRecord {
+  id: string
+  tenantId: string
+  type: JobName
+  state: JobState
+  input: unknown
+  output: unknown
+  context: unknown
+  modelId: string | null
+  attempts: number
+  cancelRequested: boolean
+  error: JobFailure | null
+  progress: JobProgress | null
+  deviceId: string | null
+  createdAt: Date
+  startedAt: Date | null
+  finishedAt: Date | null
+  cost: number
+}
+
+export interface DeviceRecord {
+  id: string
+  name: string
+  kind: 'CPU' | 'WEBGPU' | 'CUDA'
+  memoryBytes: number | null
+  busy: boolean
+  jobId: string | null
+  /** Process id and host of the worker. */
+  worker: string
+}
+
+/** Where the queue keeps its rows; the only implementation is the compute subgraph's job-store.ts. Every method is one transaction. */
+export interface JobStore {
+  /**
+   * The oldest QUEUED job of the lane becomes RUNNING on the device (attempts + 1). Its owner may complete the input first.
+   * `exclusive` jobs are claimed only while nothing runs, and nothing is claimed while one runs (all lanes).
+   */
+  claim(lane: string, deviceId: string): Promise<JobRecord | undefined>
+  /** The owner's effect and SUCCEEDED, in one transaction. An effect that throws a DomainError makes the job FAILED instead. */
+  succeed(jobId: string, output: unknown, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
+  /** FAILED, or QUEUED again where retryable and attempts are left. */
+  fail(jobId: string, error: JobFailure & { retryable: boolean }, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
+  cancel(jobId: string, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
+  /** Rows left RUNNING by a server that died: QUEUED again, or FAILED after maximumAttempts. Called once at start. */
+  recover(): Promise<JobRecord[]>
+  get(jobId: string): Promise<JobRecord | undefined>
+}
+
+export type JobEvent =
+  | { kind: 'job'; job: JobRecord }
+  /** One piece of output, in order: never dropped, never throttled. */
+  | { kind: 'delta'; jobId: string; textDelta: string; tokenId: number; index: number }
+
+export interface JobQueue {
+  start(): Promise<void>
+  /** Stops claiming, gives running jobs `graceMs`, then ends the workers; unfinished jobs go back to QUEUED. */
+  stop(graceMs?: number): Promise<void>
+  /** A job may have been added: look now rather than at the next poll. */
+  wake(): void
+  /** Asks the worker to stop; kills it after half a second. Ends CANCELLED within a second. */
+  cancel(jobId: string): Promise<void>
+  /** Announces a change of a job's row made outside the queue (enqueued, retried). */
+  announce(job: JobRecord): void
+  /** The job's progress now: newer than its row while it runs. */
+  progress(jobId: string): JobProgress | null
+  /**
+   * Events of one job from now on (job states, progress at most 10 a second and always the last, deltas). Ends after the final state.
+   * A slow reader holds a bounded number of events: progress is superseded, deltas of one job are joined.
+   */
+  watch(jobId: string): AsyncIterableIterator<JobEvent>
+  /** State and progress changes of all jobs of a tenant; a slow reader loses the oldest. */
+  watchAll(tenantId: string): AsyncIterableIterator<JobRecord>
+  devices(): DeviceRecord[]
+}

@@ -1,0 +1,83 @@
+// Recipes, what was built from them, and how well students do.
+import { Entity, Index } from 'typeorm'
+import {
+  BigIntegerColumn,
+  FlagColumn,
+  IdColumn,
+  IdPrimaryColumn,
+  JsonColumn,
+  NameColumn,
+  RealColumn,
+  TextColumn,
+  TimeColumn,
+} from '../columns.js'
+
+export const recipeStatuses = ['PROPOSED', 'APPROVED', 'REJECTED', 'BUILDING', 'BUILT', 'DEPLOYED', 'FAILED'] as const
+export type RecipeStatus = (typeof recipeStatuses)[number]
+
+@Entity('StudentModelRecipes')
+@Index('IX_StudentModelRecipes_Parent', ['parentModelId', 'id'])
+export class StudentModelRecipe {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @NameColumn() name!: string
+  @IdColumn() parentModelId!: string
+  @TextColumn() objective!: string
+  /** Slug of the capability the recipe is made for. */
+  @NameColumn({ nullable: true }, 200) capability!: string | null
+  /** [from, to) ranges with their reasons. */
+  @JsonColumn() layers!: { from: number; to: number; reason?: string }[]
+  @BigIntegerColumn() estimatedParameterCount!: number
+  /** exp(-(student loss - parent loss)) measured with layers gated off; null where not measured yet. */
+  @RealColumn({ nullable: true }) estimatedQuality!: number | null
+  /** The same, measured on the built student. */
+  @RealColumn({ nullable: true }) measuredQuality!: number | null
+  @NameColumn({}, 20) status!: RecipeStatus
+  /** Who or which policy approved or rejected, and why. */
+  @TextColumn({ nullable: true }) decision!: string | null
+  @IdColumn({ nullable: true }) studentModelId!: string | null
+  /** The build job. */
+  @IdColumn({ nullable: true }) jobId!: string | null
+  @TimeColumn() createdAt!: Date
+  @TimeColumn({ nullable: true }) builtAt!: Date | null
+}
+
+/** One row per tenant: what is approved without a person. */
+@Entity('ApprovalPolicies')
+export class ApprovalPolicy {
+  @IdPrimaryColumn() tenantId!: string
+  @FlagColumn() enabled!: boolean
+  @RealColumn({ nullable: true }) minimumQuality!: number | null
+  @BigIntegerColumn({ nullable: true }) maximumParameters!: number | null
+  @TimeColumn() updatedAt!: Date
+}
+
+/** How a model does on a capability, measured on a split of a probe set. */
+@Entity('ModelEvaluations')
+@Index('IX_ModelEvaluations_Model', ['modelId', 'id'])
+export class ModelEvaluation {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @IdColumn() modelId!: string
+  @IdColumn() probeDatasetId!: string
+  @NameColumn({}, 200) slug!: string
+  /** `probe` or `validation`. */
+  @NameColumn({}, 20) split!: string
+  @RealColumn() loss!: number
+  @RealColumn() perplexity!: number
+  @RealColumn({ nullable: true }) accuracy!: number | null
+  @BigIntegerColumn() sampleCount!: number
+  @IdColumn({ nullable: true }) jobId!: string | null
+  @TimeColumn() createdAt!: Date
+}
+
+@Entity('StudentModelCapabilityMappings')
+@Index('UX_StudentModelCapabilityMappings', ['studentModelId', 'taxonomyId'], { unique: true })
+export class StudentModelCapabilityMapping {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @IdColumn() studentModelId!: string
+  @IdColumn() taxonomyId!: string
+  /** Quality: 1.0 is the parent. */
+  @RealColumn() capabilityScore!: number
+}

@@ -1,0 +1,88 @@
+// Capabilities, the probe sets that define them, and what an analysis measured per layer.
+import { Entity, Index } from 'typeorm'
+import {
+  HashColumn,
+  IdColumn,
+  IdPrimaryColumn,
+  IntegerColumn,
+  JsonColumn,
+  NameColumn,
+  RealColumn,
+  TextColumn,
+  TimeColumn,
+} from '../columns.js'
+
+@Entity('StudentModelTaxonomy')
+@Index('UX_StudentModelTaxonomy_Slug', ['tenantId', 'slug'], { unique: true })
+export class StudentModelTaxonomy {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @IdColumn({ nullable: true }) parentTaxonomyId!: string | null
+  @NameColumn({}, 100) capabilityName!: string
+  /** `code_generation`, sub-capabilities `code_generation/sql`. */
+  @NameColumn({}, 200) slug!: string
+  /** 0 top level, 1 sub-capability, 2 specialisation. */
+  @IntegerColumn() capabilityLevel!: number
+  @TextColumn({ nullable: true }) description!: string | null
+  @TimeColumn() createdAt!: Date
+}
+
+@Entity('ProbeDatasets')
+@Index('UX_ProbeDatasets_Name', ['tenantId', 'name', 'version'], { unique: true })
+export class ProbeDataset {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @NameColumn() name!: string
+  @IntegerColumn() version!: number
+  /** Payload: the JSONL as stored. */
+  @HashColumn() probeSetHash!: string
+  @IntegerColumn() sampleCount!: number
+  @TimeColumn() createdAt!: Date
+}
+
+/** How many samples a probe set has for a capability (a leaf of the taxonomy). */
+@Entity('ProbeSamples')
+@Index('IX_ProbeSamples_Dataset', ['probeDatasetId', 'slug'], { unique: true })
+export class ProbeSampleCount {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @IdColumn() probeDatasetId!: string
+  /** Slug of the capability in the taxonomy. */
+  @NameColumn({}, 200) slug!: string
+  @IntegerColumn() probeCount!: number
+  @IntegerColumn() validationCount!: number
+}
+
+/** One finished analysis of a model on a probe set. */
+@Entity('CapabilityAnalyses')
+@Index('IX_CapabilityAnalyses_Model', ['modelId', 'id'])
+export class CapabilityAnalysis {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @IdColumn() modelId!: string
+  @IdColumn() probeDatasetId!: string
+  @IdColumn() jobId!: string
+  @IntegerColumn({ nullable: true }) samplesPerCapability!: number | null
+  /** Scores per capability on the probe split (CapabilityScoreOutput[]). */
+  @JsonColumn() baseline!: unknown
+  /** Per layer: blockInfluence and activationNorm over all samples. */
+  @JsonColumn() layers!: { layerIndex: number; blockInfluence: number; activationNorm: number }[]
+  @TimeColumn() createdAt!: Date
+}
+
+@Entity('ModelLayerCapabilities')
+@Index('UX_ModelLayerCapabilities', ['analysisId', 'layerIndex', 'slug'], { unique: true })
+export class ModelLayerCapability {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @IdColumn() analysisId!: string
+  @IdColumn() modelId!: string
+  @IntegerColumn() layerIndex!: number
+  /** Capability slug. */
+  @NameColumn({}, 200) slug!: string
+  /** 0 to 1: lossIncrease over the greatest of the capability's layers. */
+  @RealColumn() capabilityScore!: number
+  /** Nats per completion token when the layer is skipped. */
+  @RealColumn() lossIncrease!: number
+  @RealColumn() blockInfluence!: number
+}

@@ -1,0 +1,51 @@
+// The only reader of process.env. Every variable has a type, a default and a line in .env.example.
+import { resolve } from 'node:path'
+import { z } from 'zod'
+
+const flag = z
+  .enum(['true', 'false'])
+  .default('false')
+  .transform(v => v === 'true')
+
+const schema = z.object({
+  PORT: z.coerce.number().int().min(0).max(65535).default(4000),
+  HOST: z.string().default('127.0.0.1'),
+  HARTONOMOUS_DATA: z
+    .string()
+    .default('./data')
+    .transform(p => resolve(p)),
+  HARTONOMOUS_MODE: z.enum(['embedded', 'cluster']).default('embedded'),
+  /** `sqlite` (a file in the data folder) or a SQL Server address, `mssql://user:password@host:port/database`. */
+  HARTONOMOUS_DATABASE: z.string().default('sqlite'),
+  /** Threads ONNX Runtime may use in one worker; 0 lets it choose (one per core). */
+  HARTONOMOUS_THREADS: z.coerce.number().int().min(0).max(1024).default(0),
+  /** Largest source that may be ingested, in bytes. */
+  HARTONOMOUS_MAX_SOURCE_BYTES: z.coerce
+    .number()
+    .int()
+    .positive()
+    .default(1024 ** 4),
+  /** Whether `https:` sources may resolve to loopback, link-local or private addresses. */
+  HARTONOMOUS_ALLOW_PRIVATE_SOURCES: flag,
+  /** Where `hf:owner/name` is fetched from. */
+  HARTONOMOUS_HF_ENDPOINT: z.string().default('https://huggingface.co'),
+  /** Access token for gated repositories; never logged. */
+  HF_TOKEN: z.string().optional(),
+  /** Largest size of the derived float32 cache, in bytes. */
+  HARTONOMOUS_DERIVED_BYTES: z.coerce
+    .number()
+    .int()
+    .positive()
+    .default(16 * 1024 ** 3),
+  LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
+})
+
+export type Env = z.output<typeof schema>
+
+/** Parses the environment; a malformed variable is named with its value and stops the process at once. */
+export function readEnv(source: Record<string, string | undefined> = process.env): Env {
+  const result = schema.safeParse(source)
+  if (result.success) return result.data
+  const lines = result.error.issues.map(i => `${i.path.join('.')}=${source[String(i.path[0])] ?? ''}: ${i.message}`)
+  throw new Error(`Environment: ${lines.join('; ')}`)
+}

@@ -1,0 +1,111 @@
+// The manifest: a model as a list of content-addressed tensors. Both planes speak it, so it lies here (docs/decisions/0002).
+import { z } from 'zod'
+
+export const tensorComponents = ['EMBEDDING', 'ATTENTION', 'FEED_FORWARD', 'NORM', 'LM_HEAD', 'OTHER'] as const
+export type TensorComponent = (typeof tensorComponents)[number]
+
+/** Lower-case hexadecimal SHA-256 of a payload. */
+export const hashSchema = z.string().regex(/^[0-9a-f]{64}$/)
+
+/**
+ * `dtype` is the source's own name for how elements are stored: SafeTensors (F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL F8_E4M3 F8_E5M2 …)
+ * or ggml (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K … Q6_K IQ4_NL …). Quantised dtypes are the ggml block types.
+ */
+export const manifestTensorSchema = z.object({
+  /** Name in the source's own convention, re-indexed in students. */
+  name: z.string().min(1),
+  /** Place in the architecture, independent of naming: `embed`, `final_norm`, `lm_head`, `layers.3.q`; absent where unknown. */
+  role: z.string().optional(),
+  layerIndex: z.number().int().min(0).nullable(),
+  component: z.enum(tensorComponents),
+  /** Row-major, outermost first (GGUF's reversed order is turned round on reading). */
+  shape: z.array(z.number().int().min(0)),
+  dtype: z.string(),
+  /** Bytes of the payload. */
+  bytes: z.number().int().min(0),
+  /** SHA-256 of the stored bytes. */
+  payload: hashSchema,
+})
+export type ManifestTensor = z.infer<typeof manifestTensorSchema>
+
+/** Dimensions in one vocabulary for all sources; what a source does not say is absent. */
+export const dimensionsSchema = z.object({
+  layerCount: z.number().int().min(0),
+  hiddenSize: z.number().int().positive().optional(),
+  intermediateSize: z.number().int().positive().optional(),
+  attentionHeadCount: z.number().int().positive().optional(),
+  keyValueHeadCount: z.number().int().positive().optional(),
+  headSize: z.number().int().positive().optional(),
+  vocabularySize: z.number().int().positive().optional(),
+  contextLength: z.number().int().positive().optional(),
+  /** RMSNorm epsilon. */
+  normEpsilon: z.number().positive().optional(),
+  ropeTheta: z.number().positive().optional(),
+  /** How q/k rows pair up for RoPE: HF files `half` (i, i + d/2), GGUF llama files `interleaved` (2i, 2i + 1). */
+  ropeLayout: z.enum(['half', 'interleaved']).optional(),
+  /** RoPE scaling as the source states it (HF `rope_scaling` keys). */
+  ropeScaling: z.record(z.string(), z.unknown()).optional(),
+  tiedEmbeddings: z.boolean().optional(),
+})
+export type Dimensions = z.infer<typeof dimensionsSchema>
+
+export const manifestTokenizerSchema = z.object({
+  /** Payload: a Hugging Face tokenizer.json (built from the metadata for GGUF). */
+  tokenizerJson: hashSchema,
+  /** Payload: tokenizer_config.json, where the source has one or one was built. */
+  tokenizerConfig: hashSchema.optional(),
+  /** `BPE`, `SentencePiece`, … for people. */
+  kind: z.string(),
+  vocabularySize: z.number().int().positive(),
+  bosTokenId: z.number().int().min(0).optional(),
+  /** Generation stops at any of these. */
+  eosTokenIds: z.array(z.number().int().min(0)),
+  padTokenId: z.number().int().min(0).optional(),
+  unknownTokenId: z.number().int().min(0).optional(),
+  /** Whether a prompt begins with the BOS token. */
+  addBos: z.boolean(),
+})
+export type ManifestTokenizer = z.infer<typeof manifestTokenizerSchema>
+
+/** A file of the source: its header as a payload, so that it can be written out again byte for byte. */
+export const sourceFileSchema = z.object({
+  name: z.string(),
+  bytes: z.number().int().min(0),
+  sha256: hashSchema,
+  /** Payload: everything before the tensor data (GGUF header and metadata, SafeTensors length and JSON); whole file where it holds no tensors. */
+  header: hashSchema,
+  /** Where each tensor of this file begins, in bytes from the start of the file; gaps are zero bytes. Empty for files without tensors. */
+  tensors: z.array(z.object({ name: z.string(), offset: z.number().int().min(0) })),
+})
+
+export const manifestSchema = z.object({
+  manifestVersion: z.literal(1),
+  format: z.enum(['safetensors', 'gguf']),
+  /** `llama`, `gpt2`, …: HF model_type or GGUF general.architecture; `unknown` where the source does not say. */
+  architecture: z.string(),
+  dimensions: dimensionsSchema,
+  parameterCount: z.number().int().min(0),
+  tensors: z.array(manifestTensorSchema),
+  tokenizer: manifestTokenizerSchema.optional(),
+  chatTemplate: z.string().optional(),
+  license: z.string().optional(),
+  /** Name the source gives itself. */
+  sourceName: z.string().optional(),
+  /** Original files; absent on models built here. */
+  sourceFiles: z.array(sourceFileSchema).optional(),
+  /** Payload of config.json (HF) where there was one; GGUF metadata without the token lists otherwise, as JSON. */
+  sourceConfig: hashSchema.optional(),
+  /** On models built here: the manifest they come from and which of its layers they keep, in order. */
+  parent: z.object({ manifest: hashSchema, layers: z.array(z.number().int().min(0)) }).optional(),
+})
+export type Manifest = z.infer<typeof manifestSchema>
+
+/** Every payload a manifest needs, itself not included: tensors, headers, tokenizer and config files. */
+export function manifestPayloads(manifest: Manifest): Set<string> {
+  const hashes = new Set(manifest.tensors.map(t => t.payload))
+  for (const file of manifest.sourceFiles ?? []) hashes.add(file.header)
+  for (const hash of [manifest.sourceConfig, manifest.tokenizer?.tokenizerJson, manifest.tokenizer?.tokenizerConfig]) {
+    if (hash) hashes.add(hash)
+  }
+  return hashes
+}
