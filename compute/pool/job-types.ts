@@ -136,7 +136,13 @@ export const jobTypes = {
   'model.evaluate': defineJob({
     lane: 'device',
     /** Scores of one model on one split, and of a reference model (a student's parent) where one is named. */
-    input: z.object({ ...evaluationInput, split: z.enum(['probe', 'validation']), reference: hashSchema.optional() }),
+    input: z.object({
+      ...evaluationInput,
+      split: z.enum(['probe', 'validation']),
+      /** Top-level capability slugs to score; absent: all of the probe set. */
+      capabilities: z.array(z.string()).min(1).optional(),
+      reference: hashSchema.optional(),
+    }),
     output: z.object({ scores: z.array(capabilityScoreSchema), reference: z.array(capabilityScoreSchema).optional() }),
   }),
   'capability.analyze': defineJob({

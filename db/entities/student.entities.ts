@@ -38,6 +38,10 @@ export class StudentModelRecipe {
   @IdColumn({ nullable: true }) studentModelId!: string | null
   /** The build job. */
   @IdColumn({ nullable: true }) jobId!: string | null
+  /** The students.propose job that found it; null where a person wrote it. */
+  @IdColumn({ nullable: true }) proposalJobId!: string | null
+  /** The probe set its quality is measured on; null: the newest one of the product. */
+  @IdColumn({ nullable: true }) probeDatasetId!: string | null
   @TimeColumn() createdAt!: Date
   @TimeColumn({ nullable: true }) builtAt!: Date | null
 }
