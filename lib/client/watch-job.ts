@@ -1,0 +1,126 @@
+// Shows a job's progress live from its subscription: a bar on a terminal, plain lines in a pipe.
+import cliProgress from 'cli-progress'
+import { type PlatformClient, PlatformError } from './platform-client.js'
+
+export interface WatchedJob {
+  id: string
+  type: string
+  state: 'QUEUED' | 'RUNNING' | 'SUCCEEDED' | 'FAILED' | 'CANCELLED'
+  progress: {
+    stage: string
+    completed: number
+    total: number | null
+    unit: string
+    ratePerSecond: number | null
+    etaSeconds: number | null
+    metrics: Record<string, number | string> | null
+    sequence: number
+  } | null
+  error: { code: string; message: string } | null
+  output: unknown
+  durationMs: number | null
+  model: { id: string; name: string } | null
+}
+
+export const jobProgressDocument = `subscription JobProgress($id: ID!) {
+  jobProgress(id: $id) {
+    id type state output durationMs
+    progress { stage completed total unit ratePerSecond etaSeconds metrics sequence }
+    error { code message }
+    model { id name }
+  }
+}`
+
+const units = ['', 'k', 'M', 'G', 'T']
+/** 1234567 -> `1.2 M`; bytes come out as `1.2 MB`. */
+export function quantity(value: number, unit = ''): string {
+  let power = 0
+  let scaled = value
+  while (Math.abs(scaled) >= 1000 && power < units.length - 1) {
+    scaled /= 1000
+    power++
+  }
+  const digits =
+    power === 0 ? String(Math.round(scaled * 10) / 10) : scaled.toFixed(scaled < 10 ? 2 : scaled < 100 ? 1 : 0)
+  const suffix = unit === 'bytes' ? `${units[power]}B` : [units[power], unit].filter(Boolean).join(' ')
+  return suffix ? `${digits} ${suffix}` : digits
+}
+
+const seconds = (s: number) => (s < 60 ? `${Math.ceil(s)} s` : `${Math.floor(s / 60)} min ${Math.round(s % 60)} s`)
+
+function describe(job: WatchedJob): string {
+  const p = job.progress
+  if (!p) return job.state.toLowerCase()
+  const parts = [p.total ? `${quantity(p.completed)}/${quantity(p.total, p.unit)}` : quantity(p.completed, p.unit)]
+  if (p.ratePerSecond) parts.push(`${quantity(p.ratePerSecond, p.unit)}/s`)
+  if (p.etaSeconds) parts.push(`${seconds(p.etaSeconds)} left`)
+  return parts.join(', ')
+}
+
+export interface ProgressView {
+  show(job: WatchedJob): void
+  end(): void
+}
+
+/** A live bar where `stream` is a terminal; otherwise a line per stage and one every two seconds. */
+export function progressView(label: string, stream: NodeJS.WriteStream = process.stderr): ProgressView {
+  if (!stream.isTTY) {
+    let last = { stage: '', at: 0 }
+    return {
+      show(job) {
+        const stage = job.progress?.stage ?? ''
+        if (!job.progress || (stage === last.stage && Date.now() - last.at < 2000)) return
+        last = { stage, at: Date.now() }
+        stream.write(`${label}: ${stage} ${describe(job)}\n`)
+      },
+      end() {},
+    }
+  }
+  const bar = new cliProgress.SingleBar(
+    {
+      format: '{label} [{bar}] {percentage}% {stage} {text}',
+      hideCursor: true,
+      clearOnComplete: true,
+      stream,
+      fps: 12,
+    },
+    cliProgress.Presets.shades_classic,
+  )
+  bar.start(1, 0, { label, stage: 'waiting', text: '' })
+  return {
+    show(job) {
+      const p = job.progress
+      if (!p) return
+      bar.setTotal(p.total ?? Math.max(1, p.completed))
+      bar.update(p.completed, { label, stage: p.stage, text: describe(job) })
+    },
+    end() {
+      bar.stop()
+    },
+  }
+}
+
+/**
+ * Follows a job to its end.
+ * @throws PlatformError with the job's own error code where it FAILED or was CANCELLED
+ */
+export async function watchJob(
+  client: PlatformClient,
+  jobId: string,
+  label: string,
+  view?: ProgressView,
+): Promise<WatchedJob> {
+  const shown = view ?? progressView(label)
+  let last: WatchedJob | undefined
+  try {
+    for await (const job of client.subscribe<WatchedJob>(jobProgressDocument, { id: jobId })) {
+      last = job
+      shown.show(job)
+    }
+  } finally {
+    shown.end()
+  }
+  if (last?.state === 'SUCCEEDED') return last
+  if (!last) throw new PlatformError(`No job has the id ${jobId}`, 'NOT_FOUND')
+  throw new PlatformError(last.error?.message ?? `The job ended ${last.state}`, last.error?.code ?? last.state)
+}
