@@ -19,6 +19,8 @@ export interface Platform {
 export interface RequestContext {
   platform: Platform
   tenantId: string
+  /** Fires when the client of an HTTP request has gone; long waits (generate) then cancel their job. */
+  signal?: AbortSignal
   /** Per-request cache for DataLoaders, by name: see loader.ts. */
   loaders: Map<string, unknown>
 }
