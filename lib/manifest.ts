@@ -46,6 +46,8 @@ export const dimensionsSchema = z.object({
   /** RoPE scaling as the source states it (HF `rope_scaling` keys). */
   ropeScaling: z.record(z.string(), z.unknown()).optional(),
   tiedEmbeddings: z.boolean().optional(),
+  /** Tokens a position may look back (Mistral's `sliding_window`); absent: all. */
+  slidingWindow: z.number().int().positive().optional(),
 })
 export type Dimensions = z.infer<typeof dimensionsSchema>
 

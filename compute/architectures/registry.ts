@@ -1,0 +1,180 @@
+// The one list of architectures, and what can be asked of it: tensor name -> place, place -> name, is a manifest runnable.
+import { DomainError } from '../../lib/errors.js'
+import type { Manifest, ManifestTensor, TensorComponent } from '../../lib/manifest.js'
+import type { Architecture, Format, ResolvedDimensions, TensorPlace } from './architecture.js'
+import { llama } from './llama.js'
+
+export const architectures: readonly Architecture[] = [llama]
+
+/** The architecture behind a Hugging Face `model_type` or a GGUF `general.architecture`; undefined where unknown. */
+export const findArchitecture = (name: string): Architecture | undefined =>
+  architectures.find(a => a.aliases.includes(name))
+
+export interface TensorDescription {
+  role?: string
+  layerIndex: number | null
+  component: TensorComponent
+}
+
+/** Role, layer and component of a tensor; names of unknown architectures are guessed from common patterns, without a role. */
+export function describeTensor(architecture: string, format: Format, tensorName: string): TensorDescription {
+  const known = findArchitecture(architecture)
+  for (const place of known?.tensors ?? []) {
+    for (const template of place.names[format]) {
+      const layerIndex = matchName(template, tensorName)
+      if (layerIndex === undefined) continue
+      const role = layerIndex === null ? place.role : `layers.${layerIndex}.${place.role}`
+      return { role, layerIndex, component: place.component }
+    }
+  }
+  return { layerIndex: guessLayer(tensorName), component: guessComponent(tensorName) }
+}
+
+/** Layer index of a name that fits the template (null for templates without one); undefined where it does not fit. */
+function matchName(template: string, name: string): number | null | undefined {
+  const [before, after] = template.split('{layer}') as [string, string?]
+  if (after === undefined) return name === template ? null : undefined
+  if (!name.startsWith(before) || !name.endsWith(after)) return undefined
+  const digits = name.slice(before.length, name.length - after.length)
+  return /^(0|[1-9]\d{0,5})$/.test(digits) ? Number(digits) : undefined
+}
+
+function guessLayer(name: string): number | null {
+  const match = /(?:^|\.)(?:layers?|h|blk|blocks?|resblocks)\.(\d{1,6})(?:\.|$)/.exec(name)
+  return match ? Number(match[1]) : null
+}
+
+/** The first pattern that fits wins: norms come first because `post_attention_layernorm` names attention too. */
+const componentPatterns: [RegExp, TensorComponent][] = [
+  [/norm|(^|[._])ln(_?\d+|_f|_[a-z]+)?([._]|$)/, 'NORM'],
+  [/attn|attention|(^|\.)(q|k|v|o|qkv)_proj/, 'ATTENTION'],
+  [/mlp|ffn|feed_forward|(^|[._])fc\d?([._]|$)|experts|(gate|up|down)_proj/, 'FEED_FORWARD'],
+  [/embed|embd|embedding|(^|\.)wte|(^|\.)wpe/, 'EMBEDDING'],
+  [/lm_head|^output\.|embed_out/, 'LM_HEAD'],
+]
+const guessComponent = (name: string): TensorComponent =>
+  componentPatterns.find(([pattern]) => pattern.test(name.toLowerCase()))?.[1] ?? 'OTHER'
+
+/** Splits `layers.3.q` into its layer and the role within it. */
+export function parseRole(role: string): { layerIndex: number | null; role: string } {
+  const match = /^layers\.(\d+)\.(.+)$/.exec(role)
+  return match ? { layerIndex: Number(match[1]), role: match[2]! } : { layerIndex: null, role }
+}
+
+/** The same role in another layer: what re-indexing does. */
+export function roleInLayer(role: string, layerIndex: number): string {
+  const parsed = parseRole(role)
+  return parsed.layerIndex === null ? role : `layers.${layerIndex}.${parsed.role}`
+}
+
+/** Name of a role (`layers.3.q`) in a format's convention. Throws UNSUPPORTED_ARCHITECTURE where either is unknown. */
+export function tensorName(architecture: string, format: Format, role: string): string {
+  const { layerIndex, role: within } = parseRole(role)
+  const place = requireArchitecture(architecture).tensors.find(
+    t => t.role === within && t.perLayer === (layerIndex !== null),
+  )
+  const template = place?.names[format][0]
+  if (!template) {
+    throw new DomainError('UNSUPPORTED_ARCHITECTURE', `${architecture} has no ${format} name for the role "${role}"`)
+  }
+  return layerIndex === null ? template : template.replace('{layer}', String(layerIndex))
+}
+
+export function requireArchitecture(name: string): Architecture {
+  const architecture = findArchitecture(name)
+  if (architecture) return architecture
+  const known = architectures.flatMap(a => a.aliases).join(', ')
+  throw new DomainError('UNSUPPORTED_ARCHITECTURE', `Architecture "${name}" is not known here (known: ${known})`)
+}
+
+export interface BuildableModel {
+  architecture: Architecture
+  dimensions: ResolvedDimensions
+  /** Tensors by role (`embed`, `layers.3.q`), checked: every required one is there and has the expected shape. */
+  tensors: ReadonlyMap<string, ManifestTensor>
+}
+
+/**
+ * A manifest as something that can be run. Throws UNSUPPORTED_ARCHITECTURE (unknown family or unstated dimension),
+ * MISSING_TENSOR or SHAPE_MISMATCH, naming what is missing and the numbers.
+ */
+export function checkBuildable(manifest: Manifest): BuildableModel {
+  const architecture = requireArchitecture(manifest.architecture)
+  const tensors = new Map<string, ManifestTensor>()
+  for (const tensor of manifest.tensors) {
+    const role = tensor.role ?? describeTensor(manifest.architecture, manifest.format, tensor.name).role
+    if (role) tensors.set(role, tensor)
+  }
+  const dimensions = resolveDimensions(manifest, architecture, tensors)
+  for (const place of architecture.tensors) {
+    const count = place.perLayer ? dimensions.layerCount : 1
+    for (let layer = 0; layer < count; layer++) checkTensor(manifest, place, layer, tensors, dimensions)
+  }
+  return { architecture, dimensions, tensors }
+}
+
+function checkTensor(
+  manifest: Manifest,
+  place: TensorPlace,
+  layer: number,
+  tensors: Map<string, ManifestTensor>,
+  dimensions: ResolvedDimensions,
+): void {
+  const role = place.perLayer ? `layers.${layer}.${place.role}` : place.role
+  const tensor = tensors.get(role)
+  if (!tensor) {
+    if (place.presence === 'optional' || (place.presence === 'tied' && dimensions.tiedEmbeddings)) return
+    const name = tensorName(manifest.architecture, manifest.format, role)
+    throw new DomainError('MISSING_TENSOR', `tensor ${name} (${role}) is missing; ${manifest.architecture} needs it`)
+  }
+  const expected = place.shape(dimensions)
+  if (tensor.shape.length !== expected.length || tensor.shape.some((size, axis) => size !== expected[axis])) {
+    throw new DomainError(
+      'SHAPE_MISMATCH',
+      `tensor ${tensor.name}: shape [${tensor.shape.join(', ')}], expected [${expected.join(', ')}]`,
+    )
+  }
+}
+
+function resolveDimensions(
+  manifest: Manifest,
+  architecture: Architecture,
+  tensors: Map<string, ManifestTensor>,
+): ResolvedDimensions {
+  const d = { ...architecture.defaults, ...stated(manifest.dimensions) }
+  const need = (value: number | undefined, name: string): number => {
+    if (value !== undefined) return value
+    throw new DomainError('UNSUPPORTED_ARCHITECTURE', `The model does not state its ${name}; nothing can be built`)
+  }
+  const hiddenSize = need(d.hiddenSize ?? tensors.get('embed')?.shape[1], 'hiddenSize')
+  const attentionHeadCount = need(d.attentionHeadCount, 'attentionHeadCount')
+  const keyValueHeadCount = d.keyValueHeadCount ?? attentionHeadCount
+  const headSize = d.headSize ?? hiddenSize / attentionHeadCount
+  if (attentionHeadCount % keyValueHeadCount !== 0 || !Number.isInteger(headSize) || headSize % 2 !== 0) {
+    throw new DomainError(
+      'SHAPE_MISMATCH',
+      `${attentionHeadCount} query heads of size ${headSize} over ${keyValueHeadCount} key/value heads: ` +
+        'query heads must be a multiple of key/value heads and the head size even',
+    )
+  }
+  return {
+    layerCount: need(d.layerCount, 'layerCount'),
+    hiddenSize,
+    intermediateSize: need(d.intermediateSize, 'intermediateSize'),
+    attentionHeadCount,
+    keyValueHeadCount,
+    headSize,
+    vocabularySize: need(d.vocabularySize ?? tensors.get('embed')?.shape[0], 'vocabularySize'),
+    contextLength: d.contextLength ?? 2048,
+    normEpsilon: need(d.normEpsilon, 'normEpsilon'),
+    ropeTheta: need(d.ropeTheta, 'ropeTheta'),
+    ropeLayout: d.ropeLayout ?? architecture.ropeLayout[manifest.format],
+    ropeScaling: d.ropeScaling,
+    slidingWindow: d.slidingWindow,
+    tiedEmbeddings: d.tiedEmbeddings ?? !tensors.has('lm_head'),
+  }
+}
+
+/** Without the keys whose value is undefined, which would hide a default. */
+const stated = <T extends object>(value: T): T =>
+  Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as T
