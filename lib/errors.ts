@@ -63,6 +63,10 @@ export class DomainError extends Error {
   get retryable() {
     return this.options.retryable ?? false
   }
+  /** What graphql-js puts into the error a client sees, where this is thrown by a resolver. */
+  get extensions() {
+    return this.field ? { code: this.code, field: this.field } : { code: this.code }
+  }
 }
 
 export const isDomainError = (error: unknown): error is DomainError => error instanceof DomainError
