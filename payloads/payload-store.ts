@@ -7,11 +7,26 @@ export interface PutResult {
   written: boolean
 }
 
+/** Payloads that appear in the store together: staged and synced as they come, renamed into place by `commit`. */
+export interface PayloadBatch {
+  put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<PutResult>
+  /** A payload held in memory; `hash` where the caller has computed it already. The bytes must not change until this resolves. */
+  putBytes(bytes: Uint8Array, hash?: string): Promise<PutResult>
+  /** Whether a payload of this hash and size is in the store or staged here. */
+  has(hash: string, bytes: number): Promise<boolean>
+  /** Durable on return: files and folders are synced. On an error nothing of the batch is left. */
+  commit(): Promise<void>
+  /** Removes what was staged; harmless after `commit`. */
+  rollback(): Promise<void>
+}
+
 export interface PayloadStore {
   /** Folder that all payload paths lie in; ONNX Runtime maps external weights from here. */
   readonly root: string
   /** Streams bytes in while hashing; temporary name, fsync, rename. An aborted or failed put leaves nothing. */
   put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, signal?: AbortSignal): Promise<PutResult>
+  /** Many puts that cost one sync round; the signal aborts them all. */
+  batch(signal?: AbortSignal): PayloadBatch
   has(hash: string): Promise<boolean>
   /** Size in bytes; PAYLOAD_MISSING where absent. */
   size(hash: string): Promise<number>
@@ -25,6 +40,6 @@ export interface PayloadStore {
   remove(hash: string): Promise<void>
   /** Re-hashes one payload: its true hash and size. */
   verify(hash: string, signal?: AbortSignal): Promise<{ hash: string; bytes: number }>
-  /** Removes temporary files left by killed writers; returns how many. */
-  removeTemporary(): Promise<number>
+  /** Removes temporary files left by killed writers (`exclusive`: nobody else writes now, so all of them); returns how many. */
+  removeTemporary(exclusive?: boolean): Promise<number>
 }

@@ -1,0 +1,172 @@
+// Tensors as raw float32 files: the payload itself where it is float32, else a file derived from it once and kept as a cache.
+import { randomUUID } from 'node:crypto'
+import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { endianness } from 'node:os'
+import { join } from 'node:path'
+import type { Env } from '../../lib/env.js'
+import { DomainError } from '../../lib/errors.js'
+import type { ManifestTensor } from '../../lib/manifest.js'
+import type { PayloadStore } from '../../payloads/payload-store.js'
+import { dequantize } from './dequantize.js'
+import { ggmlTypeByName } from './ggml-types.js'
+
+/** What a handler's context offers and float weights need. */
+export interface DerivedContext {
+  payloads: PayloadStore
+  dataFolder: string
+  env: Pick<Env, 'HARTONOMOUS_DERIVED_BYTES'>
+  signal?: AbortSignal
+}
+
+type StoredTensor = Pick<ManifestTensor, 'name' | 'dtype' | 'shape' | 'bytes' | 'payload'>
+
+/** Elements converted per step: 4 MB of float32, so that memory stays flat and a cancelled job stops within milliseconds. */
+const stepElements = 1024 * 1024
+/** A derived file used this recently is never evicted: a session may be about to map it. */
+const keepMilliseconds = 10 * 60 * 1000
+/** How old a file's time of use may be before it is written anew: saves a system call per tensor. */
+const touchMilliseconds = 60 * 1000
+
+export const derivedFolder = (dataFolder: string) => join(dataFolder, 'derived', 'f32')
+
+export const elementCount = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1)
+
+/** The bytes a tensor of this dtype and shape must have; undefined where ggml does not know the dtype. */
+export function storedBytes(dtype: string, elements: number): number | undefined {
+  const type = ggmlTypeByName(dtype)
+  return type && (elements / type.blockSize) * type.blockBytes
+}
+
+/** Streams a tensor's values; each array is valid until the next one is asked for. */
+export async function* readFloat32(
+  payloads: PayloadStore,
+  tensor: StoredTensor,
+  signal?: AbortSignal,
+): AsyncIterable<Float32Array> {
+  const elements = elementCount(tensor.shape)
+  const type = ggmlTypeByName(tensor.dtype)
+  if (type && storedBytes(tensor.dtype, elements) !== tensor.bytes) {
+    throw new DomainError(
+      'SHAPE_MISMATCH',
+      `tensor ${tensor.name}: ${tensor.bytes} bytes, expected ${storedBytes(tensor.dtype, elements)} for ${tensor.dtype} [${tensor.shape}]`,
+    )
+  }
+  const blockBytes = type?.blockBytes ?? 1
+  const blocksPerStep = Math.max(1, Math.floor(stepElements / (type?.blockSize ?? 1)))
+  const values = new Float32Array(blocksPerStep * (type?.blockSize ?? 1))
+  const pending = new Uint8Array(blocksPerStep * blockBytes)
+  let filled = 0
+  const flush = function* () {
+    const count = dequantize(tensor.dtype, pending.subarray(0, filled), values)
+    filled = 0
+    if (count > 0) yield values.subarray(0, count)
+  }
+  for await (const chunk of payloads.open(tensor.payload)) {
+    signal?.throwIfAborted()
+    for (let at = 0; at < chunk.length; ) {
+      const take = Math.min(chunk.length - at, pending.length - filled)
+      pending.set(chunk.subarray(at, at + take), filled)
+      filled += take
+      at += take
+      if (filled === pending.length) yield* flush()
+    }
+  }
+  if (filled > 0) yield* flush()
+}
+
+/** Whole tensor as float32 in memory: for small models, tests and statistics. */
+export async function readTensorFloat32(payloads: PayloadStore, tensor: StoredTensor): Promise<Float32Array> {
+  const all = new Float32Array(elementCount(tensor.shape))
+  let at = 0
+  for await (const values of readFloat32(payloads, tensor)) {
+    all.set(values, at)
+    at += values.length
+  }
+  return all
+}
+
+/**
+ * Absolute path of a raw little-endian float32 file holding the tensor, row-major as `shape` says. It lies inside the data folder, so
+ * that ONNX external data can name it relative to there. Two makers at once are fine: both write the same bytes and rename.
+ * @throws DomainError UNSUPPORTED_FORMAT (dtype), SHAPE_MISMATCH (bytes and shape disagree), PAYLOAD_MISSING, DISK_FULL
+ */
+export async function ensureFloat32(context: DerivedContext, tensor: StoredTensor): Promise<string> {
+  if (endianness() !== 'LE') throw new Error('Float weights are little-endian files; this machine is big-endian')
+  const { payloads, dataFolder, signal } = context
+  const bytes = elementCount(tensor.shape) * 4
+  if (tensor.dtype === 'F32') {
+    const size = await payloads.size(tensor.payload)
+    if (size === bytes) return payloads.path(tensor.payload)
+    throw new DomainError(
+      'SHAPE_MISMATCH',
+      `tensor ${tensor.name}: payload of ${size} bytes, expected ${bytes} for F32 [${tensor.shape}]`,
+    )
+  }
+  // The dtype is part of the name: the same bytes mean other numbers as F16 than as BF16.
+  const folder = join(derivedFolder(dataFolder), tensor.payload.slice(0, 2))
+  const path = join(folder, `${tensor.payload}.${tensor.dtype}`)
+  const now = Date.now()
+  const existing = await stat(path).catch(() => undefined)
+  // A file cut short by a power loss has another size and is made again; that is why nothing here is synced.
+  if (existing?.size === bytes) {
+    if (now - existing.mtimeMs > touchMilliseconds) await utimes(path, new Date(now), new Date(now)).catch(() => {})
+    return path
+  }
+  await mkdir(folder, { recursive: true })
+  const temporary = join(folder, `.${process.pid}-${randomUUID()}.tmp`)
+  const file = await open(temporary, 'wx')
+  try {
+    try {
+      for await (const values of readFloat32(payloads, tensor, signal)) {
+        const view = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+        for (let at = 0; at < view.length; ) at += (await file.write(view, at, view.length - at)).bytesWritten
+      }
+    } finally {
+      await file.close()
+    }
+    await rename(temporary, path)
+  } catch (error) {
+    await rm(temporary, { force: true })
+    const code = (error as NodeJS.ErrnoException).code
+    if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error
+    throw new DomainError('DISK_FULL', `No space left for the float32 form of tensor ${tensor.name} (${bytes} bytes)`, {
+      cause: error,
+    })
+  }
+  await evict(dataFolder, context.env.HARTONOMOUS_DERIVED_BYTES, bytes)
+  return path
+}
+
+/** Every file of the cache with its payload's hash. */
+export async function* listDerived(dataFolder: string) {
+  const root = derivedFolder(dataFolder)
+  for (const folder of await readdir(root).catch(() => [] as string[])) {
+    for (const name of await readdir(join(root, folder)).catch(() => [] as string[])) {
+      const path = join(root, folder, name)
+      const entry = await stat(path).catch(() => undefined)
+      if (entry?.isFile()) yield { path, payload: name.split('.')[0]!, bytes: entry.size, usedAt: entry.mtimeMs }
+    }
+  }
+}
+
+// Bytes this process believes are cached, per data folder: the folder is walked only at the first file made and when the limit is passed.
+const knownBytes = new Map<string, number>()
+
+/** Removes the files used longest ago until the cache fits its limit again. */
+async function evict(dataFolder: string, limit: number, added: number) {
+  const known = knownBytes.get(dataFolder)
+  if (known !== undefined && known + added <= limit) {
+    knownBytes.set(dataFolder, known + added)
+    return
+  }
+  const files = []
+  for await (const file of listDerived(dataFolder)) files.push(file)
+  let total = files.reduce((sum, file) => sum + file.bytes, 0)
+  const oldest = files.filter(file => Date.now() - file.usedAt > keepMilliseconds).sort((a, b) => a.usedAt - b.usedAt)
+  for (const file of oldest) {
+    if (total <= limit) break
+    await rm(file.path, { force: true })
+    total -= file.bytes
+  }
+  knownBytes.set(dataFolder, total)
+}

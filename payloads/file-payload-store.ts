@@ -1,0 +1,373 @@
+// The payload store on a folder: root/<first two hex digits>/<sha256>, written in root/tmp, synced, renamed, folder synced.
+import { createHash, randomUUID } from 'node:crypto'
+import { constants } from 'node:fs'
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { DomainError } from '../lib/errors.js'
+import type { PayloadBatch, PayloadStore, PutResult } from './payload-store.js'
+
+/** Bytes per read when a payload is streamed out or hashed: large enough to hide system call costs, small enough to abort soon. */
+const chunkBytes = 1024 * 1024
+/** A payload up to this size is held in memory until its hash is known, so that an existing one costs no write at all. */
+const holdBytes = 4 * 1024 * 1024
+/** Syncs under way at once: libuv runs four file operations in parallel. */
+const parallelSyncs = 4
+/** Written files that wait for their sync, each an open descriptor: far below the usual limit of 1,024. */
+const maximumUnsynced = 64
+/** A temporary file of another living process is its own affair, unless it is this old. */
+const staleMilliseconds = 24 * 3600 * 1000
+
+const hashPattern = /^[0-9a-f]{64}$/
+const errorCode = (error: unknown) => (error as NodeJS.ErrnoException | undefined)?.code
+
+/** Turns "no space" of the system into DISK_FULL; everything else stays what it is. */
+export function translateWriteError(error: unknown, what: string): unknown {
+  const code = errorCode(error)
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error
+  return new DomainError('DISK_FULL', `No space left on the device while writing ${what}`, { cause: error })
+}
+
+export const abortError = (signal: AbortSignal) =>
+  signal.reason instanceof DomainError
+    ? signal.reason
+    : new DomainError('CANCELLED', 'The job was cancelled', { cause: signal.reason })
+
+export function throwIfAborted(signal: AbortSignal | undefined) {
+  if (signal?.aborted) throw abortError(signal)
+}
+
+/** Writes all of `bytes`; a short write (disk nearly full) goes on until the system says why. */
+export async function writeAll(file: FileHandle, bytes: Uint8Array) {
+  for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten
+}
+
+/** Makes a rename in this folder survive a power loss. */
+export async function syncFolder(path: string) {
+  const folder = await open(path, constants.O_RDONLY)
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
+  }
+}
+
+/** Runs `work` over the items, at most `limit` at once; the first error is thrown after all that began have ended. */
+async function forEachLimit<T>(items: Iterable<T>, limit: number, work: (item: T) => Promise<void>) {
+  const iterator = items[Symbol.iterator]()
+  const lane = async () => {
+    for (let next = iterator.next(); !next.done; next = iterator.next()) await work(next.value)
+  }
+  const results = await Promise.allSettled(Array.from({ length: limit }, lane))
+  const failed = results.find(r => r.status === 'rejected')
+  if (failed) throw failed.reason
+}
+
+/** A counting gate: `run` waits until fewer than `limit` are inside. */
+function makeGate(limit: number) {
+  let inside = 0
+  const waiting: (() => void)[] = []
+  return async <T>(work: () => Promise<T>): Promise<T> => {
+    if (inside >= limit) await new Promise<void>(resolve => waiting.push(resolve))
+    else inside++
+    try {
+      return await work()
+    } finally {
+      const next = waiting.shift()
+      if (next) next()
+      else inside--
+    }
+  }
+}
+
+async function sizeOf(path: string): Promise<number | undefined> {
+  try {
+    const entry = await stat(path)
+    return entry.isFile() ? entry.size : undefined
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+/** Temporary files of this process that are still being written. */
+const ownTemporary = new Set<string>()
+
+function processLives(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return errorCode(error) === 'EPERM'
+  }
+}
+
+/**
+ * Opens (and where needed makes) the store in `root`.
+ * Payloads appear under their hash whole or not at all; an interrupted writer leaves only files in root/tmp.
+ */
+export async function openFilePayloadStore(root: string): Promise<PayloadStore> {
+  const temporary = join(root, 'tmp')
+  await mkdir(temporary, { recursive: true })
+  const folderOf = (hash: string) => join(root, hash.slice(0, 2))
+
+  function path(hash: string): string {
+    // Hashes come from manifests and requests: anything else would be a way out of the folder.
+    if (!hashPattern.test(hash))
+      throw new DomainError('PAYLOAD_MISSING', `"${hash.slice(0, 80)}" is not a payload hash`)
+    return join(folderOf(hash), hash)
+  }
+
+  function batch(signal?: AbortSignal): PayloadBatch {
+    const staged = new Map<string, { temporary: string; synced: Promise<void> }>()
+    const gate = makeGate(parallelSyncs)
+    const unsynced = new Set<Promise<void>>()
+    let closed = false
+
+    async function write(fill: (file: FileHandle) => Promise<void>, what: string) {
+      if (unsynced.size >= maximumUnsynced) await Promise.race(unsynced).catch(() => {})
+      const name = join(temporary, `${process.pid}-${randomUUID()}`)
+      ownTemporary.add(name)
+      let file: FileHandle | undefined
+      try {
+        file = await open(name, 'wx')
+        await fill(file)
+        return { name, file }
+      } catch (error) {
+        await file?.close().catch(() => {})
+        await discard(name)
+        throw translateWriteError(error, what)
+      }
+    }
+
+    async function discard(name: string) {
+      await rm(name, { force: true })
+      ownTemporary.delete(name)
+    }
+
+    function stage(hash: string, name: string, file: FileHandle) {
+      const synced = gate(async () => {
+        try {
+          await file.datasync()
+        } catch (error) {
+          throw translateWriteError(error, `payload ${hash}`)
+        } finally {
+          await file.close()
+        }
+      })
+      // Awaited in commit or rollback; until then a failure must not count as unhandled.
+      const done = () => void unsynced.delete(synced)
+      synced.then(done, done)
+      unsynced.add(synced)
+      staged.set(hash, { temporary: name, synced })
+    }
+
+    // A file of another size under this name was damaged from outside: it is replaced.
+    const present = async (hash: string, bytes: number) => staged.has(hash) || (await sizeOf(path(hash))) === bytes
+
+    async function putBytes(bytes: Uint8Array, known?: string): Promise<PutResult> {
+      throwIfAborted(signal)
+      const hash = known ?? createHash('sha256').update(bytes).digest('hex')
+      if (await present(hash, bytes.length)) return { hash, bytes: bytes.length, written: false }
+      const { name, file } = await write(f => writeAll(f, bytes), `a payload of ${bytes.length} bytes`)
+      if (staged.has(hash)) {
+        // The same bytes came in twice at once within this batch.
+        await file.close()
+        await discard(name)
+        return { hash, bytes: bytes.length, written: false }
+      }
+      stage(hash, name, file)
+      return { hash, bytes: bytes.length, written: true }
+    }
+
+    async function put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<PutResult> {
+      const held: Uint8Array[] = []
+      let heldBytes = 0
+      const iterator =
+        Symbol.asyncIterator in chunks
+          ? chunks[Symbol.asyncIterator]()
+          : (chunks[Symbol.iterator]() as Iterator<Uint8Array>)
+      try {
+        let next = await iterator.next()
+        for (; !next.done && heldBytes + next.value.length <= holdBytes; next = await iterator.next()) {
+          throwIfAborted(signal)
+          held.push(next.value)
+          heldBytes += next.value.length
+        }
+        if (next.done) return await putBytes(Buffer.concat(held, heldBytes))
+        const hash = createHash('sha256')
+        let bytes = 0
+        const { name, file } = await write(async f => {
+          const append = async (chunk: Uint8Array) => {
+            throwIfAborted(signal)
+            // The write is under way in a libuv thread while this thread hashes.
+            const written = writeAll(f, chunk)
+            hash.update(chunk)
+            bytes += chunk.length
+            await written
+          }
+          for (const chunk of held) await append(chunk)
+          for (; !next.done; next = await iterator.next()) await append(next.value)
+        }, 'a payload')
+        const digest = hash.digest('hex')
+        if (await present(digest, bytes)) {
+          await file.close()
+          await discard(name)
+          return { hash: digest, bytes, written: false }
+        }
+        stage(digest, name, file)
+        return { hash: digest, bytes, written: true }
+      } catch (error) {
+        await iterator.return?.()
+        throw error
+      }
+    }
+
+    async function rollback() {
+      closed = true
+      for (const entry of staged.values()) {
+        await entry.synced.catch(() => {})
+        await discard(entry.temporary)
+      }
+      staged.clear()
+    }
+
+    async function commit() {
+      if (closed) return
+      try {
+        for (const entry of staged.values()) await entry.synced
+        throwIfAborted(signal)
+        const folders = new Set([...staged.keys()].map(folderOf))
+        let made = false
+        for (const folder of folders) if (await mkdir(folder, { recursive: true })) made = true
+        await forEachLimit(staged, parallelSyncs, async ([hash, entry]) => {
+          // Another writer may have put the same payload meanwhile: the same bytes, so either may stay.
+          await rename(entry.temporary, path(hash))
+          ownTemporary.delete(entry.temporary)
+        })
+        await forEachLimit(folders, parallelSyncs, syncFolder)
+        if (made) await syncFolder(root)
+        staged.clear()
+        closed = true
+      } catch (error) {
+        await rollback()
+        throw translateWriteError(error, `payloads in ${root}`)
+      }
+    }
+
+    return { put, putBytes, has: async (hash, bytes) => present(hash, bytes), commit, rollback }
+  }
+
+  async function* openRange(hash: string, offset = 0, length?: number): AsyncIterable<Uint8Array> {
+    const file = await openPayload(hash)
+    try {
+      const end = length === undefined ? Number.POSITIVE_INFINITY : offset + length
+      for (let at = offset; at < end; ) {
+        const want = Math.min(chunkBytes, end - at)
+        const buffer = Buffer.allocUnsafeSlow(want)
+        const { bytesRead } = await file.read(buffer, 0, want, at)
+        if (bytesRead === 0) {
+          if (length === undefined) return
+          throw new DomainError('PAYLOAD_CORRUPT', `Payload ${hash} ends at byte ${at}, expected ${end}`)
+        }
+        at += bytesRead
+        yield buffer.subarray(0, bytesRead)
+      }
+    } finally {
+      await file.close()
+    }
+  }
+
+  async function openPayload(hash: string): Promise<FileHandle> {
+    try {
+      return await open(path(hash), 'r')
+    } catch (error) {
+      if (errorCode(error) === 'ENOENT') throw new DomainError('PAYLOAD_MISSING', `Payload ${hash} is not in the store`)
+      throw error
+    }
+  }
+
+  async function put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, signal?: AbortSignal) {
+    const one = batch(signal)
+    try {
+      const result = await one.put(chunks)
+      await one.commit()
+      return result
+    } catch (error) {
+      await one.rollback()
+      throw error
+    }
+  }
+
+  async function size(hash: string) {
+    const bytes = await sizeOf(path(hash))
+    if (bytes === undefined) throw new DomainError('PAYLOAD_MISSING', `Payload ${hash} is not in the store`)
+    return bytes
+  }
+
+  async function get(hash: string): Promise<Uint8Array> {
+    const file = await openPayload(hash)
+    try {
+      return await file.readFile()
+    } finally {
+      await file.close()
+    }
+  }
+
+  async function* list() {
+    for (const folder of await readdir(root)) {
+      if (!/^[0-9a-f]{2}$/.test(folder)) continue
+      for (const name of await readdir(join(root, folder))) {
+        if (!hashPattern.test(name) || !name.startsWith(folder)) continue
+        const bytes = await sizeOf(join(root, folder, name))
+        if (bytes !== undefined) yield { hash: name, bytes }
+      }
+    }
+  }
+
+  async function verify(hash: string, signal?: AbortSignal) {
+    const file = await openPayload(hash)
+    try {
+      const digest = createHash('sha256')
+      const buffer = Buffer.allocUnsafeSlow(chunkBytes)
+      for (let bytes = 0; ; ) {
+        throwIfAborted(signal)
+        const { bytesRead } = await file.read(buffer, 0, chunkBytes, bytes)
+        if (bytesRead === 0) return { hash: digest.digest('hex'), bytes }
+        digest.update(buffer.subarray(0, bytesRead))
+        bytes += bytesRead
+      }
+    } finally {
+      await file.close()
+    }
+  }
+
+  async function removeTemporary(exclusive = false) {
+    let removed = 0
+    for (const name of await readdir(temporary)) {
+      const file = join(temporary, name)
+      if (ownTemporary.has(file)) continue
+      const pid = Number(name.split('-')[0])
+      const others = Number.isInteger(pid) && pid > 0 && pid !== process.pid && processLives(pid)
+      const age = Date.now() - ((await stat(file).catch(() => undefined))?.mtimeMs ?? 0)
+      if (others && !exclusive && age < staleMilliseconds) continue
+      await rm(file, { force: true, recursive: true })
+      removed++
+    }
+    return removed
+  }
+
+  return {
+    root,
+    put,
+    batch,
+    has: async hash => (await sizeOf(path(hash))) !== undefined,
+    size,
+    path,
+    get,
+    open: openRange,
+    list,
+    remove: hash => rm(path(hash), { force: true }),
+    verify,
+    removeTemporary,
+  }
+}
