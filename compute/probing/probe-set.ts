@@ -1,0 +1,222 @@
+// Probe sets: prompt/completion pairs that show capabilities at work, as JSONL; parsing with line numbers, splits and selection.
+import { createHash } from 'node:crypto'
+import { z } from 'zod'
+import { DomainError } from '../../lib/errors.js'
+
+/** Named limits for foreign probe sets; each line is held in memory once. */
+export const probeLimits = {
+  /** One pair is cut to a few hundred tokens anyway. */
+  lineBytes: 256 * 1024,
+  samples: 100_000,
+  /** The whole set is read into memory by every analysis. */
+  bytes: 64 * 1024 * 1024,
+  slugLength: 64,
+} as const
+
+export const splits = ['probe', 'validation'] as const
+export type Split = (typeof splits)[number]
+
+export interface ProbeSample {
+  /** Slug of the top-level capability (the field `task`). */
+  capability: string
+  /** Slug of the sub-capability (the field `subtask`). */
+  subtask: string
+  split: Split
+  prompt: string
+  completion: string
+}
+
+const slug = z
+  .string()
+  .max(probeLimits.slugLength)
+  .regex(/^[a-z0-9]+(?:[_-][a-z0-9]+)*$/, 'must be a slug of a-z, 0-9, _ and -')
+
+const lineSchema = z.object({
+  task: slug,
+  subtask: slug,
+  split: z.enum(splits).optional(),
+  prompt: z.string().min(1),
+  completion: z.string().min(1),
+})
+
+const refuse = (message: string): never => {
+  throw new DomainError('INVALID_PROBE_DATASET', message, { field: ['input', 'source'] })
+}
+
+/** A parsed line; `split` is absent where the line does not say. */
+export type RawSample = Omit<ProbeSample, 'split'> & { split?: Split | undefined }
+
+function parseLine(bytes: Uint8Array, where: string): RawSample | undefined {
+  if (bytes.length > probeLimits.lineBytes)
+    return refuse(`${where}: ${bytes.length} bytes, at most ${probeLimits.lineBytes} are allowed`)
+  let text: string
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes).trim()
+  } catch {
+    return refuse(`${where}: not valid UTF-8`)
+  }
+  if (text === '') return undefined
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (error) {
+    return refuse(`${where}: not JSON (${(error as Error).message.slice(0, 120)})`)
+  }
+  const parsed = lineSchema.safeParse(value)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]
+    return refuse(`${where}: ${issue?.path.join('.') || 'line'}: ${issue?.message ?? 'malformed'}`)
+  }
+  const { task, subtask, split, prompt, completion } = parsed.data
+  return { capability: task, subtask, split, prompt, completion }
+}
+
+/**
+ * Reads JSONL of {task, subtask, split?, prompt, completion}; empty lines are skipped, further fields ignored.
+ * @param name what the messages call the set
+ * @throws INVALID_PROBE_DATASET naming the line (counted from 1) or the limit
+ */
+export async function readProbeLines(
+  chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  name = 'probe set',
+): Promise<RawSample[]> {
+  const samples: RawSample[] = []
+  let line = 1
+  let total = 0
+  let rest: Uint8Array[] = []
+  let restBytes = 0
+  const take = (bytes: Uint8Array) => {
+    const sample = parseLine(bytes, `${name}, line ${line}`)
+    line++
+    if (!sample) return
+    samples.push(sample)
+    if (samples.length > probeLimits.samples) refuse(`${name}: more than ${probeLimits.samples} samples`)
+  }
+  for await (const chunk of chunks) {
+    total += chunk.length
+    if (total > probeLimits.bytes) refuse(`${name}: more than ${probeLimits.bytes} bytes`)
+    let from = 0
+    for (let at = chunk.indexOf(10); at >= 0; at = chunk.indexOf(10, from)) {
+      take(Buffer.concat([...rest, chunk.subarray(from, at)]))
+      rest = []
+      restBytes = 0
+      from = at + 1
+    }
+    if (from < chunk.length) {
+      // A copy: sources may reuse their buffer.
+      rest.push(chunk.slice(from))
+      restBytes += chunk.length - from
+      if (restBytes > probeLimits.lineBytes)
+        refuse(
+          `${name}, line ${line}: more than ${probeLimits.lineBytes} bytes, at most ${probeLimits.lineBytes} are allowed`,
+        )
+    }
+  }
+  if (restBytes > 0) take(Buffer.concat(rest))
+  if (samples.length === 0) refuse(`${name}: holds no samples`)
+  return samples
+}
+
+/** Parses a stored probe set; its lines all name their split. */
+export async function parseProbeSet(bytes: Uint8Array): Promise<ProbeSample[]> {
+  return assignSplits(await readProbeLines([bytes]))
+}
+
+const promptHash = (prompt: string) => createHash('sha256').update(prompt).digest('hex')
+
+/**
+ * Gives samples without a split one that depends on nothing but the data: `validation` where the prompt's SHA-256 begins below 0x40
+ * (about a quarter), so that equal prompts never lie in both. A sub-capability with two or more different prompts gets at least one of each.
+ */
+export function assignSplits(samples: RawSample[]): ProbeSample[] {
+  const hashes = new Map<RawSample, string>()
+  const result = samples.map(sample => {
+    if (sample.split) return { ...sample, split: sample.split }
+    const hash = promptHash(sample.prompt)
+    hashes.set(sample, hash)
+    return { ...sample, split: (Number.parseInt(hash.slice(0, 2), 16) < 0x40 ? 'validation' : 'probe') as Split }
+  })
+  for (const indices of groupIndices(samples, s => `${s.capability}/${s.subtask}`).values()) {
+    for (const missing of splits) {
+      if (indices.some(i => result[i]?.split === missing)) continue
+      // The prompt nearest to the border moves over, with all samples that share it.
+      const free = indices.flatMap(i => hashes.get(samples[i]!) ?? []).sort()
+      const moved = missing === 'validation' ? free[0] : free.at(-1)
+      if (moved === undefined || new Set(indices.map(i => samples[i]!.prompt)).size < 2) continue
+      for (const i of indices) if (hashes.get(samples[i]!) === moved) result[i]!.split = missing
+    }
+  }
+  return result
+}
+
+function groupIndices<T>(items: readonly T[], key: (item: T) => string): Map<string, number[]> {
+  const groups = new Map<string, number[]>()
+  items.forEach((item, i) => {
+    const name = key(item)
+    const group = groups.get(name)
+    if (group) group.push(i)
+    else groups.set(name, [i])
+  })
+  return groups
+}
+
+/** The stored form: one JSON object per line with the fields in this order, in the given order of samples. */
+export function canonicalProbeSet(samples: readonly ProbeSample[]): Uint8Array {
+  const line = ({ capability, subtask, split, prompt, completion }: ProbeSample) =>
+    `${JSON.stringify({ task: capability, subtask, split, prompt, completion })}\n`
+  return new TextEncoder().encode(samples.map(line).join(''))
+}
+
+/** Samples per sub-capability and split, in order of first appearance. */
+export function countSamples(samples: readonly ProbeSample[]) {
+  return [...groupIndices(samples, s => `${s.capability}/${s.subtask}`).values()].map(indices => {
+    const first = samples[indices[0]!]!
+    const count = (split: Split) => indices.filter(i => samples[i]?.split === split).length
+    return {
+      capability: first.capability,
+      subtask: first.subtask,
+      probe: count('probe'),
+      validation: count('validation'),
+    }
+  })
+}
+
+export interface Selection {
+  split: Split
+  /** Top-level capabilities; absent: all. */
+  capabilities?: readonly string[] | undefined
+  /** At most this many per capability, taken in turn from its sub-capabilities, each in file order; absent: all. */
+  samplesPerCapability?: number | undefined
+}
+
+/**
+ * The samples an analysis runs over, in file order.
+ * @throws INVALID_PROBE_DATASET where the split is empty for a capability, BAD_USER_INPUT where a named capability is not in the set
+ */
+export function selectSamples(samples: readonly ProbeSample[], selection: Selection): ProbeSample[] {
+  const known = [...new Set(samples.map(s => s.capability))]
+  const wanted = selection.capabilities ?? known
+  const chosen = new Set<number>()
+  for (const capability of wanted) {
+    if (!known.includes(capability)) {
+      throw new DomainError(
+        'BAD_USER_INPUT',
+        `The probe set has no capability "${capability}"; it has ${known.join(', ')}`,
+        { field: ['input', 'capabilities'] },
+      )
+    }
+    const indices = samples.flatMap((s, i) => (s.capability === capability && s.split === selection.split ? [i] : []))
+    if (indices.length === 0) refuse(`The probe set has no ${selection.split} samples of ${capability}`)
+    const queues = [...groupIndices(indices, i => samples[i]!.subtask).values()].map(g => g.map(k => indices[k]!))
+    const limit = selection.samplesPerCapability ?? indices.length
+    for (let taken = 0, turn = 0; taken < limit && queues.some(q => q.length > turn); turn++) {
+      for (const queue of queues) {
+        const index = queue[turn]
+        if (index === undefined || taken >= limit) continue
+        chosen.add(index)
+        taken++
+      }
+    }
+  }
+  return samples.filter((_, i) => chosen.has(i))
+}
