@@ -60,13 +60,26 @@ export interface JobStore {
   /**
    * The oldest QUEUED job of the lane becomes RUNNING on the device (attempts + 1). Its owner may complete the input first.
    * `exclusive` jobs are claimed only while nothing runs, and nothing is claimed while one runs (all lanes).
+   * A job whose owner refuses it at this point comes back FAILED.
    */
   claim(lane: string, deviceId: string): Promise<JobRecord | undefined>
   /** The owner's effect and SUCCEEDED, in one transaction. An effect that throws a DomainError makes the job FAILED instead. */
   succeed(jobId: string, output: unknown, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
   /** FAILED, or QUEUED again where retryable and attempts are left. */
-  fail(jobId: string, error: JobFailure & { retryable: boolean }, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
+  fail(
+    jobId: string,
+    error: JobFailure & { retryable: boolean },
+    progress: JobProgress | null,
+    deviceSeconds: number,
+  ): Promise<JobRecord>
+  /** RUNNING -> CANCELLED, once its worker has let go of it. */
   cancel(jobId: string, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
+  /** QUEUED again without counting the attempt: not the job's fault. */
+  requeue(jobId: string, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
+  /** A QUEUED job is CANCELLED at once; a RUNNING one is marked, so that it ends CANCELLED even if the server dies now. CONFLICT if it has ended. */
+  requestCancel(jobId: string): Promise<JobRecord>
+  /** Ids of RUNNING jobs whose cancellation was asked for, here or by another process on the same database. */
+  cancelRequests(): Promise<string[]>
   /** Rows left RUNNING by a server that died: QUEUED again, or FAILED after maximumAttempts. Called once at start. */
   recover(): Promise<JobRecord[]>
   get(jobId: string): Promise<JobRecord | undefined>

@@ -1,0 +1,132 @@
+// The queue's rows: every method is one transaction that changes a job's state and runs its owner's effect.
+import { type EntityManager, In } from 'typeorm'
+import { cancel } from '../../compute/pool/job-states/cancel.js'
+import type { JobChanges } from '../../compute/pool/job-states/changes.js'
+import { claim, isExclusive, mayStart } from '../../compute/pool/job-states/claim.js'
+import { fail } from '../../compute/pool/job-states/fail.js'
+import { recover } from '../../compute/pool/job-states/recover.js'
+import { requeue } from '../../compute/pool/job-states/requeue.js'
+import { succeed } from '../../compute/pool/job-states/succeed.js'
+import { type JobName, jobNames, jobTypes } from '../../compute/pool/job-types.js'
+import type { JobRecord, JobStore } from '../../compute/pool/queue.js'
+import type { Database } from '../../db/data-source.js'
+import { Job } from '../../db/entities/index.js'
+import { DomainError, isDomainError } from '../../lib/errors.js'
+import { toRecord } from '../build/enqueue.js'
+import type { JobEffect, JobEffects, Platform } from '../build/platform.js'
+
+const typesOfLane = (lane: string) => jobNames.filter(name => jobTypes[name].lane === lane)
+const exclusiveTypes = jobNames.filter(type => isExclusive({ type }))
+
+/**
+ * The pool serves all tenants, so these queries are not scoped to one.
+ * @param effects of all subgraphs in this process, merged
+ * @param platform looked up late: the platform holds the queue, which holds this store
+ */
+export function openJobStore(db: Database, effects: JobEffects, platform: () => Platform): JobStore {
+  const effectOf = (type: JobName) => effects[type] as JobEffect<JobName> | undefined
+
+  async function change(em: EntityManager, job: JobRecord, changes: JobChanges): Promise<JobRecord> {
+    await em.update(Job, { id: job.id }, changes as Parameters<typeof em.update<Job>>[2])
+    const after = { ...job, ...changes }
+    const ended = after.state === 'FAILED' || after.state === 'CANCELLED'
+    if (ended) await effectOf(job.type)?.ended?.(em, after, platform())
+    // Effects may have set the job's model.
+    return ended || after.state === 'SUCCEEDED' ? load(em, job.id) : after
+  }
+
+  const transition = (jobId: string, next: (job: JobRecord) => JobChanges) =>
+    db.tx(async em => {
+      const job = await load(em, jobId)
+      return change(em, job, next(job))
+    })
+
+  const failed: JobStore['fail'] = (jobId, error, progress, deviceSeconds) =>
+    transition(jobId, job => fail(job, error, progress, deviceSeconds, new Date()))
+
+  return {
+    async claim(lane, deviceId) {
+      const types = typesOfLane(lane)
+      // Looks before it takes the write lock: polling an idle queue costs one indexed read.
+      if (!(await db.read.existsBy(Job, { state: 'QUEUED', type: In(types) }))) return undefined
+      return db.tx(async em => {
+        const running = (await em.find(Job, { where: { state: 'RUNNING' }, select: { id: true, type: true } })) as Job[]
+        const oldestExclusive = await em.findOne(Job, {
+          where: { state: 'QUEUED', type: In(exclusiveTypes) },
+          order: { id: 'ASC' },
+        })
+        const now = new Date()
+        // The oldest may have to wait for what runs while a newer one need not: one of each kind is looked at.
+        for (const kind of [
+          types.filter(type => !exclusiveTypes.includes(type)),
+          exclusiveTypes.filter(t => types.includes(t)),
+        ]) {
+          const row = kind.length
+            ? await em.findOne(Job, { where: { state: 'QUEUED', type: In(kind) }, order: { id: 'ASC' } })
+            : null
+          if (!row) continue
+          const job = toRecord(row)
+          if (!mayStart(job, running.map(toRecord), oldestExclusive ?? undefined, now)) continue
+          const claimed = { ...job, ...claim(job, deviceId, now) }
+          try {
+            const input = await effectOf(job.type)?.claim?.(em, job, job.input as never)
+            return await change(em, job, { ...claim(job, deviceId, now), input: input ?? job.input })
+          } catch (error) {
+            if (!isDomainError(error)) throw error
+            const { code, message } = error
+            return await change(em, claimed, fail(claimed, { code, message, retryable: false }, null, 0, now))
+          }
+        }
+        return undefined
+      })
+    },
+
+    async succeed(jobId, output, progress, deviceSeconds) {
+      try {
+        return await db.tx(async em => {
+          const job = await load(em, jobId)
+          const changes = succeed(job, output, progress, deviceSeconds, new Date())
+          await effectOf(job.type)?.succeeded?.(em, { ...job, ...changes }, output as never, platform())
+          return change(em, job, changes)
+        })
+      } catch (error) {
+        // The job did its part and its owner cannot take the result: a failure to show, not to try again.
+        if (isDomainError(error))
+          return failed(jobId, { code: error.code, message: error.message, retryable: false }, progress, deviceSeconds)
+        throw error
+      }
+    },
+
+    fail: failed,
+    cancel: (jobId, progress, deviceSeconds) =>
+      transition(jobId, job => cancel(job, progress, deviceSeconds, new Date())),
+    requeue: (jobId, progress, deviceSeconds) =>
+      transition(jobId, job => requeue(job, progress, deviceSeconds, new Date())),
+    requestCancel: jobId =>
+      transition(jobId, job =>
+        job.state === 'RUNNING' ? { cancelRequested: true } : cancel(job, null, 0, new Date()),
+      ),
+    cancelRequests: async () =>
+      (await db.read.find(Job, { where: { state: 'RUNNING', cancelRequested: true }, select: { id: true } })).map(
+        job => job.id,
+      ),
+
+    async recover() {
+      const left = await db.tx(em => em.find(Job, { where: { state: 'RUNNING' }, order: { id: 'ASC' } }))
+      const recovered: JobRecord[] = []
+      for (const { id } of left) recovered.push(await transition(id, job => recover(job, new Date())))
+      return recovered
+    },
+
+    async get(jobId) {
+      const row = await db.read.findOneBy(Job, { id: jobId })
+      return row ? toRecord(row) : undefined
+    },
+  }
+}
+
+async function load(em: EntityManager, id: string): Promise<JobRecord> {
+  const row = await em.findOneBy(Job, { id })
+  if (!row) throw new DomainError('NOT_FOUND', `No job has the id ${id}`)
+  return toRecord(row)
+}
