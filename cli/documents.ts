@@ -1,0 +1,58 @@
+// Every GraphQL operation the CLI sends; a test validates them against the composed schema.
+const recipeFields =
+  'id name status objective estimatedParameterCount estimatedQuality measuredQuality capability { slug } layers { from to reason } parentModel { id name } student { id name }'
+const modelFields = 'id name version architecture parameterCount layerCount sizeBytes uniqueBytes isStudent createdAt'
+
+export const documents = {
+  models: `query Models($nameContains: String, $after: String) {
+    models(nameContains: $nameContains, first: 100, after: $after) { nodes { ${modelFields} } pageInfo { hasNextPage endCursor } totalCount }
+  }`,
+  model: `query Model($id: ID!) {
+    model(id: $id) {
+      ${modelFields} dtype quantization attentionHeadCount keyValueHeadCount hiddenSize intermediateSize vocabularySize contextLength
+      license source manifestHash objective parent { id name } students(first: 20) { nodes { id name } totalCount }
+      tensors(first: 1) { totalCount }
+      history { kind description createdAt }
+      capabilityScores { capability { slug name } loss perplexity accuracy sampleCount }
+      analysis { ...Analysis }
+    }
+  }
+  ${analysisFragment()}`,
+  analysis: `query Analysis($id: ID!) { model(id: $id) { id name analysis { ...Analysis } } }
+  ${analysisFragment()}`,
+  ingestModel: `mutation Ingest($input: IngestModelInput!) { ingestModel(input: $input) { job { id } userErrors { field message code } } }`,
+  deleteModel: `mutation Delete($input: DeleteModelInput!) { deleteModel(input: $input) { model { id name } userErrors { field message code } } }`,
+  exportModel: `mutation Export($input: ExportModelInput!) { exportModel(input: $input) { job { id } userErrors { field message code } } }`,
+  analyzeModel: `mutation Analyze($input: AnalyzeModelInput!) { analyzeModel(input: $input) { job { id } userErrors { field message code } } }`,
+  probeDatasets: `query ProbeDatasets { probeDatasets { id name version sampleCount } }`,
+  importProbeDataset: `mutation ImportProbes($input: ImportProbeDatasetInput!) { importProbeDataset(input: $input) { job { id } userErrors { field message code } } }`,
+  proposeStudents: `mutation Propose($input: ProposeStudentsInput!) { proposeStudents(input: $input) { job { id } userErrors { field message code } } }`,
+  recipes: `query Recipes($parentModelId: ID, $status: RecipeStatus, $after: String) {
+    recipes(parentModelId: $parentModelId, status: $status, first: 100, after: $after) { nodes { ${recipeFields} } pageInfo { hasNextPage endCursor } }
+  }`,
+  recipe: `query Recipe($id: ID!) { recipe(id: $id) { ${recipeFields} yaml } }`,
+  createRecipe: `mutation CreateRecipe($input: CreateRecipeInput!) { createRecipe(input: $input) { recipe { ${recipeFields} } userErrors { field message code } } }`,
+  approveRecipe: `mutation Approve($input: ApproveRecipeInput!) { approveRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,
+  rejectRecipe: `mutation Reject($input: RejectRecipeInput!) { rejectRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,
+  buildStudent: `mutation Build($input: BuildStudentInput!) { buildStudent(input: $input) { job { id } userErrors { field message code } } }`,
+  generateStream: `subscription Generate($input: GenerateInput!) {
+    generateStream(input: $input) { textDelta finishReason usage { promptTokens completionTokens tokensPerSecond } }
+  }`,
+  jobs: `query Jobs($states: [JobState!], $first: Int) {
+    jobs(states: $states, first: $first) { nodes { id type state attempts createdAt durationMs error { code message } progress { stage completed total unit } model { name } } }
+  }`,
+  job: `query Job($id: ID!) { job(id: $id) { id type state attempts durationMs output error { code message } model { id name } } }`,
+  cancelJob: `mutation Cancel($input: CancelJobInput!) { cancelJob(input: $input) { job { id state } userErrors { field message code } } }`,
+  retryJob: `mutation Retry($input: RetryJobInput!) { retryJob(input: $input) { job { id state } userErrors { field message code } } }`,
+  verifyStorage: `mutation Verify { verifyStorage(input: {}) { job { id } userErrors { field message code } } }`,
+  collectGarbage: `mutation Collect { collectGarbage(input: {}) { job { id } userErrors { field message code } } }`,
+  storage: `query Storage { storage { payloadCount payloadBytes modelBytes savedBytes } }`,
+} as const
+
+function analysisFragment() {
+  return `fragment Analysis on CapabilityAnalysis {
+    id probeDataset { name version }
+    baseline { capability { slug name } loss perplexity accuracy sampleCount }
+    layers { layerIndex blockInfluence activationNorm capabilities { capability { slug } score lossIncrease } }
+  }`
+}

@@ -1,0 +1,140 @@
+// `hartonomous`: a GraphQL client of the gateway, nothing more. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+import { spawn } from 'node:child_process'
+import { Command, CommanderError, InvalidArgumentError } from 'commander'
+import { compiledFile } from '../lib/project.js'
+import * as jobs from './job-commands.js'
+import * as models from './model-commands.js'
+import { type GlobalOptions, type Session, withSession } from './session.js'
+import * as students from './student-commands.js'
+
+const number = (text: string) => {
+  const value = Number(text)
+  if (!Number.isFinite(value)) throw new InvalidArgumentError('not a number')
+  return value
+}
+const integer = (text: string) => {
+  const value = number(text)
+  if (!Number.isInteger(value)) throw new InvalidArgumentError('not a whole number')
+  return value
+}
+const collect = (value: string, previous: string[] = []) => [...previous, value]
+
+const program = new Command('hartonomous')
+  .description(
+    'Takes a large open model apart, shows which parts carry which capability, builds and serves small students.',
+  )
+  .option(
+    '--url <address>',
+    'address of a running platform (default: the one on this machine, or one started for this command)',
+  )
+  .option('--json', 'print JSON instead of tables')
+  .exitOverride()
+  .showHelpAfterError()
+
+let exitCode = 0
+/** Registers what a command does; its arguments come as commander gives them, the session first. */
+const run =
+  <A extends unknown[]>(work: (session: Session, ...args: A) => Promise<void>) =>
+  async (...args: unknown[]) => {
+    exitCode = await withSession(program.opts<GlobalOptions>(), session => work(session, ...(args.slice(0, -1) as A)))
+  }
+
+program
+  .command('serve')
+  .description('run the platform in the foreground (as `npm start` does)')
+  .action(async () => {
+    const child = spawn(process.execPath, [compiledFile('gateway/main.js')], { stdio: 'inherit' })
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.kill(signal))
+    exitCode = await new Promise<number>(resolve => child.once('exit', code => resolve(code ?? 1)))
+  })
+
+program
+  .command('ingest <source>')
+  .description('take a model in: a .safetensors or .gguf file, a folder, https://…, hf:owner/name[@revision]')
+  .option('--name <name>', 'name of the model (default: from the source)')
+  .option('--model-version <version>', 'version label')
+  .option('--revision <revision>', 'branch, tag or commit of a repository')
+  .action(run(models.ingest))
+program
+  .command('models [name]')
+  .description('list models, or those whose name contains a text')
+  .action(run(models.listModels))
+program
+  .command('show <model>')
+  .description('one model: dimensions, lineage, scores, which layer carries what')
+  .action(run(models.show))
+program
+  .command('analyze <model>')
+  .description('measure which layer carries which capability')
+  .option('--samples <n>', 'samples per capability', integer)
+  .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the built-in one)')
+  .action(run(models.analyze))
+program
+  .command('propose <model>')
+  .description('propose students: which layers to keep, how large, how good')
+  .option('--capability <slug>', 'only for this capability (repeatable)', collect)
+  .option('--maximum-parameters <n>', 'upper bound of the student’s parameters', integer)
+  .option('--samples <n>', 'samples per capability', integer)
+  .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the one last analysed with)')
+  .action(run(students.propose))
+program
+  .command('recipes')
+  .description('list recipes')
+  .option('--parent <model>', 'of this model only')
+  .option('--status <status>', 'proposed, approved, rejected, building, built, failed')
+  .action(run(students.listRecipes))
+program
+  .command('recipe <recipe>')
+  .description('one recipe with its reasons, as mergekit YAML too')
+  .action(run(students.showRecipe))
+program
+  .command('create-recipe <file>')
+  .description('a recipe of your own from a mergekit passthrough YAML file')
+  .action(run(students.createRecipe))
+program.command('approve <recipe>').description('allow a recipe to be built').action(run(students.approve))
+program.command('reject <recipe> <reason>').description('turn a recipe down').action(run(students.reject))
+program.command('build <recipe>').description('build the student of an approved recipe').action(run(students.build))
+
+const sampling = (command: Command) =>
+  command
+    .option('--max-tokens <n>', 'longest answer', integer, 128)
+    .option('--temperature <t>', '0 is greedy', number, 0)
+    .option('--top-p <p>', 'nucleus sampling', number)
+    .option('--top-k <k>', 'sample among the k likeliest', integer)
+    .option('--seed <n>', 'makes sampling reproducible', integer)
+sampling(program.command('generate <model> <prompt>').description('continue a text')).action(run(models.generate))
+sampling(
+  program
+    .command('chat <model>')
+    .description('talk to a model, line by line')
+    .option('--system <text>', 'system message'),
+).action(run(models.chat))
+program
+  .command('export <model>')
+  .description('write a model’s files for other programs')
+  .option('--format <format>', 'safetensors (opens in transformers) or gguf', 'safetensors')
+  .action(run(models.exportModel))
+program
+  .command('delete <model>')
+  .description('delete a model; tensors that others share stay')
+  .action(run(models.deleteModel))
+
+program
+  .command('jobs')
+  .description('list jobs, newest first')
+  .option('--state <state>', 'queued, running, succeeded, failed, cancelled (repeatable)', collect)
+  .option('--first <n>', 'how many', integer, 20)
+  .action(run(jobs.jobs))
+program.command('watch <job>').description('follow a job to its end').action(run(jobs.watch))
+program.command('cancel <job>').description('stop a job').action(run(jobs.cancel))
+program.command('retry <job>').description('start a failed or cancelled job again').action(run(jobs.retry))
+program.command('verify').description('re-hash every stored payload').action(run(jobs.verify))
+program.command('gc').description('remove payloads that no model refers to').action(run(jobs.collect))
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  if (!(error instanceof CommanderError)) throw error
+  exitCode = error.exitCode === 0 ? 0 : 2
+}
+process.exit(exitCode)

@@ -1,0 +1,218 @@
+// Commands about models: ingest, list, show, analyse, export, delete, and talking to one.
+
+import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { createInterface } from 'node:readline/promises'
+import { heatMap, table } from '../lib/client/tables.js'
+import { quantity } from '../lib/client/watch-job.js'
+import { documents } from './documents.js'
+import { allPages, findModel } from './find.js'
+import type { Analysis, ModelDetail, ModelSummary, Score } from './results.js'
+import { print, printJson, runJob } from './run-job.js'
+import type { Session } from './session.js'
+
+/** A path is made absolute here: the platform may run in another folder. */
+const absoluteSource = (source: string) => (existsSync(source) ? resolve(source) : source)
+
+export async function ingest(
+  session: Session,
+  source: string,
+  o: { name?: string; modelVersion?: string; revision?: string },
+) {
+  const input = { source: absoluteSource(source), name: o.name, version: o.modelVersion, revision: o.revision }
+  const job = await runJob(session, documents.ingestModel, input, 'ingest')
+  const { model } = await session.client.query<{ model: ModelDetail }>(documents.model, { id: job.model?.id })
+  if (session.json) return printJson(model)
+  print(
+    `${model.name}: ${model.architecture}, ${quantity(Number(model.parameterCount))} parameters in ${model.tensors.totalCount} tensors, ` +
+      `${quantity(Number(model.sizeBytes), 'bytes')}, of which ${quantity(Number(model.uniqueBytes), 'bytes')} are its own. ${((job.durationMs ?? 0) / 1000).toFixed(1)} s`,
+  )
+  print(`id ${model.id}`)
+}
+
+export async function listModels(session: Session, nameContains?: string) {
+  const models = await allPages<ModelSummary>(session, documents.models, 'models', { nameContains })
+  if (session.json) return printJson(models)
+  if (models.length === 0) return print('No models yet: `hartonomous ingest PATH`.')
+  const rows = models.map(m => [
+    m.name,
+    m.isStudent ? 'student' : m.architecture,
+    quantity(Number(m.parameterCount)),
+    String(m.layerCount),
+    quantity(Number(m.sizeBytes), 'bytes'),
+    quantity(Number(m.uniqueBytes), 'bytes'),
+    m.id,
+  ])
+  print(table(['name', 'kind', 'parameters', 'layers', 'size', 'own', 'id'], rows))
+}
+
+const scoreRows = (scores: Score[]) =>
+  scores.map(s => [
+    s.capability.slug,
+    s.loss.toFixed(3),
+    s.perplexity < 1e5 ? s.perplexity.toFixed(2) : s.perplexity.toExponential(2),
+    s.accuracy === null ? '–' : `${(s.accuracy * 100).toFixed(0)}%`,
+    String(s.sampleCount),
+  ])
+
+/** Scores, the layer × capability heat map, and the layers that carry most and least. */
+export function analysisText(analysis: Analysis): string {
+  const slugs = analysis.baseline.map(b => b.capability.slug)
+  const rows = slugs.map(slug => {
+    const sorted = analysis.layers
+      .map(l => ({
+        layer: l.layerIndex,
+        loss: l.capabilities.find(c => c.capability.slug === slug)?.lossIncrease ?? 0,
+      }))
+      .sort((a, b) => b.loss - a.loss)
+    const list = (part: typeof sorted) => part.map(l => `${l.layer} (${l.loss.toFixed(2)})`).join(', ')
+    return [slug, list(sorted.slice(0, 3)), list(sorted.slice(-3).reverse())]
+  })
+  return [
+    `Probe set ${analysis.probeDataset.name} version ${analysis.probeDataset.version}. Loss in nats per completion token.`,
+    table(['capability', 'loss', 'perplexity', 'exact', 'samples'], scoreRows(analysis.baseline)),
+    '',
+    'What a layer carries (the darker, the more the loss rises when it is skipped):',
+    heatMap(analysis.layers, slugs),
+    '',
+    table(['capability', 'most needed layers (nats lost without)', 'least needed'], rows),
+  ].join('\n')
+}
+
+export async function show(session: Session, reference: string) {
+  const found = await findModel(session, reference)
+  const { model } = await session.client.query<{ model: ModelDetail }>(documents.model, { id: found.id })
+  if (session.json) return printJson(model)
+  const facts: [string, string | number | null | undefined][] = [
+    ['id', model.id],
+    ['architecture', model.architecture],
+    ['parameters', Number(model.parameterCount).toLocaleString('en')],
+    ['layers', model.layerCount],
+    [
+      'heads (query / key-value)',
+      model.attentionHeadCount && `${model.attentionHeadCount} / ${model.keyValueHeadCount}`,
+    ],
+    ['hidden / intermediate', model.hiddenSize && `${model.hiddenSize} / ${model.intermediateSize}`],
+    ['vocabulary', model.vocabularySize],
+    ['context', model.contextLength && `${model.contextLength} tokens`],
+    ['stored as', `${model.dtype}, ${model.tensors.totalCount} tensors, ${quantity(Number(model.sizeBytes), 'bytes')}`],
+    ['bytes no other model holds', quantity(Number(model.uniqueBytes), 'bytes')],
+    ['licence', model.license],
+    ['source', model.source],
+    ['objective', model.objective],
+    ['parent', model.parent?.name],
+    ['students', model.students.nodes.map(s => s.name).join(', ') || null],
+  ]
+  print(`${model.name}${model.version ? ` ${model.version}` : ''}`)
+  for (const [label, value] of facts) if (value) print(`  ${label.padEnd(28)}${value}`)
+  for (const event of model.history)
+    print(`  ${event.createdAt.slice(0, 19).replace('T', ' ')}         ${event.description}`)
+  if (model.analysis) print(`\n${analysisText(model.analysis)}`)
+  else if (model.capabilityScores.length)
+    print(`\n${table(['capability', 'loss', 'perplexity', 'exact', 'samples'], scoreRows(model.capabilityScores))}`)
+  else print('\nNot analysed yet: `hartonomous analyze`.')
+}
+
+export async function analyze(session: Session, reference: string, o: { samples?: number; probes?: string }) {
+  const model = await findModel(session, reference)
+  const input = {
+    modelId: model.id,
+    probeDatasetId: await probeSetId(session, o.probes),
+    samplesPerCapability: o.samples,
+  }
+  await runJob(session, documents.analyzeModel, input, 'analyze')
+  const data = await session.client.query<{ model: { analysis: Analysis } }>(documents.analysis, { id: model.id })
+  if (session.json) return printJson(data.model.analysis)
+  print(analysisText(data.model.analysis))
+}
+
+/** The id of a probe set given by id, by name (its newest version) or by a JSONL file, which is imported first. */
+export async function probeSetId(session: Session, reference?: string): Promise<string | undefined> {
+  if (!reference) return undefined
+  type Sets = { probeDatasets: { id: string; name: string; version: number }[] }
+  const newest = async (wanted: string) => {
+    const { probeDatasets } = await session.client.query<Sets>(documents.probeDatasets)
+    const matches = probeDatasets.filter(d => d.id === wanted || d.name === wanted)
+    return matches.sort((a, b) => a.version - b.version).at(-1)?.id
+  }
+  const known = await newest(reference)
+  if (known || !existsSync(reference)) return known ?? reference
+  await runJob(session, documents.importProbeDataset, { name: reference, source: resolve(reference) }, 'probes')
+  return newest(reference)
+}
+
+export async function exportModel(session: Session, reference: string, o: { format: string }) {
+  const model = await findModel(session, reference)
+  const job = await runJob(
+    session,
+    documents.exportModel,
+    { modelId: model.id, format: o.format.toUpperCase() },
+    'export',
+  )
+  const output = job.output as { files: { path: string; url: string; sizeBytes: number; sha256: string }[] }
+  if (session.json) return printJson(output)
+  const rows = output.files.map(f => [f.path, quantity(Number(f.sizeBytes), 'bytes'), f.url, f.sha256.slice(0, 16)])
+  print(table(['file', 'size', 'url', 'sha256'], rows))
+}
+
+export async function deleteModel(session: Session, reference: string) {
+  const model = await findModel(session, reference)
+  await session.client.mutate(documents.deleteModel, { modelId: model.id })
+  print(`${model.name} is deleted; payloads that no other model holds go with \`hartonomous gc\`.`)
+}
+
+interface GenerationEvent {
+  textDelta: string | null
+  finishReason: string | null
+  usage: { promptTokens: number; completionTokens: number; tokensPerSecond: number | null } | null
+}
+export interface GenerateOptions {
+  maxTokens: number
+  temperature: number
+  topP?: number
+  topK?: number
+  seed?: number
+}
+
+async function stream(
+  session: Session,
+  input: Record<string, unknown>,
+  quiet = false,
+): Promise<{ text: string; last?: GenerationEvent }> {
+  let text = ''
+  let last: GenerationEvent | undefined
+  for await (const event of session.client.subscribe<GenerationEvent>(documents.generateStream, { input })) {
+    text += event.textDelta ?? ''
+    if (event.textDelta && !quiet) process.stdout.write(event.textDelta)
+    if (event.finishReason) last = event
+  }
+  return { text, last }
+}
+
+export async function generate(session: Session, reference: string, prompt: string, o: GenerateOptions) {
+  const model = await findModel(session, reference)
+  const { text, last } = await stream(session, { modelId: model.id, prompt, ...o }, session.json)
+  if (session.json) return printJson({ text, finishReason: last?.finishReason, usage: last?.usage })
+  const speed = last?.usage?.tokensPerSecond
+  process.stderr.write(
+    `\n[${last?.usage?.completionTokens ?? 0} tokens${speed ? `, ${speed.toFixed(1)}/s` : ''}, ${last?.finishReason}]\n`,
+  )
+}
+
+export async function chat(session: Session, reference: string, o: GenerateOptions & { system?: string }) {
+  const model = await findModel(session, reference)
+  const messages: { role: string; content: string }[] = o.system ? [{ role: 'system', content: o.system }] : []
+  const { system: _system, ...sampling } = o
+  const lines = createInterface({ input: process.stdin, output: process.stderr, prompt: 'you> ' })
+  process.stderr.write(`Talking to ${model.name}; an empty line ends it.\n`)
+  lines.prompt()
+  for await (const line of lines) {
+    if (!line.trim()) break
+    messages.push({ role: 'user', content: line })
+    const { text } = await stream(session, { modelId: model.id, messages, ...sampling })
+    process.stdout.write('\n')
+    messages.push({ role: 'assistant', content: text })
+    lines.prompt()
+  }
+  lines.close()
+}

@@ -1,0 +1,81 @@
+// The shapes of the answers to cli/documents.ts, as far as the CLI reads them.
+
+export interface ModelSummary {
+  id: string
+  name: string
+  version: string | null
+  architecture: string
+  parameterCount: number
+  layerCount: number
+  sizeBytes: number
+  uniqueBytes: number
+  isStudent: boolean
+  createdAt: string
+}
+
+export interface Score {
+  capability: { slug: string; name: string }
+  loss: number
+  perplexity: number
+  accuracy: number | null
+  sampleCount: number
+}
+
+export interface Analysis {
+  id: string
+  probeDataset: { name: string; version: number }
+  baseline: Score[]
+  layers: {
+    layerIndex: number
+    blockInfluence: number
+    activationNorm: number
+    capabilities: { capability: { slug: string }; score: number; lossIncrease: number }[]
+  }[]
+}
+
+export interface ModelDetail extends ModelSummary {
+  dtype: string
+  quantization: string
+  attentionHeadCount: number | null
+  keyValueHeadCount: number | null
+  hiddenSize: number | null
+  intermediateSize: number | null
+  vocabularySize: number | null
+  contextLength: number | null
+  license: string | null
+  source: string | null
+  manifestHash: string
+  objective: string | null
+  parent: { id: string; name: string } | null
+  students: { nodes: { id: string; name: string }[]; totalCount: number }
+  tensors: { totalCount: number }
+  history: { kind: string; description: string; createdAt: string }[]
+  capabilityScores: Score[]
+  analysis: Analysis | null
+}
+
+export interface RecipeSummary {
+  id: string
+  name: string
+  status: string
+  objective: string
+  estimatedParameterCount: number
+  estimatedQuality: number | null
+  measuredQuality: number | null
+  capability: { slug: string } | null
+  layers: { from: number; to: number; reason: string | null }[]
+  parentModel: { id: string; name: string }
+  student: { id: string; name: string } | null
+}
+
+export interface JobSummary {
+  id: string
+  type: string
+  state: string
+  attempts: number
+  createdAt: string
+  durationMs: number | null
+  error: { code: string; message: string } | null
+  progress: { stage: string; completed: number; total: number | null; unit: string } | null
+  model: { name: string } | null
+}

@@ -1,0 +1,59 @@
+// Compact tables and heat maps for people at a terminal: the CLI and the demo print with these.
+import Table from 'cli-table3'
+import pc from 'picocolors'
+
+/** A table without heavy borders; columns whose every cell looks like a number are right-aligned. */
+export function table(head: string[], rows: string[][]): string {
+  const numeric = head.map(
+    (_, i) => rows.length > 0 && rows.every(r => /^(–|[-+]?[\d.]+( ?[kMGT%]?B?)?)$/.test(r[i] ?? '')),
+  )
+  const t = new Table({
+    head: head.map(h => pc.bold(h)),
+    colAligns: numeric.map(n => (n ? 'right' : 'left')),
+    style: { head: [], border: ['gray'], compact: true },
+    chars: {
+      top: '',
+      'top-mid': '',
+      'top-left': '',
+      'top-right': '',
+      bottom: '',
+      'bottom-mid': '',
+      'bottom-left': '',
+      'bottom-right': '',
+      left: '',
+      'left-mid': '',
+      mid: '',
+      'mid-mid': '',
+      right: '',
+      'right-mid': '',
+      middle: '  ',
+    },
+  })
+  t.push(...rows)
+  return t.toString()
+}
+
+const shades = [' ', '░', '▒', '▓', '█']
+/** One character for 0 to 1: the darker, the more. */
+export const shade = (value: number): string => shades[Math.max(0, Math.min(4, Math.round(value * 4)))] ?? ' '
+
+/** `[0,3) [5,8)` */
+export const ranges = (layers: { from: number; to: number }[]): string =>
+  layers.map(l => (l.to - l.from === 1 ? `${l.from}` : `${l.from}–${l.to - 1}`)).join(', ')
+
+/** Rows = capabilities, columns = layers, shade = score; a heat map of one line per capability. */
+export function heatMap(
+  layers: { layerIndex: number; capabilities: { capability: { slug: string }; score: number }[] }[],
+  slugs: string[],
+): string {
+  const width = Math.max(...slugs.map(s => s.length))
+  const cell = layers.length > 40 ? 1 : 2
+  const header = layers
+    .map(l => (l.layerIndex % 5 === 0 ? String(l.layerIndex) : '').padEnd(cell).slice(0, cell))
+    .join('')
+  const lines = slugs.map(slug => {
+    const cells = layers.map(l => shade(l.capabilities.find(c => c.capability.slug === slug)?.score ?? 0).repeat(cell))
+    return `${slug.padEnd(width)}  ${pc.cyan(cells.join(''))}`
+  })
+  return [`${' '.repeat(width)}  ${pc.dim(header)}`, ...lines].join('\n')
+}
