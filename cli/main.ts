@@ -34,7 +34,7 @@ const program = new Command('hartonomous')
 let exitCode = 0
 /** Registers what a command does; its arguments come as commander gives them, the session first. */
 const run =
-  <A extends unknown[]>(work: (session: Session, ...args: A) => Promise<void>) =>
+  <A extends unknown[]>(work: (session: Session, ...args: A) => Promise<unknown>) =>
   async (...args: unknown[]) => {
     exitCode = await withSession(program.opts<GlobalOptions>(), session => work(session, ...(args.slice(0, -1) as A)))
   }

@@ -33,7 +33,10 @@ export function interruptMessage(session: Session): string {
  * Runs `work` against the platform and returns the exit code.
  * With no --url and no server at the default address, an embedded platform is started and stopped again, and the command says so.
  */
-export async function withSession(options: GlobalOptions, work: (session: Session) => Promise<void>): Promise<number> {
+export async function withSession(
+  options: GlobalOptions,
+  work: (session: Session) => Promise<unknown>,
+): Promise<number> {
   const env = readEnv()
   const address = options.url ?? `http://${env.HOST}:${env.PORT}`
   let stop: (() => Promise<void>) | undefined

@@ -1,0 +1,232 @@
+// The main job end to end on a fresh data folder, as a GraphQL client: ingest, analyse, propose, approve, build, compare.
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import pc from 'picocolors'
+import { launchPlatform } from '../lib/client/launch-platform.js'
+import { connectPlatform, type PlatformClient } from '../lib/client/platform-client.js'
+import { heatMap, ranges, table } from '../lib/client/tables.js'
+import { quantity, type WatchedJob, watchJob } from '../lib/client/watch-job.js'
+import { projectFile } from '../lib/project.js'
+import { demoDocuments as documents } from './documents.js'
+
+interface Item {
+  task: string
+  subtask: string
+  split: string
+  prompt: string
+  completion: string
+}
+interface Model {
+  id: string
+  name: string
+  architecture: string
+  layerCount: number
+  parameterCount: number
+  sizeBytes: number
+  uniqueBytes: number
+  tensors: { totalCount: number; nodes: { sharedWith: { totalCount: number } }[] }
+}
+interface Analysis {
+  baseline: { capability: { slug: string; name: string }; loss: number; accuracy: number | null }[]
+  layers: {
+    layerIndex: number
+    capabilities: { capability: { slug: string }; score: number; lossIncrease: number }[]
+  }[]
+}
+interface Recipe {
+  id: string
+  name: string
+  estimatedParameterCount: number
+  estimatedQuality: number
+  capability: { slug: string; name: string }
+  layers: { from: number; to: number; reason: string }[]
+}
+
+const say = (text = '') => process.stdout.write(`${text}\n`)
+const heading = (text: string) => say(`\n${pc.bold(text)}`)
+const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`
+
+const times: [string, number][] = []
+async function timed<T>(stage: string, work: () => Promise<T>): Promise<T> {
+  const start = performance.now()
+  const result = await work()
+  times.push([stage, performance.now() - start])
+  return result
+}
+
+async function runJob(
+  client: PlatformClient,
+  document: string,
+  input: Record<string, unknown>,
+  label: string,
+): Promise<WatchedJob> {
+  const { job } = await client.mutate<{ job: { id: string } }>(document, input)
+  return watchJob(client, job.id, label)
+}
+
+/** The smallest student that keeps at least 90 % of its capability's quality; the best one where none does. */
+function chooseRecipe(recipes: Recipe[]): Recipe {
+  const bySize = [...recipes].sort(
+    (a, b) => a.estimatedParameterCount - b.estimatedParameterCount || b.estimatedQuality - a.estimatedQuality,
+  )
+  const best = [...recipes].sort((a, b) => b.estimatedQuality - a.estimatedQuality)[0]
+  const chosen = bySize.find(r => r.estimatedQuality >= 0.9) ?? best
+  if (!chosen) throw new Error('No student was proposed')
+  return chosen
+}
+
+async function ask(client: PlatformClient, modelId: string, item: Item): Promise<string> {
+  const input = { modelId, prompt: item.prompt, maxTokens: 32, temperature: 0 }
+  return (await client.mutate<{ text: string }>(documents.generate, input)).text
+}
+
+/** One question per skill for the report, asked of both models. */
+async function compare(client: PlatformClient, items: Item[], parent: Model, student: Model) {
+  const rows: string[][] = []
+  for (const item of items) {
+    const answers = await Promise.all([ask(client, parent.id, item), ask(client, student.id, item)])
+    const marked = answers.map(a =>
+      a.trim() === item.completion.trim() ? pc.green(`✓ ${a.trim()}`) : pc.red(`✗ ${a.trim()}`),
+    )
+    rows.push([item.task, item.prompt.replaceAll('\n', ' ⏎ ').slice(0, 52), ...marked])
+  }
+  say(table(['skill', 'question', `${parent.name} says`, 'the student says'], rows))
+}
+
+async function report(client: PlatformClient) {
+  const samples = (await readFile(projectFile('demo', 'probes', 'demo.jsonl'), 'utf8'))
+    .trim()
+    .split('\n')
+    .map(line => JSON.parse(line) as Item)
+
+  const ingested = await timed('ingest', () =>
+    runJob(client, documents.ingestModel, { source: projectFile('demo', 'model'), name: 'demo' }, 'ingest'),
+  )
+  const parentId = ingested.model?.id
+  const { model: parent } = await client.query<{ model: Model }>(documents.model, { id: parentId })
+  heading('1. What came in')
+  say(
+    `${parent.name}: a ${parent.architecture} of ${parent.layerCount} layers and ${quantity(parent.parameterCount)} parameters, as ` +
+      `${parent.tensors.totalCount} tensors (${quantity(parent.sizeBytes, 'bytes')}), each stored once under its SHA-256.`,
+  )
+
+  await timed('probe set', () =>
+    runJob(
+      client,
+      documents.importProbeDataset,
+      { name: 'demo', source: projectFile('demo', 'probes', 'demo.jsonl') },
+      'probe set',
+    ),
+  )
+  const { probeDatasets } = await client.query<{ probeDatasets: { id: string; name: string }[] }>(
+    documents.probeDatasets,
+  )
+  const probeDatasetId = probeDatasets.find(d => d.name === 'demo')?.id
+
+  await timed('analyse', () => runJob(client, documents.analyzeModel, { modelId: parentId, probeDatasetId }, 'analyse'))
+  const { model: analysed } = await client.query<{ model: { analysis: Analysis } }>(documents.analysis, {
+    id: parentId,
+    probeDatasetId,
+  })
+  const slugs = analysed.analysis.baseline.map(b => b.capability.slug)
+  heading('2. Which layers matter for what')
+  say('Each layer was skipped in turn; the darker, the more the loss on that skill rises (nats per token).')
+  say(heatMap(analysed.analysis.layers, slugs))
+  const mostNeeded = slugs.map(slug => {
+    const losses = analysed.analysis.layers
+      .map(l => ({
+        layer: l.layerIndex,
+        loss: l.capabilities.find(c => c.capability.slug === slug)?.lossIncrease ?? 0,
+      }))
+      .sort((a, b) => b.loss - a.loss)
+    const text = (l?: { layer: number; loss: number }) =>
+      l ? `layer ${l.layer} (${l.loss >= 0 ? '+' : ''}${l.loss.toFixed(2)})` : '–'
+    return [slug, text(losses[0]), text(losses[1]), text(losses.at(-1))]
+  })
+  say(table(['skill', 'most needed', 'next', 'least needed'], mostNeeded))
+
+  await timed('propose', () =>
+    runJob(client, documents.proposeStudents, { modelId: parentId, probeDatasetId }, 'propose'),
+  )
+  const { recipes } = await client.query<{ recipes: { nodes: Recipe[] } }>(documents.recipes, {
+    parentModelId: parentId,
+  })
+  heading('3. Students it proposes')
+  say(
+    'Quality is measured on held-out samples against the parent: exp(-(student loss - parent loss)), 1.0 is the parent.',
+  )
+  const chosen = chooseRecipe(recipes.nodes)
+  say(
+    table(
+      ['recipe', 'skill', 'layers kept', 'parameters', 'quality'],
+      recipes.nodes.map(r => [
+        r.id === chosen.id ? pc.green(`${r.name} ←`) : r.name,
+        r.capability.slug,
+        ranges(r.layers),
+        quantity(r.estimatedParameterCount),
+        r.estimatedQuality.toFixed(3),
+      ]),
+    ),
+  )
+  for (const layer of chosen.layers) say(`  ${pc.dim(`keeps ${ranges([layer])}: ${layer.reason}`)}`)
+
+  await client.mutate(documents.approveRecipe, { recipeId: chosen.id })
+  const built = await timed('build', () => runJob(client, documents.buildStudent, { recipeId: chosen.id }, 'build'))
+  type Built = { recipe: { measuredQuality: number | null; student: Model } }
+  const find = () => client.query<Built>(documents.recipe, { id: chosen.id })
+  const measured = await timed('evaluate', async () => {
+    const { jobs } = await client.query<{ jobs: { nodes: { id: string; type: string }[] } }>(documents.jobs, {})
+    const evaluation = jobs.nodes.find(j => j.type === 'MODEL_EVALUATE')
+    if (evaluation) await watchJob(client, evaluation.id, 'evaluate')
+    return (await find()).recipe
+  })
+  const student = measured.student
+  heading('4. The student')
+  const shared = 100 * (1 - student.parameterCount / parent.parameterCount)
+  say(
+    `${student.name}: ${student.layerCount} of ${parent.layerCount} layers, ${quantity(student.parameterCount)} parameters (${shared.toFixed(0)} % fewer), built in ${built.durationMs} ms.`,
+  )
+  say(
+    `Of its ${quantity(student.sizeBytes, 'bytes')} it added ${quantity(student.uniqueBytes, 'bytes')} of tensors: every tensor is shared with its parent.`,
+  )
+  if (measured.measuredQuality !== null)
+    say(
+      `Quality on ${chosen.capability.name}: ${measured.measuredQuality.toFixed(3)} measured after building, ${chosen.estimatedQuality.toFixed(3)} predicted.`,
+    )
+
+  heading('5. The same questions to both')
+  const questions = [...new Set(samples.map(s => s.task))].flatMap(task =>
+    samples.filter(s => s.task === task && s.split === 'validation').slice(3, 4),
+  )
+  await timed('questions', () => compare(client, questions, parent, student))
+}
+
+const folder = await mkdtemp(join(tmpdir(), 'hartonomous-demo-'))
+say(pc.bold('Hartonomous: a language model goes in, a working student comes out.'))
+const platform = await timed('start', () => launchPlatform(folder))
+const client = connectPlatform(platform.url)
+const tidy = async () => {
+  await client.close()
+  await platform.stop()
+  await rm(folder, { recursive: true, force: true })
+}
+process.once('SIGINT', () => void tidy().finally(() => process.exit(130)))
+try {
+  await report(client)
+  const total = times.reduce((sum, [, ms]) => sum + ms, 0)
+  heading('Time')
+  say(`${times.map(([stage, ms]) => `${stage} ${seconds(ms)}`).join(', ')}; together ${seconds(total)}.`)
+  heading('Next')
+  say(
+    '  npm start                                              serve it; the explorer opens at http://127.0.0.1:4000/graphql',
+  )
+  say('  npx hartonomous ingest hf:HuggingFaceTB/SmolLM2-135M-Instruct     a model people know')
+  say('  npx hartonomous ingest ./some-model.gguf               or a GGUF file of your own')
+  say('  npx hartonomous --help                                 analyze, propose, approve, build, generate …')
+} catch (error) {
+  process.stderr.write(`The demo failed: ${error instanceof Error ? error.message : JSON.stringify(error)}\n`)
+  process.exitCode = 1
+} finally {
+  await tidy()
+}
