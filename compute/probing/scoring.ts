@@ -1,0 +1,155 @@
+// From samples to per-sample losses: token rows, batches of similar length whose size follows the measured speed, progress, cancelling.
+import { DomainError } from '../../lib/errors.js'
+import { throwIfAborted } from '../../payloads/file-payload-store.js'
+import type { ProbeSample } from './probe-set.js'
+
+/** One forward pass over one sequence. */
+export interface ScoreRow {
+  ids: readonly number[]
+  /** Position of the first completion token; tokens from here on are predicted and scored. At least 1. */
+  completionStart: number
+  /** Per layer 1 (runs) or 0 (skipped: its input goes on unchanged); absent: all run. */
+  gates?: readonly number[] | undefined
+}
+
+export interface RowScore {
+  /** Summed negative log-likelihood of the completion tokens, nats. */
+  nll: number
+  /** Whether every completion token is the arg-max under teacher forcing. */
+  exact: boolean
+  /** Per layer, sums over the row's tokens; only where asked for. */
+  layers?: { cosine: ArrayLike<number>; norm: ArrayLike<number> } | undefined
+}
+
+/** What probing needs of a loaded model. */
+export interface ScoringModel {
+  /** What messages call it. */
+  name: string
+  layerCount: number
+  contextLength: number
+  /** Without special tokens. */
+  encode(text: string): number[]
+  /** Put before the prompt; undefined where the tokenizer adds none. */
+  bosTokenId: number | undefined
+  /** Scores rows in one run. `layerSums`: also cosines and norms per layer. */
+  score(rows: readonly ScoreRow[], options: { layerSums: boolean }): Promise<RowScore[]>
+}
+
+/** A sample as tokens. */
+export interface EncodedSample {
+  capability: string
+  ids: number[]
+  completionStart: number
+  completionTokens: number
+}
+
+/**
+ * Prompt and completion tokenised separately, BOS first where the tokenizer says so, joined without a separator, cut to `maxTokens`
+ * from the right. Undefined where no completion token is left: such a sample counts nothing.
+ */
+export function encodeSample(
+  model: Pick<ScoringModel, 'encode' | 'bosTokenId' | 'contextLength'>,
+  sample: Pick<ProbeSample, 'capability' | 'prompt' | 'completion'>,
+  maxTokens: number,
+): EncodedSample | undefined {
+  const prompt = model.encode(sample.prompt)
+  if (model.bosTokenId !== undefined) prompt.unshift(model.bosTokenId)
+  // Without BOS an empty prompt leaves the first completion token without anything to predict it from.
+  const completionStart = Math.max(prompt.length, 1)
+  const ids = [...prompt, ...model.encode(sample.completion)].slice(0, Math.min(maxTokens, model.contextLength))
+  const completionTokens = ids.length - completionStart
+  return completionTokens > 0 ? { capability: sample.capability, ids, completionStart, completionTokens } : undefined
+}
+
+export const encodeSamples = (
+  model: Pick<ScoringModel, 'encode' | 'bosTokenId' | 'contextLength'>,
+  samples: readonly ProbeSample[],
+  maxTokens: number,
+): EncodedSample[] => samples.flatMap(sample => encodeSample(model, sample, maxTokens) ?? [])
+
+/** A native run cannot be stopped, so runs are kept this short: a cancelled job stops well within half a second. */
+const targetSeconds = 0.2
+/** Bounds the memory of a run's logits and activations. */
+const maximumBatchTokens = 8192
+/** A batch this large is closed rather than padded further: rows below this share of its longest go into the next. */
+const worthwhileTokens = 512
+const leastFill = 0.75
+/** The first run is small: nothing is known yet about the model's speed. */
+const firstBatchTokens = 128
+
+/**
+ * Runs rows through a model in batches and learns its speed on the way; one per job, shared by all its stages.
+ * A batch is padded to its longest row, so rows are taken in order of length.
+ */
+export function createScorer(model: ScoringModel, signal: AbortSignal) {
+  let budget = firstBatchTokens
+  let seconds = 0
+  let tokens = 0
+
+  const runBatch = async (rows: readonly ScoreRow[], layerSums: boolean): Promise<RowScore[]> => {
+    // The event loop gets a turn, so that a cancellation can arrive between two native runs.
+    await new Promise(resolve => setImmediate(resolve))
+    throwIfAborted(signal)
+    const begin = performance.now()
+    const scores = await model.score(rows, { layerSums })
+    const elapsed = (performance.now() - begin) / 1000
+    const padded = rows.length * Math.max(...rows.map(r => r.ids.length))
+    seconds += elapsed
+    tokens += rows.reduce((sum, r) => sum + r.ids.length, 0)
+    const affordable = (padded / Math.max(elapsed, 1e-4)) * targetSeconds
+    // Grows at most fourfold per run: one lucky measurement must not make the next run long.
+    budget = Math.min(maximumBatchTokens, 4 * Math.max(budget, firstBatchTokens), Math.max(1, affordable))
+    return scores
+  }
+
+  return {
+    /** Rows' own tokens (padding not counted) per second of model time so far. */
+    get tokensPerSecond() {
+      return seconds > 0 ? tokens / seconds : 0
+    },
+    /**
+     * Scores in the order of `rows`.
+     * @param done called after each batch with the tokens it held
+     * @throws NOT_A_NUMBER via `check`, CANCELLED when the signal fires
+     */
+    async scoreRows(
+      rows: readonly ScoreRow[],
+      options: { layerSums?: boolean; done?: (tokens: number) => void } = {},
+    ): Promise<RowScore[]> {
+      const order = rows.map((_, i) => i).sort((a, b) => rows[b]!.ids.length - rows[a]!.ids.length || a - b)
+      const scores = new Array<RowScore>(rows.length)
+      for (let from = 0; from < order.length; ) {
+        const longest = rows[order[from]!]!.ids.length
+        const enough = Math.ceil(worthwhileTokens / longest)
+        const batch = order
+          .slice(from, from + Math.max(1, Math.floor(budget / longest)))
+          .filter((i, k) => k < enough || rows[i]!.ids.length >= leastFill * longest)
+        from += batch.length
+        const batchRows = batch.map(i => rows[i]!)
+        const results = await runBatch(batchRows, options.layerSums ?? false)
+        results.forEach((score, k) => {
+          scores[batch[k]!] = checkFinite(model, batchRows[k]!, score)
+        })
+        options.done?.(batchRows.reduce((sum, r) => sum + r.ids.length, 0))
+      }
+      return scores
+    },
+  }
+}
+
+export type Scorer = ReturnType<typeof createScorer>
+
+/** @throws NOT_A_NUMBER naming the model and, where one is known, the layer */
+function checkFinite(model: ScoringModel, row: ScoreRow, score: RowScore): RowScore {
+  if (score.layers) {
+    const { cosine, norm } = score.layers
+    for (let layer = 0; layer < model.layerCount; layer++) {
+      if (Number.isFinite(cosine[layer]) && Number.isFinite(norm[layer])) continue
+      throw new DomainError('NOT_A_NUMBER', `${model.name}: the output of layer ${layer} holds NaN or infinity`)
+    }
+  }
+  if (Number.isFinite(score.nll)) return score
+  const skipped = (row.gates ?? []).flatMap((gate, layer) => (gate === 0 ? [layer] : []))
+  const where = skipped.length > 0 ? ` with layer ${skipped.join(', ')} skipped` : ''
+  throw new DomainError('NOT_A_NUMBER', `${model.name}: the loss${where} is ${score.nll}`)
+}
