@@ -1,0 +1,204 @@
+// The graphs of a llama-family model: one that decodes with a key/value cache, one that measures with layer gates and probes.
+import type { BuildableModel } from '../architectures/registry.js'
+import { type GraphBuilder, graphBuilder } from '../graph/builder.js'
+import type { ExternalData, Graph, Value } from '../graph/ir.js'
+import { apply, applyAll, reshape, reshapeTo } from '../ops/apply.js'
+
+/**
+ * `generate`: inputs past keys and values, outputs the grown ones. `measure`: inputs `layer_gates` and `targets`, no cache, outputs
+ * losses, hits and per-layer probes. Both give logits of the token positions named by `rows`.
+ */
+export type GraphVariant = 'generate' | 'measure'
+
+/** Where the float32 form of a tensor lies; roles as in the architecture (`layers.3.q`). */
+export type LocateWeight = (role: string) => ExternalData
+
+/** GroupQueryAttention rotates by itself only where the head size is a multiple of this. */
+const fusedRotaryMultiple = 16
+
+export const usesFusedRotary = (headSize: number) => headSize % fusedRotaryMultiple === 0
+
+/**
+ * The residual stream is kept flat, [tokens, hidden] with tokens = batch * seq, so that linear layers are Gemm on weights as stored
+ * ([out, in]). Rows of a batch are padded on the right: attention is causal, so padding never reaches a real token.
+ */
+export function buildModelGraph(model: BuildableModel, variant: GraphVariant, locate: LocateWeight): Graph {
+  const { dimensions: d, tensors } = model
+  const g = graphBuilder(`${model.architecture.name} ${variant}`)
+  const halfHead = d.headSize / 2
+
+  const inputs: GraphInputs = {
+    ids: g.input('input_ids', 'int64', ['batch', 'seq']),
+    lastPositions: g.input('last_positions', 'int32', ['batch']),
+    totalLength: g.input('total_length', 'int32', []),
+    cos: g.input('rope_cos', 'float32', ['positions', halfHead]),
+    sin: g.input('rope_sin', 'float32', ['positions', halfHead]),
+    positions: usesFusedRotary(d.headSize) ? null : g.input('position_ids', 'int64', ['batch', 'seq']),
+  }
+  const rows = g.input('rows', 'int64', ['rows'])
+
+  const weight = (role: string): Value => g.weight(role, tensors.get(role)!.shape, locate(role))
+  const linear = (x: Value, role: string, name = role): Value => {
+    const bias = tensors.has(`${role}_bias`) ? [weight(`${role}_bias`)] : []
+    return apply(g, 'Gemm', [x, weight(role), ...bias], { transB: 1 }, { name: `${name}.out` })
+  }
+
+  const embedded = apply(g, 'Gather', [weight('embed'), inputs.ids], {}, { name: 'embedded' })
+  let residual = reshape(g, embedded, [-1, d.hiddenSize], ['tokens', d.hiddenSize], 'hidden.0')
+  /** What the last block added to the residual stream, not yet summed: the next norm does both in one kernel. */
+  let added: Value | null = null
+  const norm = (role: string, sumName: string): Value => {
+    if (!added) {
+      const attributes = { axis: -1, epsilon: d.normEpsilon, stash_type: 1 }
+      return apply(g, 'SimplifiedLayerNormalization', [residual, weight(role)], attributes, { name: `${role}.out` })
+    }
+    const attributes = { epsilon: d.normEpsilon }
+    const outputs = applyAll(g, 'SkipSimplifiedLayerNormalization', [residual, added, weight(role)], attributes, {
+      name: [`${role}.out`, '', '', sumName],
+    })
+    residual = outputs[3]!
+    return outputs[0]!
+  }
+
+  const gates = variant === 'measure' ? tokenGates(g, inputs.ids, d.layerCount) : null
+  const attend = attention(g, model, inputs, variant === 'generate')
+  const hidden: Value[] = []
+
+  for (let layer = 0; layer < d.layerCount; layer++) {
+    const at = (role: string) => `layers.${layer}.${role}`
+    const gate = gates && apply(g, 'Gather', [gates, g.int64s([layer])], { axis: 1 }, { name: at('gate_value') }) // [tokens, 1]
+    const gated = (x: Value, name: string) => (gate ? apply(g, 'Mul', [x, gate], {}, { name: at(name) }) : x)
+
+    const x = norm(at('attn_norm'), `hidden.${layer}`)
+    hidden.push(residual)
+    const mixed = attend(layer, linear(x, at('q')), linear(x, at('k')), linear(x, at('v')))
+    added = gated(linear(mixed, at('o')), 'attention_gated')
+
+    const y = norm(at('mlp_norm'), at('after_attention'))
+    const gateProjection = linear(y, at('gate'))
+    const sigmoid = apply(g, 'Sigmoid', [gateProjection], {}, { name: at('sigmoid') })
+    const activated = apply(g, 'Mul', [gateProjection, sigmoid], {}, { name: at('silu') })
+    const product = apply(g, 'Mul', [activated, linear(y, at('up'))], {}, { name: at('gated_up') })
+    added = gated(linear(product, at('down')), 'mlp_gated')
+  }
+  const normed = norm('final_norm', `hidden.${d.layerCount}`)
+  hidden.push(residual)
+
+  const wanted = apply(g, 'Gather', [normed, rows], { axis: 0 }, { name: 'wanted' }) // [rows, hidden]
+  const head = d.tiedEmbeddings ? 'embed' : 'lm_head'
+  const logits = apply(g, 'Gemm', [wanted, weight(head)], { transB: 1 }, { name: 'logits' }) // [rows, vocabulary]
+  g.output(logits)
+  if (variant === 'measure') {
+    addLosses(g, logits)
+    addProbes(g, hidden)
+  }
+  return g.build()
+}
+
+interface GraphInputs {
+  ids: Value
+  lastPositions: Value
+  totalLength: Value
+  cos: Value
+  sin: Value
+  positions: Value | null
+}
+
+/** Attention of one layer: q, k, v [tokens, heads * head size] -> [tokens, query heads * head size]; adds the cache's inputs and outputs. */
+function attention(g: GraphBuilder, { dimensions: d }: BuildableModel, inputs: GraphInputs, cached: boolean) {
+  const queryWidth = d.attentionHeadCount * d.headSize
+  const keyWidth = d.keyValueHeadCount * d.headSize
+  const batchAndSeq = apply(g, 'Shape', [inputs.ids], {}, { name: 'batch_and_seq' })
+  const split = (width: number, name: string) => {
+    const shape = apply(g, 'Concat', [batchAndSeq, g.int64s([width])], { axis: 0 }, { name })
+    return (x: Value, as: string) => reshapeTo(g, x, shape, ['batch', 'seq', width], as)
+  }
+  const splitQuery = split(queryWidth, 'query_shape')
+  const splitKey = split(keyWidth, 'key_shape')
+  const interleaved = d.ropeLayout === 'interleaved' ? 1 : 0
+  const { positions, cos, sin } = inputs
+  const rotate = (x: Value, heads: number, name: string) => {
+    if (!positions) return x
+    const attributes = { interleaved, num_heads: heads, rotary_embedding_dim: 0 }
+    return apply(g, 'RotaryEmbedding', [x, positions, cos, sin], attributes, { name })
+  }
+  const attributes = {
+    num_heads: d.attentionHeadCount,
+    kv_num_heads: d.keyValueHeadCount,
+    scale: 1 / Math.sqrt(d.headSize),
+    do_rotary: positions ? 0 : 1,
+    rotary_interleaved: positions ? 0 : interleaved,
+    local_window_size: d.slidingWindow ?? -1,
+  }
+  const cacheShape = ['batch', d.keyValueHeadCount, 'past', d.headSize]
+
+  return (layer: number, q: Value, k: Value, v: Value): Value => {
+    const at = (name: string) => `layers.${layer}.${name}`
+    const query = rotate(splitQuery(q, at('query')), d.attentionHeadCount, at('query_rotated'))
+    const key = rotate(splitKey(k, at('key')), d.keyValueHeadCount, at('key_rotated'))
+    const past = cached
+      ? [g.input(`past.${layer}.key`, 'float32', cacheShape), g.input(`past.${layer}.value`, 'float32', cacheShape)]
+      : [null, null]
+    const rotary = positions ? [] : [cos, sin]
+    const outputs = applyAll(
+      g,
+      'GroupQueryAttention',
+      [query, key, splitKey(v, at('value')), ...past, inputs.lastPositions, inputs.totalLength, ...rotary],
+      attributes,
+      { name: [at('attention'), `present.${layer}.key`, `present.${layer}.value`] },
+    )
+    if (cached) for (const present of outputs.slice(1)) g.output(present!)
+    return reshape(g, outputs[0]!, [-1, queryWidth], ['tokens', queryWidth], at('attended'))
+  }
+}
+
+/** `layer_gates` [batch, layers] repeated for every token of its row: [tokens, layers]. */
+function tokenGates(g: GraphBuilder, ids: Value, layerCount: number): Value {
+  const gates = g.input('layer_gates', 'float32', ['batch', layerCount])
+  const rowwise = reshape(g, gates, [-1, 1, layerCount], ['batch', 1, layerCount], 'gates_by_row')
+  const shape = apply(
+    g,
+    'Concat',
+    [apply(g, 'Shape', [ids], {}, { name: 'gate_batch_and_seq' }), g.int64s([layerCount])],
+    { axis: 0 },
+    { name: 'gate_shape' },
+  )
+  const expanded = apply(
+    g,
+    'Expand',
+    [rowwise, shape],
+    {},
+    { name: 'gates_by_token', shape: ['batch', 'seq', layerCount] },
+  )
+  return reshape(g, expanded, [-1, layerCount], ['tokens', layerCount], 'token_gates')
+}
+
+/** `nll` [rows] = -ln softmax(logits)[target] in nats, and `predictions` [rows], the arg-max token. */
+function addLosses(g: GraphBuilder, logits: Value): void {
+  const targets = g.input('targets', 'int64', ['rows'])
+  const column = reshape(g, targets, [-1, 1], ['rows', 1], 'target_column')
+  const chosen = apply(g, 'GatherElements', [logits, column], { axis: 1 }, { name: 'target_logit' }) // [rows, 1]
+  const normaliser = apply(g, 'ReduceLogSumExp', [logits, g.int64s([-1])], { keepdims: 1 }, { name: 'log_sum_exp' }) // [rows, 1]
+  const loss = apply(g, 'Sub', [normaliser, chosen], {}, { name: 'nll_column' })
+  g.output(reshape(g, loss, [-1], ['rows'], 'nll'))
+  g.output(apply(g, 'ArgMax', [logits], { axis: -1, keepdims: 0 }, { name: 'predictions' }))
+}
+
+/**
+ * `norms` [layers + 1, tokens]: L2 norm of the residual stream, 0 the embedding, l + 1 after layer l.
+ * `cosines` [layers, tokens]: cos(layer input, layer output), of which block influence is 1 - mean (ShortGPT, arXiv 2403.03853).
+ */
+function addProbes(g: GraphBuilder, hidden: readonly Value[]): void {
+  const lastAxis = g.int64s([-1])
+  const asRow = (x: Value, name: string) => reshape(g, x, [1, -1], [1, 'tokens'], name)
+  const norms = hidden.map((h, i) => apply(g, 'ReduceL2', [h, lastAxis], { keepdims: 0 }, { name: `norm.${i}` }))
+  const cosines = hidden.slice(1).map((after, layer) => {
+    const product = apply(g, 'Mul', [hidden[layer]!, after], {}, { name: `product.${layer}` })
+    const dot = apply(g, 'ReduceSum', [product, lastAxis], { keepdims: 0 }, { name: `dot.${layer}` })
+    const scale = apply(g, 'Mul', [norms[layer]!, norms[layer + 1]!], {}, { name: `norm_product.${layer}` })
+    return asRow(apply(g, 'Div', [dot, scale], {}, { name: `cosine.${layer}` }), `cosine_row.${layer}`)
+  })
+  const normRows = norms.map((n, i) => asRow(n, `norm_row.${i}`))
+  g.output(apply(g, 'Concat', normRows, { axis: 0 }, { name: 'norms' }))
+  g.output(apply(g, 'Concat', cosines, { axis: 0 }, { name: 'cosines' }))
+}

@@ -1,0 +1,353 @@
+// A model that can be run: sessions over a manifest's weights, made when first needed; forward passes, losses with layer gates, decoding.
+import { relative } from 'node:path'
+import type { Env } from '../../lib/env.js'
+import { DomainError } from '../../lib/errors.js'
+import type { Manifest } from '../../lib/manifest.js'
+import type { PayloadStore } from '../../payloads/payload-store.js'
+import type { ResolvedDimensions } from '../architectures/architecture.js'
+import { checkBuildable } from '../architectures/registry.js'
+import { ensureFloat32, readTensorFloat32 } from '../formats/float-weights.js'
+import type { ExternalData } from '../graph/ir.js'
+import {
+  createSession,
+  finiteFloats,
+  floats,
+  int32s,
+  int64s,
+  type RuntimeTensor,
+  type Session,
+} from '../runtime/session.js'
+import { packBatches } from './batches.js'
+import { buildModelGraph, type GraphVariant, usesFusedRotary } from './model-graph.js'
+import { type RopeTables, ropeTables } from './rope.js'
+
+export interface ModelContext {
+  payloads: PayloadStore
+  dataFolder: string
+  env: Pick<Env, 'HARTONOMOUS_THREADS' | 'HARTONOMOUS_DERIVED_BYTES'>
+  signal?: AbortSignal
+}
+
+/** Token ids of prompt and completion joined; the loss counts tokens from `completionStart` on (never token 0). */
+export interface ScoredSample {
+  ids: readonly number[]
+  completionStart: number
+}
+
+export interface SampleScore {
+  /** Summed negative log-likelihood of the completion's tokens, in nats. */
+  nll: number
+  completionTokens: number
+  /** Completion tokens that are the arg-max under teacher forcing. */
+  hits: number
+  /** With `probes`: per layer, sums over all tokens of the sample. */
+  probes?: LayerProbes
+}
+
+export interface LayerProbes {
+  /** Tokens the sums run over. */
+  tokens: number
+  /** [layers] sum of cos(layer input, layer output). */
+  cosine: Float64Array
+  /** [layers] sum of the L2 norm of the layer's output. */
+  norm: Float64Array
+}
+
+export interface ScoreOptions {
+  /** [layers], 1 runs a layer, 0 skips it (its input goes on unchanged); absent: all 1. One for all samples, or one for each. */
+  gates?: Float32Array | readonly Float32Array[]
+  probes?: boolean
+  signal?: AbortSignal
+  /** Called after each batch with the samples done so far. */
+  onProgress?: (done: number) => void
+}
+
+export interface ForwardRequest {
+  /** One or more sequences of token ids; they need not have one length. */
+  ids: readonly (readonly number[])[]
+  /** Per sequence [layers]. */
+  gates?: readonly Float32Array[]
+  wantLogits: 'all' | 'last' | 'none'
+}
+
+export interface ForwardResult {
+  /** Per sequence: [positions, vocabulary] for `all`, [vocabulary] for `last`. */
+  logits: Float32Array[]
+  /** Per sequence: [layers + 1][tokens] L2 norm of the residual stream; 0 the embedding, l + 1 after layer l. */
+  norms: Float32Array[][]
+  /** Per sequence: [layers][tokens] cos(layer input, layer output). */
+  cosines: Float32Array[][]
+}
+
+/** One sequence that grows, with its keys and values cached. */
+export interface DecodingSequence {
+  /** Tokens so far. */
+  readonly length: number
+  /** Runs the tokens after those before; gives the logits [vocabulary] that follow the last one. */
+  append(ids: readonly number[], signal?: AbortSignal): Promise<Float32Array>
+}
+
+export interface LoadedModel {
+  readonly manifest: Manifest
+  readonly dimensions: ResolvedDimensions
+  /** Logits and per-layer probes of whole sequences. */
+  forward(request: ForwardRequest): Promise<ForwardResult>
+  /** Losses of samples in their order; batched by length, padded on the right. */
+  score(samples: readonly ScoredSample[], options?: ScoreOptions): Promise<SampleScore[]>
+  startSequence(): DecodingSequence
+  dispose(): Promise<void>
+}
+
+/** Tokens of a prompt that run at once: bounds how long the event loop is blocked (about a quarter second at 135 M parameters). */
+const prefillChunk = 128
+/** Rope tables grow in steps of this many positions. */
+const ropeStep = 512
+
+/**
+ * Opens a model for running. Weights are mapped from files below `dataFolder`; quantised and half-precision tensors become float32 files once.
+ * Throws UNSUPPORTED_ARCHITECTURE, MISSING_TENSOR, SHAPE_MISMATCH, UNSUPPORTED_FORMAT, PAYLOAD_MISSING, DISK_FULL.
+ */
+export async function openModel(manifest: Manifest, context: ModelContext): Promise<LoadedModel> {
+  const model = checkBuildable(manifest)
+  const { dimensions: d, tensors } = model
+  const factors = tensors.get('rope_factors')
+  const ropeFactors = factors && (await readTensorFloat32(context.payloads, factors))
+  let rope: RopeTables = ropeTables(d, ropeStep, ropeFactors)
+  const locations = new Map<string, ExternalData>()
+  for (const [role, tensor] of tensors) {
+    context.signal?.throwIfAborted()
+    const length = tensor.shape.reduce((product, size) => product * size, 4)
+    locations.set(role, {
+      location: relative(context.dataFolder, await ensureFloat32(context, tensor)),
+      offset: 0,
+      length,
+    })
+  }
+
+  const sessions = new Map<GraphVariant, Promise<Session>>()
+  let disposed = false
+  const session = (variant: GraphVariant): Promise<Session> => {
+    if (disposed) throw new Error(`model ${manifest.sourceName ?? manifest.architecture} was disposed`)
+    const known = sessions.get(variant)
+    if (known) return known
+    const created = createSession(
+      buildModelGraph(model, variant, role => locations.get(role)!),
+      { weightsFolder: context.dataFolder, threads: context.env.HARTONOMOUS_THREADS },
+    )
+    sessions.set(variant, created)
+    created.catch(() => sessions.delete(variant))
+    return created
+  }
+
+  const checkIds = (ids: readonly number[], length: number) => {
+    if (length > d.contextLength) {
+      throw new DomainError(
+        'CONTEXT_LENGTH_EXCEEDED',
+        `${length} tokens are more than the model's context of ${d.contextLength}`,
+      )
+    }
+    const wrong = ids.find(id => !Number.isInteger(id) || id < 0 || id >= d.vocabularySize)
+    if (wrong !== undefined) {
+      throw new DomainError(
+        'BAD_USER_INPUT',
+        `Token id ${wrong} is outside the model's vocabulary of ${d.vocabularySize}`,
+      )
+    }
+  }
+  /** Tables for at least this many positions, and the ids of positions where the graph asks for them. */
+  const ropeFeeds = (start: number, batch: number, seq: number): Record<string, RuntimeTensor> => {
+    if (rope.positions < start + seq) {
+      rope = ropeTables(d, Math.ceil((start + seq) / ropeStep) * ropeStep, ropeFactors)
+    }
+    const shape = [rope.positions, d.headSize / 2]
+    const tables = { rope_cos: floats(rope.cos, shape), rope_sin: floats(rope.sin, shape) }
+    if (usesFusedRotary(d.headSize)) return tables
+    const positions = Array.from({ length: batch * seq }, (_, i) => start + (i % seq))
+    return { ...tables, position_ids: int64s(positions, [batch, seq]) }
+  }
+
+  /** Runs the measuring graph on one padded batch; `rows` are flat token positions (row * seq + position). */
+  const measure = async (
+    batch: readonly (readonly number[])[],
+    gates: readonly (Float32Array | undefined)[],
+    rows: readonly number[],
+    targets: readonly number[],
+    fetches: readonly string[],
+  ) => {
+    const seq = Math.max(1, ...batch.map(ids => ids.length))
+    const flatIds = batch.flatMap(ids => [...ids, ...new Array<number>(seq - ids.length).fill(0)])
+    const flatGates = new Float32Array(batch.length * d.layerCount).fill(1)
+    gates.forEach((gate, row) => {
+      if (!gate) return
+      if (gate.length !== d.layerCount) throw new Error(`${gate.length} gates for ${d.layerCount} layers`)
+      flatGates.set(gate, row * d.layerCount)
+    })
+    const feeds = {
+      input_ids: int64s(flatIds, [batch.length, seq]),
+      last_positions: int32s(new Array<number>(batch.length).fill(seq - 1)),
+      total_length: int32s([seq], []),
+      layer_gates: floats(flatGates, [batch.length, d.layerCount]),
+      rows: int64s(rows),
+      targets: int64s(targets),
+      ...ropeFeeds(0, batch.length, seq),
+    }
+    return { seq, results: await (await session('measure')).run(feeds, fetches) }
+  }
+
+  return {
+    manifest,
+    dimensions: d,
+
+    async forward({ ids, gates = [], wantLogits }) {
+      ids.forEach(sequence => {
+        checkIds(sequence, sequence.length)
+      })
+      const seq = Math.max(1, ...ids.map(sequence => sequence.length))
+      const positions = ids.map((sequence, row) => {
+        const all = sequence.map((_, i) => row * seq + i)
+        return wantLogits === 'all' ? all : wantLogits === 'last' ? all.slice(-1) : []
+      })
+      const rows = positions.flat()
+      const fetches = ['norms', 'cosines', ...(rows.length > 0 ? ['logits'] : [])]
+      const { results } = await measure(ids, gates, rows, new Array<number>(rows.length).fill(0), fetches)
+      const tokens = ids.length * seq
+      const perSequence = (data: Float32Array, count: number) =>
+        ids.map((sequence, row) =>
+          Array.from({ length: count }, (_, layer) => {
+            const start = layer * tokens + row * seq
+            return data.subarray(start, start + sequence.length)
+          }),
+        )
+      const logits = rows.length > 0 ? finiteFloats(results.logits!, 'logits') : new Float32Array()
+      let taken = 0
+      return {
+        logits: positions.map(({ length }) => {
+          const start = taken * d.vocabularySize
+          taken += length
+          return logits.subarray(start, taken * d.vocabularySize)
+        }),
+        norms: perSequence(results.norms!.data as Float32Array, d.layerCount + 1),
+        cosines: perSequence(results.cosines!.data as Float32Array, d.layerCount),
+      }
+    },
+
+    async score(samples, { gates, probes = false, signal, onProgress } = {}) {
+      const scores: SampleScore[] = new Array(samples.length)
+      let done = 0
+      for (const batch of packBatches(samples, d.vocabularySize)) {
+        throwIfCancelled(signal)
+        const ids = batch.map(index => samples[index]!.ids)
+        ids.forEach(sequence => {
+          checkIds(sequence, sequence.length)
+        })
+        const seq = Math.max(1, ...ids.map(sequence => sequence.length))
+        const rows: number[] = []
+        const targets: number[] = []
+        const starts = batch.map((index, row) => {
+          const { ids: own, completionStart } = samples[index]!
+          const from = rows.length
+          for (let i = Math.max(1, completionStart); i < own.length; i++) {
+            rows.push(row * seq + i - 1)
+            targets.push(own[i]!)
+          }
+          return { from, to: rows.length }
+        })
+        const ownGates = batch.map(index => (gates instanceof Float32Array ? gates : gates?.[index]))
+        const fetches = [...(rows.length > 0 ? ['nll', 'predictions'] : []), ...(probes ? ['norms', 'cosines'] : [])]
+        const { results } = await measure(ids, ownGates, rows, targets, fetches)
+        const nll = rows.length > 0 ? finiteFloats(results.nll!, 'loss') : new Float32Array()
+        const predictions = (results.predictions?.data ?? new BigInt64Array()) as BigInt64Array
+        batch.forEach((index, row) => {
+          const { from, to } = starts[row]!
+          let sum = 0
+          let hits = 0
+          for (let i = from; i < to; i++) {
+            sum += nll[i]!
+            if (Number(predictions[i]) === targets[i]) hits++
+          }
+          scores[index] = { nll: sum, completionTokens: to - from, hits }
+          if (probes)
+            scores[index].probes = sumProbes(results, row, seq, batch.length * seq, ids[row]!.length, d.layerCount)
+        })
+        done += batch.length
+        onProgress?.(done)
+      }
+      return scores
+    },
+
+    startSequence() {
+      const cacheShape = [1, d.keyValueHeadCount, 0, d.headSize]
+      let cache: Record<string, RuntimeTensor> = {}
+      for (let layer = 0; layer < d.layerCount; layer++) {
+        for (const part of ['key', 'value']) cache[`${layer}.${part}`] = floats(new Float32Array(), cacheShape)
+      }
+      const cacheKeys = Object.keys(cache)
+      let length = 0
+      const runChunk = async (ids: readonly number[], wantsLogits: boolean): Promise<Float32Array> => {
+        const total = length + ids.length
+        const feeds: Record<string, RuntimeTensor> = {
+          input_ids: int64s(ids, [1, ids.length]),
+          last_positions: int32s([total - 1]),
+          total_length: int32s([total], []),
+          rows: int64s(wantsLogits ? [ids.length - 1] : []),
+          ...ropeFeeds(length, 1, ids.length),
+        }
+        for (const key of cacheKeys) feeds[`past.${key}`] = cache[key]!
+        const fetches = [...cacheKeys.map(key => `present.${key}`), ...(wantsLogits ? ['logits'] : [])]
+        const results = await (await session('generate')).run(feeds, fetches)
+        cache = Object.fromEntries(cacheKeys.map(key => [key, results[`present.${key}`]!]))
+        length = total
+        return wantsLogits ? finiteFloats(results.logits!, 'logits') : new Float32Array()
+      }
+      return {
+        get length() {
+          return length
+        },
+        async append(ids, signal) {
+          if (ids.length === 0) throw new Error('append needs at least one token')
+          checkIds(ids, length + ids.length)
+          for (let at = 0; ; at += prefillChunk) {
+            throwIfCancelled(signal)
+            const last = at + prefillChunk >= ids.length
+            const logits = await runChunk(ids.slice(at, at + prefillChunk), last)
+            if (last) return logits
+          }
+        },
+      }
+    },
+
+    async dispose() {
+      disposed = true
+      const open = await Promise.allSettled(sessions.values())
+      sessions.clear()
+      for (const result of open) if (result.status === 'fulfilled') await result.value.dispose()
+    },
+  }
+}
+
+export function throwIfCancelled(signal: AbortSignal | undefined): void {
+  if (!signal?.aborted) return
+  throw signal.reason instanceof DomainError ? signal.reason : new DomainError('CANCELLED', 'The job was cancelled')
+}
+
+/** Sums over the real tokens of one row of a padded batch; probe results are [layers (+ 1), batch tokens]. */
+function sumProbes(
+  results: Record<string, RuntimeTensor>,
+  row: number,
+  seq: number,
+  batchTokens: number,
+  tokens: number,
+  layerCount: number,
+): LayerProbes {
+  const norms = results.norms!.data as Float32Array
+  const cosines = results.cosines!.data as Float32Array
+  const cosine = new Float64Array(layerCount)
+  const norm = new Float64Array(layerCount)
+  for (let layer = 0; layer < layerCount; layer++) {
+    for (let i = row * seq; i < row * seq + tokens; i++) {
+      cosine[layer]! += cosines[layer * batchTokens + i]!
+      norm[layer]! += norms[(layer + 1) * batchTokens + i]!
+    }
+  }
+  return { tokens, cosine, norm }
+}
