@@ -73,11 +73,12 @@ export type ManifestTokenizer = z.infer<typeof manifestTokenizerSchema>
 export const sourceFileSchema = z.object({
   name: z.string(),
   bytes: z.number().int().min(0),
-  sha256: hashSchema,
   /** Payload: everything before the tensor data (GGUF header and metadata, SafeTensors length and JSON); whole file where it holds no tensors. */
   header: hashSchema,
-  /** Where each tensor of this file begins, in bytes from the start of the file; gaps are zero bytes. Empty for files without tensors. */
+  /** Where each tensor of this file begins, in bytes from the start of the file; gaps are zero bytes unless named below. Empty for files without tensors. */
   tensors: z.array(z.object({ name: z.string(), offset: z.number().int().min(0) })),
+  /** Gaps that hold other bytes than zero, as payloads. */
+  gaps: z.array(z.object({ offset: z.number().int().min(0), payload: hashSchema })).optional(),
 })
 
 export const manifestSchema = z.object({
@@ -105,7 +106,10 @@ export type Manifest = z.infer<typeof manifestSchema>
 /** Every payload a manifest needs, itself not included: tensors, headers, tokenizer and config files. */
 export function manifestPayloads(manifest: Manifest): Set<string> {
   const hashes = new Set(manifest.tensors.map(t => t.payload))
-  for (const file of manifest.sourceFiles ?? []) hashes.add(file.header)
+  for (const file of manifest.sourceFiles ?? []) {
+    hashes.add(file.header)
+    for (const gap of file.gaps ?? []) hashes.add(gap.payload)
+  }
   for (const hash of [manifest.sourceConfig, manifest.tokenizer?.tokenizerJson, manifest.tokenizer?.tokenizerConfig]) {
     if (hash) hashes.add(hash)
   }

@@ -1,0 +1,93 @@
+// GGUF metadata -> architecture, dimensions, licence, chat template (keys: ggml/docs/gguf.md).
+import type { Dimensions } from '../../lib/manifest.js'
+import type { GgufMetadata, GgufValue } from './gguf.js'
+import { positiveField, textField, wholeField } from './read-fields.js'
+
+/** Lists longer than this (vocabulary, merges) are left out of the JSON form. */
+const maximumListInJson = 1024
+
+const isList = (value: GgufValue): value is Exclude<GgufValue, string | number | bigint | boolean> =>
+  typeof value === 'object'
+
+/** A per-layer list stands for one number where all layers agree. */
+function plain(value: GgufValue): unknown {
+  if (!isList(value)) return value
+  const items: unknown[] = Array.from(value as ArrayLike<unknown>)
+  return items.length > 0 && items.every(item => item === items[0]) ? items[0] : undefined
+}
+
+const fieldsOf = (metadata: GgufMetadata, prefix: string): Record<string, unknown> => {
+  const fields: Record<string, unknown> = {}
+  for (const [key, value] of metadata) {
+    if (key.startsWith(prefix)) fields[key.slice(prefix.length)] = plain(value)
+  }
+  return fields
+}
+
+export const ggufArchitecture = (metadata: GgufMetadata): string =>
+  textField({ v: metadata.get('general.architecture') }, ['v']) ?? 'unknown'
+
+/**
+ * Dimensions as far as the metadata states them.
+ * @param layersSeen layers counted from tensor names, used where the metadata is silent
+ * @param tiedEmbeddings whether the file has no tensor `output.weight`
+ * @throws DomainError INVALID_MODEL_FILE naming the key and its value
+ */
+export function ggufDimensions(
+  metadata: GgufMetadata,
+  file: string,
+  layersSeen: number,
+  tiedEmbeddings: boolean,
+): Dimensions {
+  const fields = fieldsOf(metadata, `${ggufArchitecture(metadata)}.`)
+  const whole = (...names: string[]) => wholeField(fields, names, file)
+  const tokens = metadata.get('tokenizer.ggml.tokens')
+  const scalingType = textField(fields, ['rope.scaling.type'])
+  const ropeScaling: Record<string, unknown> | undefined =
+    scalingType && scalingType !== 'none'
+      ? {
+          rope_type: scalingType,
+          factor: positiveField(fields, ['rope.scaling.factor'], file),
+          original_max_position_embeddings: whole('rope.scaling.original_context_length'),
+        }
+      : undefined
+  return {
+    layerCount: wholeField(fields, ['block_count'], file, 0) ?? layersSeen,
+    hiddenSize: whole('embedding_length'),
+    intermediateSize: whole('feed_forward_length'),
+    attentionHeadCount: whole('attention.head_count'),
+    keyValueHeadCount: whole('attention.head_count_kv'),
+    headSize: whole('attention.key_length', 'rope.dimension_count'),
+    vocabularySize: whole('vocab_size') ?? (Array.isArray(tokens) && tokens.length > 0 ? tokens.length : undefined),
+    contextLength: whole('context_length'),
+    normEpsilon: positiveField(fields, ['attention.layer_norm_rms_epsilon', 'attention.layer_norm_epsilon'], file),
+    ropeTheta: positiveField(fields, ['rope.freq_base'], file),
+    ropeScaling,
+    slidingWindow: whole('attention.sliding_window'),
+    tiedEmbeddings,
+  }
+}
+
+/** Texts about the model that the metadata carries. */
+export function ggufDescription(metadata: GgufMetadata) {
+  const text = (key: string) => textField({ v: metadata.get(key) }, ['v'])
+  return {
+    license: text('general.license'),
+    chatTemplate: text('tokenizer.chat_template'),
+    sourceName: text('general.name'),
+  }
+}
+
+/** The metadata as JSON for people and later readers; long lists are given by their length, integers above 2^53 as text. */
+export function ggufMetadataJson(metadata: GgufMetadata): Record<string, unknown> {
+  const json: Record<string, unknown> = Object.create(null)
+  for (const [key, value] of metadata) json[key] = toJson(value)
+  return json
+}
+
+function toJson(value: GgufValue): unknown {
+  if (typeof value === 'bigint') return value.toString()
+  if (!isList(value)) return value
+  if (value.length > maximumListInJson) return { length: value.length }
+  return Array.from(value as ArrayLike<GgufValue>, toJson)
+}
