@@ -3,15 +3,9 @@ import type { Env } from '../../lib/env.js'
 import type { Logger } from '../../lib/log.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { JobInput, JobName, JobOutput } from '../pool/job-types.js'
+import type { ProgressReport } from '../pool/progress.js'
 
-export interface ProgressReport {
-  stage: string
-  completed: number
-  total?: number
-  /** What `completed` counts: `bytes`, `tensors`, `samples`, `tokens` … */
-  unit: string
-  metrics?: Record<string, number | string>
-}
+export type { ProgressReport }
 
 export interface HandlerContext {
   jobId: string

@@ -1,0 +1,387 @@
+// The queue of the embedded platform: claims jobs from the store and runs them in child processes on this machine.
+import { hostname } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Env } from '../../lib/env.js'
+import { isDomainError } from '../../lib/errors.js'
+import type { Logger } from '../../lib/log.js'
+import { compiledFile } from '../../lib/project.js'
+import { localDevices } from './devices.js'
+import { jobEvents } from './events.js'
+import type { Lane } from './job-types.js'
+import type { FromWorker } from './messages.js'
+import { finalStates, type JobQueue, type JobRecord, type JobStore } from './queue.js'
+import { startWorker, type WorkerProcess } from './worker-process.js'
+
+/** Jobs one worker of the lane runs at once: devices are exclusive, generations share a loaded model, io waits for disks and networks. */
+export const laneConcurrency: Record<Lane, number> = { device: 1, interactive: 4, io: 2 }
+
+/** How often the store is looked at for jobs and cancellations of other processes; own ones come by wake() at once. */
+const pollMs = 250
+/** Time a worker has to let go of a cancelled job before it is killed. */
+const cancelGraceMs = 500
+/** Pauses of a lane after its worker failed to start, or after the store failed: doubled each time. */
+const backOffMs = { first: 500, last: 30_000 }
+
+export interface EmbeddedQueueOptions {
+  store: JobStore
+  env: Env
+  log: Logger
+  /** The worker's compiled entry. */
+  workerFile?: string
+}
+
+/** A worker and what runs in it. */
+interface Slot {
+  worker: Promise<WorkerProcess>
+  lane: Lane
+  pid: number | undefined
+  jobs: Map<string, Running>
+  /** Ends with its only job: see `slotFor`. */
+  single: boolean
+  /** The job whose cancellation killed the worker: the others in it are innocent. */
+  killedFor: string | undefined
+}
+
+interface Running {
+  job: JobRecord
+  slot: Slot
+  startedAt: number
+  cancelled: boolean
+  /** Whether the worker has been told to run it. */
+  sent: boolean
+  killTimer: NodeJS.Timeout | undefined
+  ended: Promise<void>
+  end: () => void
+}
+
+interface LaneState {
+  lane: Lane
+  deviceId: string
+  shared: Slot | undefined
+  running: Set<string>
+  /** The claim loop under way. */
+  pumping: Promise<void> | undefined
+  /** Somebody woke the lane meanwhile. */
+  again: boolean
+  claimFailures: number
+  startFailures: number
+  pausedUntil: number
+}
+
+export function embeddedQueue({
+  store,
+  env,
+  log,
+  workerFile = compiledFile('compute/worker.js'),
+}: EmbeddedQueueOptions): JobQueue {
+  const events = jobEvents()
+  const devices = localDevices()
+  const running = new Map<string, Running>()
+  const slots = new Set<Slot>()
+  /** Jobs to be cancelled between their claim and their dispatch. */
+  const cancelEarly = new Set<string>()
+  const makeLane = (lane: Lane, deviceId: string): LaneState => ({
+    lane,
+    deviceId,
+    shared: undefined,
+    running: new Set(),
+    pumping: undefined,
+    again: false,
+    claimFailures: 0,
+    startFailures: 0,
+    pausedUntil: 0,
+  })
+  const lanes = [
+    makeLane('io', 'io'),
+    ...devices.flatMap(device => [makeLane('interactive', device.id), makeLane('device', device.id)]),
+  ]
+  let poll: NodeJS.Timeout | undefined
+  let started = false
+  let stopping = false
+  let stopped: Promise<void> | undefined
+
+  // ---- claiming
+
+  /** Fills the lane's free places. One claim at a time per lane; a wake during one is not lost. */
+  function pump(state: LaneState): Promise<void> {
+    state.again = true
+    state.pumping ??= claimAll(state).finally(() => {
+      state.pumping = undefined
+    })
+    return state.pumping
+  }
+
+  const mayClaim = (state: LaneState) =>
+    started && !stopping && state.running.size < laneConcurrency[state.lane] && performance.now() >= state.pausedUntil
+
+  async function claimAll(state: LaneState): Promise<void> {
+    try {
+      while (state.again) {
+        state.again = false
+        while (mayClaim(state)) {
+          const job = await store.claim(state.lane, state.deviceId)
+          state.claimFailures = 0
+          if (!job) break
+          if (stopping && job.state === 'RUNNING') {
+            await store.requeue(job.id, null, 0)
+            return
+          }
+          events.state(job)
+          if (job.state === 'RUNNING') dispatch(state, job)
+        }
+      }
+    } catch (error) {
+      backOff(state, state.claimFailures++)
+      log.error({ err: error, lane: state.lane }, 'could not claim a job')
+    }
+  }
+
+  const wake = () => {
+    for (const state of lanes) void pump(state)
+  }
+
+  function backOff(state: LaneState, failures: number) {
+    state.pausedUntil = performance.now() + Math.min(backOffMs.last, backOffMs.first * 2 ** failures)
+  }
+
+  // ---- workers
+
+  /**
+   * The lane's worker, started when first needed and kept warm. A job that was lost before gets one of its own: if it is
+   * what kills workers, it takes nobody with it.
+   */
+  function slotFor(state: LaneState, job: JobRecord): Slot {
+    const single = job.attempts > 1
+    if (!single && state.shared) return state.shared
+    const slot: Slot = {
+      lane: state.lane,
+      pid: undefined,
+      jobs: new Map(),
+      single,
+      killedFor: undefined,
+      worker: startWorker(workerFile, state.lane, env, message => onMessage(slot, message)),
+    }
+    slots.add(slot)
+    if (!single) state.shared = slot
+    slot.worker.then(
+      worker => {
+        slot.pid = worker.pid
+        state.startFailures = 0
+        log.info({ lane: state.lane, pid: worker.pid }, 'worker started')
+        void worker.exited.then(how => onExit(slot, `The ${state.lane} worker (pid ${worker.pid}) ended: ${how}`))
+      },
+      (error: Error) => {
+        backOff(state, state.startFailures++)
+        onExit(slot, error.message)
+      },
+    )
+    return slot
+  }
+
+  function dispatch(state: LaneState, job: JobRecord) {
+    const slot = slotFor(state, job)
+    let end = () => {}
+    const ended = new Promise<void>(resolve => {
+      end = resolve
+    })
+    const run: Running = {
+      job,
+      slot,
+      startedAt: performance.now(),
+      cancelled: false,
+      sent: false,
+      killTimer: undefined,
+      ended,
+      end,
+    }
+    running.set(job.id, run)
+    state.running.add(job.id)
+    slot.jobs.set(job.id, run)
+    void ended.then(() => {
+      state.running.delete(job.id)
+      void pump(state)
+    })
+    const { id: jobId, type, input } = job
+    slot.worker.then(
+      worker => {
+        run.sent = slot.jobs.has(jobId)
+        if (run.sent) worker.send({ kind: 'run', jobId, type, input, sequence: job.progress?.sequence ?? 0 })
+      },
+      () => {},
+    )
+    if (cancelEarly.delete(jobId) || job.cancelRequested) stopRun(run)
+  }
+
+  function onMessage(slot: Slot, message: FromWorker) {
+    const run = 'jobId' in message ? slot.jobs.get(message.jobId) : undefined
+    if (!run) return
+    const { job } = run
+    switch (message.kind) {
+      case 'progress':
+        run.job = { ...job, progress: message.progress }
+        return events.progress(run.job)
+      case 'delta':
+        return events.delta(message)
+      case 'succeeded':
+        return void finish(run, (progress, seconds) => store.succeed(job.id, message.output, progress, seconds))
+      case 'failed':
+        return void finish(run, (progress, seconds) => store.fail(job.id, message.error, progress, seconds))
+      case 'interrupted':
+        retire(slot)
+        return void finish(run, (progress, seconds) => store.requeue(job.id, progress, seconds))
+    }
+  }
+
+  /** The worker is about to end: it gets no further jobs. */
+  function retire(slot: Slot) {
+    for (const state of lanes) if (state.shared === slot) state.shared = undefined
+  }
+
+  function onExit(slot: Slot, how: string) {
+    slots.delete(slot)
+    retire(slot)
+    if (slot.jobs.size === 0) return
+    log.warn({ jobs: [...slot.jobs.keys()] }, how)
+    for (const run of slot.jobs.values()) {
+      const error = { code: 'WORKER_LOST', message: how, retryable: true }
+      const innocent = stopping || (slot.killedFor !== undefined && slot.killedFor !== run.job.id)
+      void finish(run, (progress, seconds) =>
+        innocent ? store.requeue(run.job.id, progress, seconds) : store.fail(run.job.id, error, progress, seconds),
+      )
+    }
+  }
+
+  // ---- ends
+
+  /** Writes how the run ended; a store that fails (disk full) is asked again, since a job must end. */
+  async function finish(
+    run: Running,
+    write: (progress: JobRecord['progress'], deviceSeconds: number) => Promise<JobRecord>,
+  ): Promise<void> {
+    const { slot, job } = run
+    if (!slot.jobs.delete(job.id)) return
+    clearTimeout(run.killTimer)
+    if (slot.single)
+      void slot.worker.then(
+        worker => worker.send({ kind: 'stop' }),
+        () => {},
+      )
+    const deviceSeconds = slot.lane === 'io' ? 0 : (performance.now() - run.startedAt) / 1000
+    for (let pause = backOffMs.first; ; pause = Math.min(backOffMs.last, pause * 2)) {
+      try {
+        const { progress } = run.job
+        const after = await (run.cancelled
+          ? store.cancel(job.id, progress, deviceSeconds)
+          : write(progress, deviceSeconds))
+        running.delete(job.id)
+        events.state(after)
+        break
+      } catch (error) {
+        log.error({ err: error, jobId: job.id }, 'could not record how a job ended')
+        // Already ended, or gone: nothing to record. While stopping, the next start recovers it.
+        if (isDomainError(error) || stopping) {
+          running.delete(job.id)
+          break
+        }
+        await sleep(pause)
+      }
+    }
+    run.end()
+  }
+
+  /** Tells the worker to let go of the job, and kills it if it does not. */
+  function stopRun(run: Running) {
+    if (run.cancelled) return
+    run.cancelled = true
+    const { slot, job } = run
+    if (!run.sent) return void finish(run, (progress, seconds) => store.cancel(job.id, progress, seconds))
+    run.killTimer = setTimeout(() => {
+      log.warn({ jobId: job.id, pid: slot.pid }, 'worker did not let go of a cancelled job: killed')
+      slot.killedFor = job.id
+      retire(slot)
+      void slot.worker.then(
+        worker => worker.kill(),
+        () => {},
+      )
+    }, cancelGraceMs)
+    void slot.worker.then(
+      worker => worker.send({ kind: 'cancel', jobId: job.id }),
+      () => {},
+    )
+  }
+
+  async function stopAll(graceMs: number) {
+    stopping = true
+    clearInterval(poll)
+    await Promise.all(lanes.map(state => state.pumping))
+    const allEnded = () => Promise.all([...running.values()].map(run => run.ended))
+    const grace = new AbortController()
+    await Promise.race([allEnded(), sleep(graceMs, undefined, { signal: grace.signal })])
+    grace.abort()
+    await Promise.all([...slots].map(endWorker))
+    await allEnded()
+    events.close()
+  }
+
+  async function endWorker(slot: Slot) {
+    const worker = await slot.worker.catch(() => undefined)
+    if (!worker) return
+    worker.send({ kind: 'stop' })
+    const timer = setTimeout(() => worker.kill(), 2 * cancelGraceMs)
+    await worker.exited
+    clearTimeout(timer)
+  }
+
+  async function onPoll() {
+    wake()
+    if (running.size === 0) return
+    for (const jobId of await store.cancelRequests()) {
+      const run = running.get(jobId)
+      if (run) stopRun(run)
+    }
+  }
+
+  return {
+    async start() {
+      for (const job of await store.recover()) events.state(job)
+      started = true
+      poll = setInterval(() => void onPoll().catch(error => log.error({ err: error }, 'polling failed')), pollMs)
+      wake()
+    },
+
+    stop(graceMs = 10_000) {
+      stopped ??= stopAll(graceMs)
+      return stopped
+    },
+
+    wake,
+
+    async cancel(jobId) {
+      // A claim under way has no Running yet when the row is marked: dispatch looks here.
+      cancelEarly.add(jobId)
+      const job = await store.requestCancel(jobId).finally(() => {
+        if (!lanes.some(state => state.pumping)) cancelEarly.delete(jobId)
+      })
+      const run = running.get(jobId)
+      if (job.state === 'RUNNING' && !run) return
+      cancelEarly.delete(jobId)
+      if (job.state !== 'RUNNING') return events.state(job)
+      if (run) stopRun(run)
+      await run?.ended
+    },
+
+    announce: job => events.state(job),
+    progress: jobId => running.get(jobId)?.job.progress ?? null,
+    watch: events.watch,
+    watchAll: events.watchAll,
+
+    devices: () =>
+      devices.map(device => {
+        const state = lanes.find(l => l.lane === 'device' && l.deviceId === device.id)
+        const [jobId = null] = state?.running ?? []
+        const pid = (jobId && running.get(jobId)?.slot.pid) ?? state?.shared?.pid
+        const worker = pid ? `${pid}@${hostname()}` : hostname()
+        return { ...device, busy: jobId !== null, jobId, worker }
+      }),
+  }
+}

@@ -1,0 +1,23 @@
+// What the server and a worker process say to each other.
+import type { Env } from '../../lib/env.js'
+import type { JobName, Lane } from './job-types.js'
+import type { JobFailure, JobProgress } from './queue.js'
+
+export type ToWorker =
+  /** First message: what the worker needs to know for its whole life. */
+  | { kind: 'begin'; env: Env; lane: Lane }
+  /** `sequence`: number of the job's last progress event. */
+  | { kind: 'run'; jobId: string; type: JobName; input: unknown; sequence: number }
+  | { kind: 'cancel'; jobId: string }
+  /** Abort everything, report it as interrupted, and exit. */
+  | { kind: 'stop' }
+
+export type FromWorker =
+  | { kind: 'ready' }
+  | { kind: 'heartbeat' }
+  | { kind: 'progress'; jobId: string; progress: JobProgress }
+  | { kind: 'delta'; jobId: string; textDelta: string; tokenId: number; index: number }
+  | { kind: 'succeeded'; jobId: string; output: unknown }
+  | { kind: 'failed'; jobId: string; error: JobFailure & { retryable: boolean } }
+  /** The worker was asked to end (SIGTERM, stop) and let go of the job. */
+  | { kind: 'interrupted'; jobId: string }
