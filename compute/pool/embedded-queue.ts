@@ -9,7 +9,7 @@ import { localDevices } from './devices.js'
 import { jobEvents } from './events.js'
 import type { Lane } from './job-types.js'
 import type { FromWorker } from './messages.js'
-import { finalStates, type JobQueue, type JobRecord, type JobStore } from './queue.js'
+import type { JobQueue, JobRecord, JobStore } from './queue.js'
 import { startWorker, type WorkerProcess } from './worker-process.js'
 
 /** Jobs one worker of the lane runs at once: devices are exclusive, generations share a loaded model, io waits for disks and networks. */
@@ -78,8 +78,6 @@ export function embeddedQueue({
   const devices = localDevices()
   const running = new Map<string, Running>()
   const slots = new Set<Slot>()
-  /** Jobs to be cancelled between their claim and their dispatch. */
-  const cancelEarly = new Set<string>()
   const makeLane = (lane: Lane, deviceId: string): LaneState => ({
     lane,
     deviceId,
@@ -209,7 +207,7 @@ export function embeddedQueue({
       },
       () => {},
     )
-    if (cancelEarly.delete(jobId) || job.cancelRequested) stopRun(run)
+    if (job.cancelRequested) stopRun(run)
   }
 
   function onMessage(slot: Slot, message: FromWorker) {
@@ -357,15 +355,10 @@ export function embeddedQueue({
     wake,
 
     async cancel(jobId) {
-      // A claim under way has no Running yet when the row is marked: dispatch looks here.
-      cancelEarly.add(jobId)
-      const job = await store.requestCancel(jobId).finally(() => {
-        if (!lanes.some(state => state.pumping)) cancelEarly.delete(jobId)
-      })
-      const run = running.get(jobId)
-      if (job.state === 'RUNNING' && !run) return
-      cancelEarly.delete(jobId)
+      const job = await store.requestCancel(jobId)
       if (job.state !== 'RUNNING') return events.state(job)
+      // A job whose claim was under way when the row was marked, or that another process runs, is found by the next poll.
+      const run = running.get(jobId)
       if (run) stopRun(run)
       await run?.ended
     },

@@ -117,7 +117,15 @@ export const jobTypes = {
     }),
     output: z.object({
       /** `path` is relative to the exports folder: `<job id>/<file>`. */
-      files: z.array(z.object({ path: z.string(), sizeBytes: z.number().int(), sha256: hashSchema })),
+      files: z.array(
+        z.object({
+          path: z.string(),
+          sizeBytes: z.number().int(),
+          sha256: hashSchema,
+          /** Added by the control plane: where to download it. */
+          url: z.string().optional(),
+        }),
+      ),
     }),
   }),
   'model.generate': defineJob({
