@@ -1,0 +1,63 @@
+// What this subgraph does when its jobs are claimed and end.
+import { In } from 'typeorm'
+import { Job } from '../../db/entities/index.js'
+import { addModelEvent, alivePayloads, registerModel } from '../../db/models.js'
+import type { JobEffects } from '../build/platform.js'
+import { readManifest } from './model.loaders.js'
+import type { IngestContext } from './model.service.js'
+
+export const modelEffects: JobEffects = {
+  'model.ingest': {
+    async succeeded(em, job, output, platform) {
+      const { name, version, source } = job.context as IngestContext
+      const { id: modelId } = await registerModel(em, {
+        tenantId: job.tenantId,
+        manifest: await readManifest(platform, output.manifest),
+        manifestHash: output.manifest,
+        name,
+        version,
+        source,
+        isStudent: false,
+        jobId: job.id,
+        description: `${output.tensors} tensors, ${output.tensorBytes} bytes from ${source}, ${output.bytesWritten} bytes new to the store`,
+      })
+      await em.update(Job, { id: job.id, tenantId: job.tenantId }, { modelId })
+    },
+  },
+
+  'model.export': {
+    async succeeded(em, job, output) {
+      // The output is written after this: it leaves with the addresses that people download from.
+      for (const file of output.files) file.url = `/exports/${file.path.split('/').map(encodeURIComponent).join('/')}`
+      if (!job.modelId) return
+      const { format } = job.input as { format: string }
+      const bytes = output.files.reduce((sum, f) => sum + f.sizeBytes, 0)
+      const description = `${format}: ${output.files.length} files, ${bytes} bytes`
+      await addModelEvent(em, {
+        tenantId: job.tenantId,
+        modelId: job.modelId,
+        kind: 'EXPORTED',
+        description,
+        jobId: job.id,
+      })
+    },
+  },
+
+  'storage.collect': {
+    /** Everything that rows refer to, and what waiting jobs were promised when they were enqueued (their model may be deleted since). */
+    async claim(em) {
+      const alive = await alivePayloads(em)
+      const waiting = await em.find(Job, {
+        select: { id: true, input: true },
+        where: { state: In(['QUEUED', 'RUNNING']) },
+      })
+      const inputs = waiting.map(j => j.input as Record<string, unknown>)
+      const named = (...keys: string[]) =>
+        inputs.flatMap(input => keys.map(k => input[k])).filter((v): v is string => typeof v === 'string')
+      return {
+        manifests: [...new Set([...alive.manifests, ...named('manifest', 'parent', 'reference')])],
+        payloads: [...new Set([...alive.payloads, ...named('probeSet')])],
+      }
+    },
+  },
+}

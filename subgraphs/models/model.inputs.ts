@@ -1,0 +1,146 @@
+// Arguments, inputs and payloads of the models subgraph.
+import { ArgsType, Field, ID, InputType, Int, ObjectType } from 'type-graphql'
+import type { TensorComponent } from '../../lib/manifest.js'
+import { registerValues, UserError } from '../build/common-types.js'
+import { ConnectionArguments } from '../build/connection.js'
+import { JobStub, Model } from './model.type.js'
+import { type QuantizationType, QuantizationTypeEnum } from './quantization.js'
+import { TensorComponentEnum } from './tensor.type.js'
+
+@ArgsType()
+export class ModelsArguments extends ConnectionArguments {
+  @Field(() => String, { nullable: true, description: 'Only models whose name contains this text, whatever the case.' })
+  nameContains?: string | null
+  @Field(() => String, { nullable: true, description: 'Only models of this architecture, e.g. llama.' })
+  architecture?: string | null
+  @Field(() => Boolean, { nullable: true, description: 'true: only models built here; false: only ingested ones.' })
+  isStudent?: boolean | null
+}
+
+@ArgsType()
+export class TensorsArguments extends ConnectionArguments {
+  @Field(() => Int, { nullable: true, description: 'Only tensors of this layer, from 0.' })
+  layerIndex?: number | null
+  @Field(() => TensorComponentEnum, { nullable: true, description: 'Only tensors of this part of the network.' })
+  component?: TensorComponent | null
+  @Field(() => String, {
+    nullable: true,
+    description: 'Only tensors whose name contains this text, whatever the case.',
+  })
+  nameContains?: string | null
+}
+
+const idempotencyKey = {
+  nullable: true,
+  description:
+    'Up to 200 characters of the caller’s choice: the same key and input give the same result instead of a second one.',
+}
+const userErrors = { description: 'What was wrong with the input; empty where all went well.' }
+
+@InputType({ description: 'What to ingest.' })
+export class IngestModelInput {
+  @Field(() => String, {
+    description:
+      'A path or file:, https: or hf:owner/name[@revision]: one file (.safetensors, .gguf), a sharded index, a folder, or a repository. At most 4096 characters.',
+  })
+  source!: string
+  @Field(() => String, {
+    nullable: true,
+    description: 'Name of the model, 1 to 200 characters; default: from the source.',
+  })
+  name?: string | null
+  @Field(() => String, { nullable: true, description: 'Version as its owner calls it, at most 100 characters.' })
+  version?: string | null
+  @Field(() => String, { nullable: true, description: 'Branch, tag or commit of an hf: repository; default: main.' })
+  revision?: string | null
+  @Field(() => String, idempotencyKey)
+  idempotencyKey?: string | null
+}
+
+@ObjectType({ description: 'The job that ingests, and the model once it is there.' })
+export class IngestModelPayload {
+  @Field(() => Model, {
+    nullable: true,
+    description: 'The model, where an earlier call with the same key has finished; otherwise see job.model.',
+  })
+  model?: Model | null
+  @Field(() => JobStub, { nullable: true, description: 'The job that ingests.' })
+  job?: JobStub | null
+  @Field(() => [UserError], userErrors)
+  userErrors!: UserError[]
+}
+
+export type ExportFormat = 'SAFETENSORS' | 'GGUF' | 'ONNX'
+export const ExportFormatEnum = registerValues<ExportFormat>('ExportFormat', 'File formats a model is written in.', {
+  SAFETENSORS: 'Hugging Face layout: model.safetensors, config.json and tokenizer files.',
+  GGUF: 'One .gguf file, as llama.cpp reads it.',
+  ONNX: 'A graph with weights, as ONNX Runtime reads it.',
+})
+
+@InputType({ description: 'Which model to write in which format.' })
+export class ExportModelInput {
+  @Field(() => ID, { description: 'The model.' })
+  modelId!: string
+  @Field(() => ExportFormatEnum, { description: 'Format of the files.' })
+  format!: ExportFormat
+  @Field(() => QuantizationTypeEnum, {
+    nullable: true,
+    description: 'Quantise weights on the way out; default: as they are.',
+  })
+  quantization?: QuantizationType | null
+  @Field(() => String, idempotencyKey)
+  idempotencyKey?: string | null
+}
+
+@ObjectType({ description: 'The job that exports; its output has `files: [{ path, url, sizeBytes, sha256 }]`.' })
+export class ExportModelPayload {
+  @Field(() => JobStub, { nullable: true, description: 'The job that exports.' })
+  job?: JobStub | null
+  @Field(() => [UserError], userErrors)
+  userErrors!: UserError[]
+}
+
+@InputType({ description: 'Which model to delete.' })
+export class DeleteModelInput {
+  @Field(() => ID, { description: 'The model. Tensors that other models share stay.' })
+  modelId!: string
+}
+
+@ObjectType({ description: 'The deleted model: its row stays for lineage.' })
+export class DeleteModelPayload {
+  @Field(() => Model, { nullable: true, description: 'The model, with `deletedAt`.' })
+  model?: Model | null
+  @Field(() => [UserError], userErrors)
+  userErrors!: UserError[]
+}
+
+@InputType({ description: 'Options of a verification of the payload store.' })
+export class VerifyStorageInput {
+  @Field(() => String, idempotencyKey)
+  idempotencyKey?: string | null
+}
+
+@ObjectType({ description: 'The job that re-hashes every payload; its output names the corrupt ones.' })
+export class VerifyStoragePayload {
+  @Field(() => JobStub, { nullable: true, description: 'The job that verifies.' })
+  job?: JobStub | null
+  @Field(() => [UserError], userErrors)
+  userErrors!: UserError[]
+}
+
+@InputType({ description: 'Options of a garbage collection.' })
+export class CollectGarbageInput {
+  @Field(() => String, idempotencyKey)
+  idempotencyKey?: string | null
+}
+
+@ObjectType({ description: 'The job that removes payloads nothing refers to; it never runs beside another job.' })
+export class CollectGarbagePayload {
+  @Field(() => JobStub, {
+    nullable: true,
+    description: 'The job that collects; its output says how many payloads and bytes went.',
+  })
+  job?: JobStub | null
+  @Field(() => [UserError], userErrors)
+  userErrors!: UserError[]
+}
