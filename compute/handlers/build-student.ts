@@ -1,5 +1,5 @@
 // student.build: a depth-cut student is one new manifest over its parent's payloads; milliseconds, no tensor byte is read.
-import { DomainError } from '../../lib/errors.js'
+import { DomainError, isDomainError } from '../../lib/errors.js'
 import { throwIfAborted } from '../../payloads/file-payload-store.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import { readManifest, writeManifest } from '../formats/manifest.js'
@@ -20,6 +20,7 @@ async function checkPayloads(
     for (const { name, payload, bytes } of queue) {
       throwIfAborted(signal)
       const stored = await store.size(payload).catch(cause => {
+        if (!isDomainError(cause) || cause.code !== 'PAYLOAD_MISSING') throw cause
         throw new DomainError('PAYLOAD_MISSING', `${name}: payload ${payload} is not in the store`, { cause })
       })
       if (bytes !== undefined && stored !== bytes)
@@ -34,9 +35,13 @@ export const buildStudent: Handler<'student.build'> = async (input, { payloads, 
   const layers = expandRanges(input.layers, parent.dimensions.layerCount)
   const student = extractLayers(parent, layers, input.parent)
   const { tokenizer, sourceConfig } = student
-  const files = [tokenizer?.tokenizerJson, tokenizer?.tokenizerConfig, sourceConfig].flatMap(p => p ?? [])
+  const files = [
+    { name: 'tokenizer.json', payload: tokenizer?.tokenizerJson },
+    { name: 'tokenizer_config.json', payload: tokenizer?.tokenizerConfig },
+    { name: 'source configuration', payload: sourceConfig },
+  ].flatMap(({ name, payload }) => (payload ? { name, payload } : []))
   progress({ stage: 'check', completed: 0, total: student.tensors.length, unit: 'tensors' })
-  await checkPayloads(payloads, [...student.tensors, ...files.map(payload => ({ name: 'file', payload }))], signal)
+  await checkPayloads(payloads, [...student.tensors, ...files], signal)
   progress({ stage: 'check', completed: student.tensors.length, total: student.tensors.length, unit: 'tensors' })
   const { hash } = await writeManifest(payloads, student, signal)
   return { manifest: hash, parameterCount: student.parameterCount, layerCount: layers.length }

@@ -38,6 +38,13 @@ export function proposalSizes(
   return second >= 1 ? [first, second] : [first]
 }
 
+/** Passes over the probe samples that removeGreedily makes. */
+export function searchPasses(layerCount: number, target: number): number {
+  let passes = 0
+  for (let kept = layerCount; kept > target; kept--) passes += Math.min(kept, candidatesPerStep)
+  return passes
+}
+
 export interface GreedyStep {
   removed: number
   /** Layers still kept, ascending. */

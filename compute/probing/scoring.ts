@@ -31,7 +31,7 @@ export interface ScoringModel {
   encode(text: string): number[]
   /** Put before the prompt; undefined where the tokenizer adds none. */
   bosTokenId: number | undefined
-  /** Scores rows in one run. `layerSums`: also cosines and norms per layer. */
+  /** Scores a batch. `layerSums`: also cosines and norms per layer. */
   score(rows: readonly ScoreRow[], options: { layerSums: boolean }): Promise<RowScore[]>
 }
 
@@ -70,7 +70,7 @@ export const encodeSamples = (
 /** A native run cannot be stopped, so runs are kept this short: a cancelled job stops well within half a second. */
 const targetSeconds = 0.2
 /** Bounds the memory of a run's logits and activations. */
-const maximumBatchTokens = 8192
+const maximumBatchTokens = 4096
 /** A batch this large is closed rather than padded further: rows below this share of its longest go into the next. */
 const worthwhileTokens = 512
 const leastFill = 0.75

@@ -65,7 +65,7 @@ export function picoManifest({
     },
     chatTemplate: '{{ messages }}',
     license: 'apache-2.0',
-    sourceFiles: [{ name: 'model', bytes: 1, sha256: hash('file'), header: hash('header'), tensors: [] }],
+    sourceFiles: [{ name: 'model', bytes: 1, header: hash('header'), tensors: [] }],
     sourceConfig: hash('config.json'),
   }
 }

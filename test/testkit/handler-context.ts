@@ -1,0 +1,36 @@
+// What a job handler is given, on a fresh folder: a real payload store, and lists of what the handler reported.
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { HandlerContext, ProgressReport } from '../../compute/handlers/handler.js'
+import { readEnv } from '../../lib/env.js'
+import { makeLogger } from '../../lib/log.js'
+import { openFilePayloadStore } from '../../payloads/file-payload-store.js'
+
+export interface TestHandlerContext extends HandlerContext {
+  reports: ProgressReport[]
+  /** The same context with another signal. */
+  withSignal(signal: AbortSignal): HandlerContext
+  dispose(): Promise<void>
+}
+
+export async function handlerContext(env: Record<string, string> = {}): Promise<TestHandlerContext> {
+  const dataFolder = await mkdtemp(join(tmpdir(), 'handler-'))
+  const reports: ProgressReport[] = []
+  const context: HandlerContext = {
+    jobId: 'job',
+    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
+    dataFolder,
+    env: readEnv({ HARTONOMOUS_DATA: dataFolder, ...env }),
+    log: makeLogger('test', 'silent'),
+    signal: new AbortController().signal,
+    progress: report => reports.push(report),
+    delta: () => {},
+  }
+  return {
+    ...context,
+    reports,
+    withSignal: signal => ({ ...context, signal }),
+    dispose: () => rm(dataFolder, { recursive: true, force: true }),
+  }
+}
