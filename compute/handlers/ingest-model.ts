@@ -1,0 +1,174 @@
+// `model.ingest`: a source's files -> payloads and a manifest that names them. Nothing appears in the store before all of it is durable.
+import { readFile } from 'node:fs/promises'
+import { DomainError } from '../../lib/errors.js'
+import type { Manifest } from '../../lib/manifest.js'
+import type { PayloadBatch } from '../../payloads/payload-store.js'
+import { describeTensor } from '../architectures/registry.js'
+import { encodeManifest } from '../formats/manifest.js'
+import { invalid } from '../formats/tensor-file.js'
+import type { LocalModel } from '../sources/local-source.js'
+import { openSource } from '../sources/open-source.js'
+import { describeModel, type ModelDescription } from './build-manifest.js'
+import type { Handler, HandlerContext } from './handler.js'
+import { type StoredRange, storeTensors } from './store-tensors.js'
+import { nonZeroGaps, openWeightFile, type WeightFile } from './weight-file.js'
+
+type SourceFiles = NonNullable<Manifest['sourceFiles']>
+
+/** Ingests a source; see `openSource` for the forms it takes and the errors it throws. */
+export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
+  const started = performance.now()
+  const { signal } = context
+  const source = await openSource(input.source, input.revision, context)
+  const files: WeightFile[] = []
+  const batch = context.payloads.batch(signal)
+  try {
+    for (const local of source.model.weights) files.push(await openWeightFile(local, source.model.format))
+    checkSizes(source.model, files, context)
+    const tensorBytes = files.reduce((total, f) => total + f.content.tensors.reduce((sum, t) => sum + t.bytes, 0), 0)
+    const store = new Counted(batch)
+    const auxiliary = await readAuxiliary(source.model)
+
+    let read = 0
+    const onBytes = (bytes: number) => {
+      read += bytes
+      context.progress({ stage: 'tensors', completed: read, total: tensorBytes, unit: 'bytes' })
+    }
+    onBytes(0)
+    const hashes: StoredRange[] = []
+    const sourceFiles: SourceFiles = []
+    // The tokenizer is converted on this thread while the first tensors are read and written in others.
+    let description: Promise<ModelDescription> | undefined
+    for (const file of files) {
+      const work = storeTensors(
+        { file: file.handle, name: file.name, batch: store, signal, onBytes },
+        file.content.tensors,
+      )
+      description ??= new Promise(resolve => setImmediate(() => resolve(describeModel(files, auxiliary))))
+      const [stored] = await Promise.all([work, description])
+      hashes.push(...stored)
+      sourceFiles.push(await storeFile(file, store))
+    }
+    for (const [name, bytes] of auxiliary) {
+      const { hash } = await store.putBytes(bytes)
+      sourceFiles.push({ name, bytes: bytes.length, header: hash, tensors: [] })
+    }
+
+    context.progress({ stage: 'manifest', completed: 0, total: 1, unit: 'manifests' })
+    const manifest = await makeManifest(await description!, files, hashes, sourceFiles, store)
+    const { hash } = await store.putBytes(encodeManifest(manifest))
+    for (const file of files) await file.checkUnchanged()
+    await batch.commit()
+    context.progress({ stage: 'manifest', completed: 1, total: 1, unit: 'manifests' })
+    await source.done()
+    return {
+      manifest: hash,
+      tensorBytes,
+      bytesRead: files.reduce((total, f) => total + f.bytes, 0),
+      bytesWritten: store.bytesWritten,
+      tensors: manifest.tensors.length,
+      seconds: (performance.now() - started) / 1000,
+    }
+  } finally {
+    await batch.rollback()
+    for (const file of files) await file.handle.close()
+  }
+}
+
+/** A batch that counts what was new. */
+class Counted implements PayloadBatch {
+  bytesWritten = 0
+  constructor(private readonly batch: PayloadBatch) {}
+  async put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>) {
+    return this.count(await this.batch.put(chunks))
+  }
+  async putBytes(bytes: Uint8Array, hash?: string) {
+    return this.count(await this.batch.putBytes(bytes, hash))
+  }
+  has = (hash: string, bytes: number) => this.batch.has(hash, bytes)
+  commit = () => this.batch.commit()
+  rollback = () => this.batch.rollback()
+  private count<T extends { bytes: number; written: boolean }>(result: T): T {
+    if (result.written) this.bytesWritten += result.bytes
+    return result
+  }
+}
+
+/** Size limit, names that appear in two shards, and shards that do not hold what the index says. */
+function checkSizes(model: LocalModel, files: readonly WeightFile[], context: HandlerContext) {
+  const bytes = files.reduce((total, f) => total + f.bytes, 0)
+  const limit = context.env.HARTONOMOUS_MAX_SOURCE_BYTES
+  if (bytes > limit) {
+    throw new DomainError(
+      'SOURCE_REFUSED',
+      `The source has ${bytes} bytes, HARTONOMOUS_MAX_SOURCE_BYTES allows ${limit}`,
+    )
+  }
+  const holder = new Map<string, string>()
+  for (const file of files) {
+    for (const { name } of file.content.tensors) {
+      const other = holder.get(name)
+      if (other !== undefined) throw invalid(`tensor ${name} is both in ${other} and in ${file.name}`)
+      holder.set(name, file.name)
+    }
+  }
+  for (const [tensor, shard] of model.weightMap ?? []) {
+    if (holder.get(tensor) !== shard)
+      throw invalid(`The index says that ${shard} holds the tensor ${tensor.slice(0, 200)}; it does not`)
+  }
+}
+
+async function readAuxiliary(model: LocalModel): Promise<Map<string, Uint8Array>> {
+  const bytes = new Map<string, Uint8Array>()
+  for (const file of model.auxiliary) bytes.set(file.name, await readFile(file.path))
+  return bytes
+}
+
+/** Header and odd padding of a weight file, so that it can be written out again byte for byte. */
+async function storeFile(file: WeightFile, store: PayloadBatch): Promise<SourceFiles[number]> {
+  const header = Buffer.alloc(file.content.headerBytes)
+  await file.handle.read(header, 0, header.length, 0)
+  const gaps = []
+  for (const { offset, bytes } of await nonZeroGaps(file)) {
+    gaps.push({ offset, payload: (await store.putBytes(bytes)).hash })
+  }
+  return {
+    name: file.name,
+    bytes: file.bytes,
+    header: (await store.putBytes(header)).hash,
+    tensors: file.content.tensors.map(({ name, offset }) => ({ name, offset })),
+    ...(gaps.length > 0 ? { gaps } : {}),
+  }
+}
+
+async function makeManifest(
+  description: ModelDescription,
+  files: readonly WeightFile[],
+  hashes: readonly StoredRange[],
+  sourceFiles: SourceFiles,
+  store: PayloadBatch,
+): Promise<Manifest> {
+  const { tokenizer, sourceConfig, ...facts } = description
+  const put = async (bytes: Uint8Array | undefined) => bytes && (await store.putBytes(bytes)).hash
+  const tokenizerJson = await put(tokenizer?.tokenizerJson)
+  return {
+    manifestVersion: 1,
+    ...facts,
+    tensors: files
+      .flatMap(file => file.content.tensors)
+      .map((tensor, index) => ({
+        name: tensor.name,
+        ...describeTensor(facts.architecture, facts.format, tensor.name),
+        shape: tensor.shape,
+        dtype: tensor.dtype,
+        bytes: tensor.bytes,
+        payload: hashes[index]!.hash,
+      })),
+    tokenizer:
+      tokenizer && tokenizerJson
+        ? { ...tokenizer, tokenizerJson, tokenizerConfig: await put(tokenizer.tokenizerConfig) }
+        : undefined,
+    sourceFiles,
+    sourceConfig: await put(sourceConfig),
+  }
+}
