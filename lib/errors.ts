@@ -15,6 +15,8 @@ export const errorTable = {
   TOO_MANY_SUBSCRIPTIONS: { http: 429, sentence: 'This connection has too many open subscriptions.' },
   BAD_REQUEST: { http: 400, sentence: 'The request is not a GraphQL request.' },
   SHUTTING_DOWN: { http: 503, sentence: 'The server is stopping; try again in a moment.' },
+  SUBSCRIBER_TOO_SLOW: { http: 429, sentence: 'Events came faster than the client read them; subscribe again.' },
+  FORBIDDEN_ORIGIN: { http: 403, sentence: 'Pages of other sites may not use this server.' },
   SUBGRAPH_UNAVAILABLE: { http: 502, sentence: 'A part of the platform did not answer.' },
   INTERNAL_SERVER_ERROR: { http: 500, sentence: 'A bug on our side; the details are in the server log.' },
   // sources and formats
