@@ -1,0 +1,27 @@
+// Which probe set a mutation means: the one it names, or the newest version of the product's own.
+import type { EntityManager } from 'typeorm'
+import { ProbeDataset } from '../../db/entities/index.js'
+import { scoped } from '../../db/scope.js'
+import { DomainError } from '../../lib/errors.js'
+import { fromGlobalId } from '../../lib/ids.js'
+
+/** Name of the probe set that comes with the product. */
+export const builtInProbeDataset = 'hartonomous'
+
+/** @throws NOT_FOUND where the id is unknown */
+export async function chooseProbeDataset(
+  em: EntityManager,
+  tenantId: string,
+  globalId: string | null | undefined,
+  field = ['input', 'probeDatasetId'],
+): Promise<ProbeDataset> {
+  const found = globalId
+    ? await em.findOneBy(ProbeDataset, { ...scoped(tenantId), id: fromGlobalId('ProbeDataset', globalId, field) })
+    : await em.findOne(ProbeDataset, {
+        where: { ...scoped(tenantId), name: builtInProbeDataset },
+        order: { version: 'DESC' },
+      })
+  if (!found)
+    throw new DomainError('NOT_FOUND', `No ProbeDataset has the id "${globalId ?? builtInProbeDataset}"`, { field })
+  return found
+}

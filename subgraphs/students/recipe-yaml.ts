@@ -1,0 +1,107 @@
+// Recipes as mergekit configurations: the `passthrough` method with one source per slice, read and written.
+// Format: https://github.com/arcee-ai/mergekit ("slices", "layer_range" is [from, to) as here).
+import { parseDocument, stringify } from 'yaml'
+import { z } from 'zod'
+import { DomainError } from '../../lib/errors.js'
+import type { LayerRangeValue } from './recipe-layers.js'
+
+/** A recipe that keeps every second of 1,000 layers is a tenth of this. */
+export const maximumYamlCharacters = 262_144
+
+const source = z.strictObject({
+  model: z.string().min(1),
+  layer_range: z.tuple([z.number().int(), z.number().int()]),
+})
+const configuration = z.strictObject({
+  merge_method: z.literal('passthrough'),
+  slices: z.array(z.strictObject({ sources: z.array(source).length(1) })).min(1),
+  dtype: z.string().optional(),
+})
+
+export interface RecipeYaml {
+  /** Id or name of the parent model. */
+  model: string
+  layers: LayerRangeValue[]
+  /** mergekit's name of a dtype, where the configuration asks for one. */
+  dtype: string | null
+}
+
+/**
+ * Reads a mergekit passthrough configuration. What it can say beyond cutting one model (other methods, several sources, scaling,
+ * tokenizers) is refused by name rather than ignored.
+ * @throws INVALID_RECIPE with line or path
+ */
+export function parseRecipeYaml(text: string, field = ['input', 'yaml']): RecipeYaml {
+  const refuse = (message: string): never => {
+    throw new DomainError('INVALID_RECIPE', message, { field })
+  }
+  if (text.length > maximumYamlCharacters) refuse(`yaml: ${text.length} characters, at most ${maximumYamlCharacters}`)
+  const document = parseDocument(text, { schema: 'core', prettyErrors: true })
+  const problem = document.errors[0]
+  if (problem) refuse(`yaml: ${problem.message.split('\n')[0]}`)
+  let value: unknown
+  try {
+    // Anchors may be used; a configuration that multiplies itself through them may not.
+    value = document.toJS({ maxAliasCount: 100 })
+  } catch (error) {
+    refuse(`yaml: ${(error as Error).message}`)
+  }
+  const parsed = configuration.safeParse(value)
+  if (!parsed.success) return refuse(parsed.error.issues.map(describe).join('; '))
+  const sources = parsed.data.slices.map(slice => slice.sources[0]!)
+  const models = [...new Set(sources.map(s => s.model))]
+  if (models.length > 1)
+    refuse(`yaml: slices of ${models.length} models (${models.slice(0, 4).join(', ')}); a recipe cuts one parent`)
+  return {
+    model: models[0]!,
+    layers: sources.map(({ layer_range: [from, to] }) => ({ from, to })),
+    dtype: parsed.data.dtype ?? null,
+  }
+}
+
+function describe(issue: z.core.$ZodIssue): string {
+  const path = issue.path.reduce<string>(
+    (text, part) => text + (typeof part === 'number' ? `[${part}]` : `.${String(part)}`),
+    'yaml',
+  )
+  if (issue.code === 'unrecognized_keys')
+    return `${path}: ${issue.keys.join(', ')} ${issue.keys.length > 1 ? 'are' : 'is'} not supported in a recipe (only merge_method: passthrough, slices of one source with model and layer_range, dtype)`
+  return `${path}: ${issue.message}`
+}
+
+/** mergekit's dtype names and the sources' own names for them. */
+const dtypeNames: Record<string, string> = { float32: 'F32', float16: 'F16', bfloat16: 'BF16' }
+
+/**
+ * A student keeps its parent's stored bytes, so a configuration may only ask for the dtype that the parent has.
+ * @throws INVALID_RECIPE where it asks for another
+ */
+export function checkYamlDtype(
+  dtype: string | null,
+  parent: { name: string; dtype: string },
+  field = ['input', 'yaml'],
+) {
+  if (dtype === null || dtypeNames[dtype] === parent.dtype) return
+  throw new DomainError(
+    'INVALID_RECIPE',
+    `yaml.dtype: ${dtype}, but model "${parent.name}" is stored as ${parent.dtype} and a student shares its parent's tensors; leave dtype out`,
+    { field },
+  )
+}
+
+/** Writes a recipe so that `parseRecipeYaml` reads the same layers back; reasons become comments. */
+export function printRecipeYaml(recipe: {
+  model: string
+  name: string
+  objective: string
+  layers: readonly LayerRangeValue[]
+}): string {
+  const oneLine = (text: string) => text.replace(/\s+/g, ' ').trim()
+  const header = [recipe.name, recipe.objective].map(line => `# ${oneLine(line)}\n`).join('')
+  const slices = recipe.layers.map(({ from, to, reason }) => {
+    const comment = reason ? ` # ${oneLine(reason)}` : ''
+    const model = stringify(recipe.model, { lineWidth: 0 }).trimEnd()
+    return `  - sources:\n      - model: ${model}\n        layer_range: [${from}, ${to}]${comment}\n`
+  })
+  return `${header}merge_method: passthrough\nslices:\n${slices.join('')}`
+}

@@ -1,0 +1,78 @@
+// What an analysis of a model found: how well it does per capability, and what each layer has to do with it.
+import { Field, Float, ID, Int, ObjectType } from 'type-graphql'
+import { ProbeSplit } from './probe-dataset.type.js'
+
+@ObjectType({
+  description:
+    'How a model does on a capability: mean negative log-likelihood over the completion tokens of its samples, prompts given.',
+})
+export class CapabilityScore {
+  @Field(() => Float, { description: 'Nats per completion token; lower is better.' })
+  loss!: number
+  @Field(() => Float, { description: 'exp(loss).' })
+  perplexity!: number
+  @Field(() => Float, {
+    nullable: true,
+    description:
+      'Share of samples (0 to 1) whose every completion token is the most probable one, the tokens before it given.',
+  })
+  accuracy!: number | null
+  @Field(() => Int, { description: 'Samples measured.' })
+  sampleCount!: number
+  @Field(() => ProbeSplit, { description: 'The half of the probe set it was measured on.' })
+  split!: ProbeSplit
+  @Field(() => Date, { description: 'When the measurement was finished.' })
+  measuredAt!: Date
+  slug!: string
+  probeDatasetRowId!: string
+}
+
+@ObjectType({ description: 'What a layer has to do with a capability, measured by skipping it.' })
+export class LayerCapability {
+  @Field(() => Float, {
+    description:
+      'lossIncrease over the greatest of this capability’s layers: 1 is the most important layer, 0 an idle one.',
+  })
+  score!: number
+  @Field(() => Float, {
+    description:
+      'Nats per completion token added when the layer is skipped (its input goes on unchanged); negative where skipping helps.',
+  })
+  lossIncrease!: number
+  @Field(() => Float, { description: 'Block influence over this capability’s samples only, 0 to 2.' })
+  blockInfluence!: number
+  slug!: string
+}
+
+@ObjectType({ description: 'What an analysis measured for one layer.' })
+export class LayerAnalysis {
+  @Field(() => Int, { description: 'Index of the layer, from 0.' })
+  layerIndex!: number
+  @Field(() => Float, {
+    description:
+      '1 - mean over tokens of the cosine between the layer’s input and output (ShortGPT, arXiv 2403.03853): 0 is a layer that changes nothing.',
+  })
+  blockInfluence!: number
+  @Field(() => Float, { description: 'Mean L2 norm of the layer’s output over tokens.' })
+  activationNorm!: number
+  analysisId!: string
+}
+
+@ObjectType({ description: 'One finished analysis of a model on the PROBE split of a probe set.' })
+export class CapabilityAnalysis {
+  @Field(() => ID, { description: 'Id for the query `analysis(id:)`.' })
+  id!: string
+  @Field(() => Int, {
+    nullable: true,
+    description: 'At most this many samples were taken per capability; null: all.',
+  })
+  samplesPerCapability!: number | null
+  @Field(() => [LayerAnalysis], { description: 'Every layer of the model, in order.' })
+  layers!: LayerAnalysis[]
+  @Field(() => Date, { description: 'When it was finished.' })
+  createdAt!: Date
+  modelRowId!: string
+  jobRowId!: string
+  probeDatasetRowId!: string
+  scores!: CapabilityScore[]
+}
