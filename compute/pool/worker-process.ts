@@ -34,8 +34,9 @@ export function startWorker(
   onMessage: (message: FromWorker) => void,
 ): Promise<WorkerProcess> {
   // Standard output belongs to the program that runs the platform (the CLI's --json); workers log on standard error.
-  // The parent's pid lets the worker notice a parent that was killed, even one killed before the worker could look.
-  const child = fork(file, [String(process.pid)], {
+  // The parent's pid lets the worker notice a parent that was killed, even one killed before the worker could look;
+  // the lane is for people who read the process list.
+  const child = fork(file, [String(process.pid), lane], {
     execArgv: [],
     serialization: 'advanced',
     stdio: ['ignore', 2, 2, 'ipc'],
