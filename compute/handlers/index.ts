@@ -3,5 +3,10 @@ import type { JobName } from '../pool/job-types.js'
 import type { Handler } from './handler.js'
 
 export const handlers: Partial<{ [K in JobName]: () => Promise<Handler<K>> }> = {
+  'model.ingest': async () => (await import('./ingest-model.js')).ingestModel,
+  'model.evaluate': async () => (await import('./evaluate-model.js')).evaluateModel,
+  'capability.analyze': async () => (await import('./analyze-capabilities.js')).analyzeCapabilities,
+  'students.propose': async () => (await import('./propose-students.js')).proposeStudents,
   'student.build': async () => (await import('./build-student.js')).buildStudent,
+  'probes.import': async () => (await import('./import-probes.js')).importProbes,
 }
