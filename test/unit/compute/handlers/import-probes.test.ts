@@ -1,0 +1,74 @@
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { importProbes } from '../../../../compute/handlers/import-probes.js'
+import { parseProbeSet } from '../../../../compute/probing/probe-set.js'
+import { projectFile } from '../../../../lib/project.js'
+import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+
+let context: TestHandlerContext
+let folder: string
+beforeAll(async () => {
+  context = await handlerContext()
+  folder = join(context.dataFolder, 'source')
+  await mkdir(folder)
+})
+afterAll(() => context.dispose())
+
+const line = (subtask: string, prompt: string, more: object = {}) =>
+  `${JSON.stringify({ task: 'maths', subtask, prompt, completion: ' 2', ...more })}\n`
+
+describe('probes.import', () => {
+  it('stores a set with a split for every line and counts it', async () => {
+    const path = join(folder, 'set.jsonl')
+    await writeFile(path, line('sums', 'a') + line('sums', 'b') + line('roots', 'c', { split: 'validation', extra: 1 }))
+    const output = await importProbes({ source: path }, context)
+    expect(output.sampleCount).toBe(3)
+    expect(output.capabilities).toEqual([
+      { capability: 'maths', subtask: 'sums', probe: 1, validation: 1 },
+      { capability: 'maths', subtask: 'roots', probe: 0, validation: 1 },
+    ])
+    const stored = await parseProbeSet(await context.payloads.get(output.probeSet))
+    expect(stored.map(s => s.prompt)).toEqual(['a', 'b', 'c'])
+    const again = await importProbes({ source: pathToFileURL(path).href }, context)
+    expect(again).toEqual(output)
+  })
+
+  it('reads the built-in set from its folder', async () => {
+    const output = await importProbes({ source: projectFile('probes') }, context)
+    expect(output.sampleCount).toBe(360)
+    expect(output.capabilities).toHaveLength(30)
+    expect(output.capabilities.every(c => c.probe === 8 && c.validation === 4)).toBe(true)
+  })
+
+  it('takes the split from the names probe.jsonl and validation.jsonl', async () => {
+    const sub = join(folder, 'named')
+    await mkdir(sub)
+    await writeFile(join(sub, 'probe.jsonl'), line('sums', 'a') + line('sums', 'b'))
+    await writeFile(join(sub, 'validation.jsonl'), line('sums', 'c') + line('sums', 'd'))
+    const output = await importProbes({ source: sub }, context)
+    expect(output.capabilities).toEqual([{ capability: 'maths', subtask: 'sums', probe: 2, validation: 2 }])
+  })
+
+  it.each([
+    ['nowhere.jsonl', 'SOURCE_NOT_FOUND', 'does not exist'],
+    ['empty', 'INVALID_PROBE_DATASET', 'no .jsonl files'],
+    ['broken.jsonl', 'INVALID_PROBE_DATASET', 'broken.jsonl, line 2: prompt'],
+    ['ftp://example.org/x.jsonl', 'SOURCE_REFUSED', 'ftp'],
+  ])('refuses %s with %s', async (name, code, message) => {
+    await mkdir(join(folder, 'empty'), { recursive: true })
+    await writeFile(join(folder, 'broken.jsonl'), line('sums', 'a') + line('sums', ''))
+    const source = name.includes(':') ? name : join(folder, name)
+    const error = await importProbes({ source }, context).catch(e => e)
+    expect(error.code).toBe(code)
+    expect(error.message).toContain(message)
+  })
+
+  it('reads what it wrote to the same set', async () => {
+    const first = await importProbes({ source: projectFile('probes') }, context)
+    const copy = join(folder, 'copy.jsonl')
+    await writeFile(copy, await context.payloads.get(first.probeSet))
+    expect((await importProbes({ source: copy }, context)).probeSet).toBe(first.probeSet)
+  })
+})
