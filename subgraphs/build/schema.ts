@@ -11,7 +11,15 @@ import { BigIntScalar, DateTimeScalar, JsonScalar } from './scalars.js'
 const link =
   'extend schema @link(url: "https://specs.apollo.dev/federation/v2.12", import: ["@key", "@shareable", "@external", "@requires", "@provides", "@override", "@inaccessible", "@tag"])'
 
-/** `__resolveReference` per entity type: the stub with its key fields comes in, the entity or null goes out. */
+/** type-graphql wants one wherever there are subscriptions; ours bring their own `subscribe`, which bounds what a slow reader holds. */
+const noTopics = {
+  publish() {},
+  subscribe(): never {
+    throw new Error('A subscription without its own `subscribe`')
+  },
+}
+
+/** `__resolveReference` per entity type: the stub with its key fields comes in, an instance of the type's class or null goes out. */
 export type References = Record<
   string,
   (reference: { id: string }, context: RequestContext) => object | null | Promise<object | null>
@@ -33,6 +41,7 @@ export function buildFederatedSchema(
     scalarsMap: [{ type: Date, scalar: DateTimeScalar }],
     // An empty list keeps type-graphql from adding classes of other subgraphs in the same process.
     orphanedTypes: [],
+    pubSub: noTopics,
     ...options,
   })
   const sdl = `${link}\n\n${printSchemaWithDirectives(base)}\n`
