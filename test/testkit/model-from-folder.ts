@@ -41,7 +41,14 @@ export async function modelFromFolder(folder: string, dataFolder: string): Promi
     if (name === '__metadata__') continue
     const data = file.subarray(8 + headerBytes + offsets[0], 8 + headerBytes + offsets[1])
     const { hash, bytes } = await payloads.put([data])
-    tensors.push({ name, dtype, shape, bytes, payload: hash, ...describeTensor(config.model_type, 'safetensors', name) })
+    tensors.push({
+      name,
+      dtype,
+      shape,
+      bytes,
+      payload: hash,
+      ...describeTensor(config.model_type, 'safetensors', name),
+    })
   }
   const tokenizerText = await readFile(join(folder, 'tokenizer.json'))
   const tokenizer = await payloads.put([tokenizerText])

@@ -1,0 +1,229 @@
+// GGUF tokenizer metadata -> Hugging Face tokenizer.json and tokenizer_config.json, and what a manifest says about the tokenizer.
+import { DomainError } from '../../lib/errors.js'
+import type { ManifestTokenizer } from '../../lib/manifest.js'
+import type { GgufMetadata, GgufValue } from './gguf.js'
+import { preTokenizers } from './pre-tokenizers.js'
+
+type Json = Record<string, unknown>
+
+export interface GgufTokenizer {
+  tokenizerJson: Json
+  tokenizerConfig: Json
+  facts: Omit<ManifestTokenizer, 'tokenizerJson' | 'tokenizerConfig'>
+}
+
+/** llama.cpp's `llama_token_type`. */
+const tokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 }
+
+/** Control tokens that end a turn or a text whatever the metadata names as EOS (llama.cpp adds the same ones). */
+const endTexts = ['<|im_end|>', '<|eot_id|>', '<|endoftext|>', '<|end_of_text|>', '<end_of_turn>', '<|end|>', '</s>']
+
+/**
+ * The tokenizer of a GGUF file; undefined where the file has none.
+ * Throws NO_TOKENIZER (kind or `pre` rule not known here) and INVALID_MODEL_FILE (lists that do not fit each other).
+ */
+export function ggufTokenizer(metadata: GgufMetadata): GgufTokenizer | undefined {
+  const model = metadata.get('tokenizer.ggml.model')
+  const tokens = metadata.get('tokenizer.ggml.tokens')
+  if (model === undefined || tokens === undefined) return undefined
+  if (!isTexts(tokens) || tokens.length === 0) {
+    throw new DomainError('INVALID_MODEL_FILE', 'tokenizer.ggml.tokens is not a list of texts')
+  }
+  const types = numbersOf(metadata, 'tokenizer.ggml.token_type', tokens.length)
+  const vocabulary: Vocabulary = { tokens, typeOf: id => types?.[id] ?? tokenType.normal }
+  const facts = factsOf(metadata, vocabulary, model === 'llama' ? 'SentencePiece' : 'BPE')
+  const body = model === 'llama' ? sentencePiece(metadata, vocabulary, facts) : bytePairs(metadata, vocabulary, model)
+  const text = (id: number | undefined) => (id === undefined ? undefined : tokens[id])
+  return {
+    tokenizerJson: {
+      version: '1.0',
+      truncation: null,
+      padding: null,
+      added_tokens: addedTokens(vocabulary),
+      post_processor: facts.addBos ? bosTemplate(tokens[facts.bosTokenId!]!, facts.bosTokenId!) : null,
+      ...body,
+    },
+    tokenizerConfig: {
+      tokenizer_class: 'PreTrainedTokenizerFast',
+      bos_token: text(facts.bosTokenId),
+      eos_token: text(facts.eosTokenIds[0]),
+      pad_token: text(facts.padTokenId),
+      unk_token: text(facts.unknownTokenId),
+      add_bos_token: facts.addBos,
+      clean_up_tokenization_spaces: false,
+      chat_template: metadata.get('tokenizer.chat_template'),
+    },
+    facts,
+  }
+}
+
+interface Vocabulary {
+  tokens: readonly string[]
+  typeOf(id: number): number
+}
+
+const isTexts = (value: GgufValue | undefined): value is string[] =>
+  Array.isArray(value) && value.every(item => typeof item === 'string')
+
+/** A list of numbers as long as the vocabulary; undefined where the key is absent. */
+function numbersOf(metadata: GgufMetadata, key: string, length: number): ArrayLike<number> | undefined {
+  const value = metadata.get(key)
+  if (value === undefined) return undefined
+  const isNumbers = ArrayBuffer.isView(value) && !(value instanceof BigInt64Array) && !(value instanceof BigUint64Array)
+  if (!isNumbers || value.length !== length) {
+    const found = typeof value === 'object' ? `${value.length} entries` : typeof value
+    throw new DomainError('INVALID_MODEL_FILE', `${key}: ${found}, expected ${length} numbers`)
+  }
+  return value
+}
+
+function factsOf(metadata: GgufMetadata, { tokens, typeOf }: Vocabulary, kind: string): GgufTokenizer['facts'] {
+  const id = (name: string): number | undefined => {
+    const value = metadata.get(`tokenizer.ggml.${name}_token_id`)
+    return typeof value === 'number' && value >= 0 && value < tokens.length ? value : undefined
+  }
+  const bosTokenId = id('bos')
+  const declared = metadata.get('tokenizer.ggml.add_bos_token')
+  // llama.cpp's defaults: SentencePiece models and the Llama 3 rule begin with BOS.
+  const usual = kind === 'SentencePiece' || String(metadata.get('tokenizer.ggml.pre')).startsWith('llama')
+  const ends = new Set([id('eos'), id('eot'), id('eom')].filter(value => value !== undefined))
+  tokens.forEach((token, index) => {
+    if (typeOf(index) === tokenType.control && endTexts.includes(token)) ends.add(index)
+  })
+  return {
+    kind,
+    vocabularySize: tokens.length,
+    bosTokenId,
+    eosTokenIds: [...ends],
+    padTokenId: id('padding'),
+    unknownTokenId: id('unknown'),
+    addBos: bosTokenId !== undefined && (typeof declared === 'boolean' ? declared : usual),
+  }
+}
+
+function addedTokens({ tokens, typeOf }: Vocabulary): Json[] {
+  const special = (type: number) => type === tokenType.control || type === tokenType.unknown
+  return tokens.flatMap((content, id) => {
+    const type = typeOf(id)
+    if (!special(type) && type !== tokenType.userDefined) return []
+    return [
+      { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: special(type) },
+    ]
+  })
+}
+
+const bosTemplate = (token: string, id: number): Json => {
+  const begin = (typeId: number) => ({ SpecialToken: { id: token, type_id: typeId } })
+  const sequence = (name: string, typeId: number) => ({ Sequence: { id: name, type_id: typeId } })
+  return {
+    type: 'TemplateProcessing',
+    single: [begin(0), sequence('A', 0)],
+    pair: [begin(0), sequence('A', 0), begin(1), sequence('B', 1)],
+    special_tokens: { [token]: { id: token, ids: [id], tokens: [token] } },
+  }
+}
+
+/** Object.fromEntries makes own properties, whatever a token is called (`__proto__` is one). */
+const vocabObject = (tokens: readonly string[]) => Object.fromEntries(tokens.map((token, id) => [token, id]))
+
+/** `tokenizer.ggml.model` = gpt2: byte-level BPE; which text is split where is said by `pre` alone. */
+function bytePairs(metadata: GgufMetadata, { tokens }: Vocabulary, model: GgufValue): Json {
+  if (model !== 'gpt2') {
+    throw new DomainError('NO_TOKENIZER', `tokenizer.ggml.model "${model}" is not read here (known: gpt2, llama)`)
+  }
+  const merges = metadata.get('tokenizer.ggml.merges')
+  if (!isTexts(merges)) {
+    throw new DomainError('INVALID_MODEL_FILE', 'tokenizer.ggml.merges is not a list of texts')
+  }
+  const pre = metadata.get('tokenizer.ggml.pre') ?? 'default'
+  const rule = typeof pre === 'string' && Object.hasOwn(preTokenizers, pre) ? preTokenizers[pre] : undefined
+  if (!rule) {
+    const known = Object.keys(preTokenizers).join(', ')
+    throw new DomainError('NO_TOKENIZER', `tokenizer.ggml.pre "${pre}" is not read here (known: ${known})`)
+  }
+  return {
+    normalizer: rule.normalizer ?? null,
+    pre_tokenizer: rule.preTokenizer,
+    decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: rule.ignoreMerges ?? false,
+      vocab: vocabObject(tokens),
+      // A merge joins two tokens, neither of which holds a space except as its first character.
+      merges: merges.map(merge => {
+        const space = merge.indexOf(' ', 1)
+        return [merge.slice(0, space), merge.slice(space + 1)]
+      }),
+    },
+  }
+}
+
+const wordMark = '▁'
+
+/** `tokenizer.ggml.model` = llama: SentencePiece, whose merges are all splits of a piece into two others, best score first. */
+function sentencePiece(metadata: GgufMetadata, vocabulary: Vocabulary, facts: GgufTokenizer['facts']): Json {
+  const { tokens } = vocabulary
+  const scores = numbersOf(metadata, 'tokenizer.ggml.scores', tokens.length)
+  if (!scores) throw new DomainError('NO_TOKENIZER', 'tokenizer.ggml.scores is missing; SentencePiece needs it')
+  const prefix = metadata.get('tokenizer.ggml.add_space_prefix') !== false
+  const unknown = facts.unknownTokenId ?? tokens.findIndex((_, id) => vocabulary.typeOf(id) === tokenType.unknown)
+  const spaces = { type: 'Replace', pattern: { String: ' ' }, content: wordMark }
+  const marks = { type: 'Replace', pattern: { String: wordMark }, content: ' ' }
+  return {
+    normalizer: prefix ? { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: wordMark }, spaces] } : spaces,
+    pre_tokenizer: null,
+    decoder: {
+      type: 'Sequence',
+      decoders: [
+        marks,
+        { type: 'ByteFallback' },
+        { type: 'Fuse' },
+        ...(prefix ? [{ type: 'Strip', content: ' ', start: 1, stop: 0 }] : []),
+      ],
+    },
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: tokens[unknown] ?? null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: true,
+      byte_fallback: tokens.includes('<0x00>'),
+      ignore_merges: false,
+      vocab: vocabObject(tokens),
+      merges: sentencePieceMerges(vocabulary, scores),
+    },
+  }
+}
+
+/** Merge list of a SentencePiece vocabulary (transformers' `generate_merges`): by the whole piece's score, then by the parts' ids. */
+export function sentencePieceMerges({ tokens, typeOf }: Vocabulary, scores: ArrayLike<number>): [string, string][] {
+  const mergeable = (id: number) => typeOf(id) === tokenType.normal || typeOf(id) === tokenType.userDefined
+  const ids = new Map<string, number>()
+  tokens.forEach((token, id) => {
+    if (mergeable(id)) ids.set(token, id)
+  })
+  const found: { left: number; right: number; score: number }[] = []
+  for (const [token, id] of ids) {
+    const characters = [...token]
+    const own: typeof found = []
+    let left = ''
+    for (const character of characters.slice(0, -1)) {
+      left += character
+      const leftId = ids.get(left)
+      const rightId = ids.get(token.slice(left.length))
+      if (leftId !== undefined && rightId !== undefined) own.push({ left: leftId, right: rightId, score: scores[id]! })
+    }
+    own.sort((a, b) => a.left - b.left || a.right - b.right)
+    found.push(...own)
+  }
+  // Array.prototype.sort is stable: pieces of one score keep the vocabulary's order.
+  found.sort((a, b) => b.score - a.score)
+  return found.map(({ left, right }) => [tokens[left]!, tokens[right]!])
+}
