@@ -9,5 +9,4 @@ export const handlers: Partial<{ [K in JobName]: () => Promise<Handler<K>> }> = 
   'students.propose': async () => (await import('./propose-students.js')).proposeStudents,
   'student.build': async () => (await import('./build-student.js')).buildStudent,
   'probes.import': async () => (await import('./import-probes.js')).importProbes,
-  'probes.import': async () => (await import('./import-probes.js')).importProbes,
 }

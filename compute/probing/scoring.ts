@@ -53,7 +53,7 @@ export function encodeSample(
   maxTokens: number,
 ): EncodedSample | undefined {
   const prompt = model.encode(sample.prompt)
-  if (model.bosTokenId !== undefined) prompt.unshift(model.bosTokenId)
+  if (model.bosTokenId !== undefined && prompt[0] !== model.bosTokenId) prompt.unshift(model.bosTokenId)
   // Without BOS an empty prompt leaves the first completion token without anything to predict it from.
   const completionStart = Math.max(prompt.length, 1)
   const ids = [...prompt, ...model.encode(sample.completion)].slice(0, Math.min(maxTokens, model.contextLength))

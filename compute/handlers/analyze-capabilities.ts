@@ -1,0 +1,20 @@
+// capability.analyze: the baseline of every capability, and what each layer does for it.
+import { capabilitiesOf } from '../probing/evaluate.js'
+import { layerInfluence } from '../probing/layer-influence.js'
+import { parseProbeSet, selectSamples } from '../probing/probe-set.js'
+import { encodeSamples } from '../probing/scoring.js'
+import type { Handler } from './handler.js'
+import { withScoringModel } from './scoring-model.js'
+
+export const analyzeCapabilities: Handler<'capability.analyze'> = (input, context) =>
+  withScoringModel(input.manifest, context, async ({ model, scorer }) => {
+    const set = await parseProbeSet(await context.payloads.get(input.probeSet))
+    const samples = selectSamples(set, { split: 'probe', samplesPerCapability: input.samplesPerCapability })
+    const encoded = encodeSamples(model, samples, input.maxTokens)
+    return layerInfluence(scorer, model.layerCount, encoded, capabilitiesOf(samples), {
+      progress: ({ stage, completed, total, layersDone }) => {
+        const metrics = { tokensPerSecond: Math.round(scorer.tokensPerSecond), layersDone, layers: model.layerCount }
+        context.progress({ stage, completed, total, unit: 'tokens', metrics })
+      },
+    })
+  })

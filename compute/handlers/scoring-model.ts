@@ -1,0 +1,63 @@
+// Opens the model of a measuring job: weights, tokenizer and a scorer that hears the job's signal; closed again whatever happens.
+import { DomainError, isDomainError } from '../../lib/errors.js'
+import type { Manifest } from '../../lib/manifest.js'
+import { readManifest } from '../formats/manifest.js'
+import { loadTokenizer } from '../formats/tokenizer.js'
+import { openModel } from '../inference/model.js'
+import { createScorer, type ScoreRow, type Scorer, type ScoringModel } from '../probing/scoring.js'
+import type { HandlerContext } from './handler.js'
+
+export interface MeasuringContext {
+  manifest: Manifest
+  model: ScoringModel
+  scorer: Scorer
+}
+
+/** Runs `use` on the opened model and disposes it. `name` is what errors call it. */
+export async function withScoringModel<T>(
+  manifestHash: string,
+  context: Pick<HandlerContext, 'payloads' | 'dataFolder' | 'env' | 'signal' | 'progress'>,
+  use: (opened: MeasuringContext) => Promise<T>,
+): Promise<T> {
+  const { payloads, signal } = context
+  context.progress({ stage: 'open', completed: 0, total: 1, unit: 'models' })
+  const manifest = await readManifest(payloads, manifestHash)
+  const tokenizer = await loadTokenizer(manifest, payloads)
+  const loaded = await openModel(manifest, context)
+  const name = `model ${manifest.sourceName ?? manifestHash.slice(0, 12)}`
+  const model: ScoringModel = {
+    name,
+    layerCount: loaded.dimensions.layerCount,
+    contextLength: loaded.dimensions.contextLength,
+    encode: text => [...tokenizer.encode(text)],
+    bosTokenId: tokenizer.addBos ? tokenizer.bosTokenId : undefined,
+    score: async (rows, { layerSums }) => {
+      const gates = rows.map(row =>
+        Float32Array.from(row.gates ?? new Array<number>(loaded.dimensions.layerCount).fill(1)),
+      )
+      const scores = await loaded.score(rows, { gates, probes: layerSums, signal }).catch(error => {
+        throw nameNotANumber(error, name, rows)
+      })
+      return scores.map(({ nll, completionTokens, hits, probes }) => ({
+        nll,
+        exact: hits === completionTokens,
+        layers: probes,
+      }))
+    },
+  }
+  try {
+    return await use({ manifest, model, scorer: createScorer(model, signal) })
+  } finally {
+    await loaded.dispose()
+  }
+}
+
+/** Says which model, and which layers were skipped, where all rows of the batch skipped the same. */
+function nameNotANumber(error: unknown, name: string, rows: readonly ScoreRow[]): unknown {
+  if (!isDomainError(error) || error.code !== 'NOT_A_NUMBER') return error
+  const skipped = [
+    ...new Set(rows.map(row => (row.gates ?? []).flatMap((gate, l) => (gate === 0 ? [l] : [])).join(', '))),
+  ]
+  const where = skipped.length === 1 && skipped[0] ? ` with layer ${skipped[0]} skipped` : ''
+  return new DomainError('NOT_A_NUMBER', `${name}${where}: ${error.message}`, { cause: error })
+}
