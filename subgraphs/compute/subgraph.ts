@@ -8,7 +8,7 @@ import { jobRows } from './job.loaders.js'
 import { JobResolver } from './job.resolver.js'
 import { toDevice } from './job.type.js'
 
-export const compute: Subgraph = {
+export const subgraph: Subgraph = {
   name: 'compute',
   ...buildFederatedSchema(
     { resolvers: [JobResolver, DeviceResolver] },

@@ -16,7 +16,7 @@ const rowId = (type: string, globalId: string) => {
   return parsed?.type === type ? parsed.id : undefined
 }
 
-export const models: Subgraph = {
+export const subgraph: Subgraph = {
   name: 'models',
   ...buildFederatedSchema(
     { resolvers: [ModelResolver, TensorResolver, StorageResolver] },
