@@ -60,7 +60,6 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
     for (const file of files) await file.checkUnchanged()
     await batch.commit()
     context.progress({ stage: 'manifest', completed: 1, total: 1, unit: 'manifests' })
-    await source.done()
     return {
       manifest: hash,
       tensorBytes,
@@ -72,6 +71,7 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
   } finally {
     await batch.rollback()
     for (const file of files) await file.handle.close()
+    await source.close()
   }
 }
 
