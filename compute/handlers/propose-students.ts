@@ -86,14 +86,14 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
       kept => parameterCountOf(manifest, first.slice(0, kept)),
       input.maximumParameters,
     )
-    const wanted = input.capabilities ?? capabilitiesOf(set)
+    const wanted = [...new Set(input.capabilities ?? capabilitiesOf(set))]
     const encode = (split: 'probe' | 'validation', capability: string) =>
       encodeSamples(model, selectSamples(set, { split, capabilities: [capability], samplesPerCapability }), maxTokens)
     const plans = wanted.map(capability => ({
       capability,
-      skipLosses: skipLossesOf(input.layers, layerCount, capability),
       probe: encode('probe', capability),
       validation: encode('validation', capability),
+      skipLosses: skipLossesOf(input.layers, layerCount, capability),
     }))
 
     const tokens = (samples: readonly EncodedSample[]) => samples.reduce((sum, s) => sum + s.ids.length, 0)

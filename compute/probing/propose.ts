@@ -85,23 +85,29 @@ export async function removeGreedily(
   return steps
 }
 
-const nats = (value: number) => {
-  const text = Math.abs(value) < 10 ? value.toPrecision(2) : value.toFixed(1)
-  return Number(text).toString()
-}
+/** Below this, nats per token are noise of a few samples rather than a reason. */
+const negligible = 0.01
 
-/** Why a range stays, in words with its numbers. */
+const nats = (value: number) =>
+  Math.abs(value) < negligible ? value.toFixed(3).replace('-0.000', '0.000') : String(Number(value.toPrecision(2)))
+
+/**
+ * Why a range stays, in words with its numbers. Layers that cost nothing alone stay because the search measured other removals,
+ * jointly, as cheaper.
+ */
 export function rangeReason(
   range: { from: number; to: number },
   skipLosses: readonly number[],
   capability: string,
 ): string {
   const costs = skipLosses.slice(range.from, range.to)
-  const least = nats(Math.min(...costs))
-  const most = nats(Math.max(...costs))
-  const task = capability.replaceAll(/[_-]/g, ' ')
-  if (costs.length === 1) return `layer ${range.from}: skipping it costs ${least} nats per token of ${task}`
-  const layers = `layers ${range.from}-${range.to - 1}`
-  if (least === most) return `${layers}: skipping any of them costs ${least} nats per token of ${task}`
-  return `${layers}: skipping any of them costs ${least} to ${most} nats per token of ${task}`
+  const [least, most] = [Math.min(...costs), Math.max(...costs)]
+  const unit = `nats per token of ${capability.replaceAll(/[_-]/g, ' ')}`
+  const what =
+    costs.length === 1
+      ? `layer ${range.from}: skipping it`
+      : `layers ${range.from}-${range.to - 1}: skipping any of them`
+  const cost = nats(least) === nats(most) ? nats(least) : `${nats(least)} to ${nats(most)}`
+  if (most >= negligible) return `${what} costs ${cost} ${unit}`
+  return `${what} alone costs little (${cost} ${unit}), but removing others together was measured as cheaper`
 }

@@ -54,11 +54,15 @@ describe('removeGreedily', () => {
 })
 
 describe('rangeReason', () => {
-  const losses = [8.05, 0.42, 0.731, 1.3, -0.013, 0.42]
+  const losses = [8.05, 0.42, 0.731, 1.3, -0.013, 0.42, 0.0000071, -0.0002]
   it.each([
     [{ from: 1, to: 4 }, 'layers 1-3: skipping any of them costs 0.42 to 1.3 nats per token of code generation'],
     [{ from: 0, to: 1 }, 'layer 0: skipping it costs 8.1 nats per token of code generation'],
     [{ from: 4, to: 6 }, 'layers 4-5: skipping any of them costs -0.013 to 0.42 nats per token of code generation'],
+    [
+      { from: 6, to: 8 },
+      'layers 6-7: skipping any of them alone costs little (0.000 nats per token of code generation), but removing others together was measured as cheaper',
+    ],
   ])('of %j is in words with numbers', (range, reason) => {
     expect(rangeReason(range, losses, 'code_generation')).toBe(reason)
   })

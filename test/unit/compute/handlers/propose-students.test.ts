@@ -1,0 +1,154 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { readManifest } from '../../../../compute/formats/manifest.js'
+import { analyzeCapabilities } from '../../../../compute/handlers/analyze-capabilities.js'
+import { buildStudent } from '../../../../compute/handlers/build-student.js'
+import { evaluateModel } from '../../../../compute/handlers/evaluate-model.js'
+import { importProbes } from '../../../../compute/handlers/import-probes.js'
+import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { proposeStudents } from '../../../../compute/handlers/propose-students.js'
+import type { JobOutput } from '../../../../compute/pool/job-types.js'
+import { expandRanges, extractLayers } from '../../../../compute/surgery/extract-layers.js'
+import { projectFile } from '../../../../lib/project.js'
+import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+
+let context: TestHandlerContext
+let manifest: string
+let probeSet: string
+let analysis: JobOutput<'capability.analyze'>
+const maxTokens = 256
+const input = () => ({ manifest, probeSet, maxTokens, modelName: 'demo', layers: analysis.layers })
+
+beforeAll(async () => {
+  context = await handlerContext()
+  manifest = (await ingestModel({ source: projectFile('demo', 'model') }, context)).manifest
+  probeSet = (await importProbes({ source: projectFile('demo', 'probes') }, context)).probeSet
+  analysis = await analyzeCapabilities({ manifest, probeSet, maxTokens }, context)
+})
+afterAll(() => context.dispose())
+
+describe('capability.analyze on the demo model', () => {
+  it('gives every layer a loss increase and a score for every capability', () => {
+    expect(analysis.layers.map(l => l.layerIndex)).toEqual([0, 1, 2, 3, 4, 5, 6, 7])
+    for (const layer of analysis.layers) {
+      expect(layer.capabilities.map(c => c.capability)).toEqual(analysis.baseline.map(b => b.capability))
+      for (const { score, lossIncrease } of layer.capabilities) {
+        expect(Number.isFinite(lossIncrease)).toBe(true)
+        expect(score).toBeGreaterThanOrEqual(0)
+        expect(score).toBeLessThanOrEqual(1)
+      }
+    }
+    for (const c of analysis.baseline.keys()) {
+      expect(Math.max(...analysis.layers.map(layer => layer.capabilities[c]!.score))).toBe(1)
+    }
+  })
+
+  it('measures what a student without the layer loses', async () => {
+    const dropped = 3
+    const built = await buildStudent(
+      {
+        parent: manifest,
+        layers: [
+          { from: 0, to: dropped },
+          { from: dropped + 1, to: 8 },
+        ],
+      },
+      context,
+    )
+    const { scores } = await evaluateModel({ manifest: built.manifest, probeSet, maxTokens, split: 'probe' }, context)
+    scores.forEach((score, c) => {
+      const increase = score.loss - analysis.baseline[c]!.loss
+      expect(analysis.layers[dropped]?.capabilities[c]?.lossIncrease).toBeCloseTo(increase, 4)
+    })
+  })
+
+  it('uses no more samples than asked for', async () => {
+    const few = await analyzeCapabilities({ manifest, probeSet, maxTokens, samplesPerCapability: 2 }, context)
+    expect(few.baseline.map(b => b.sampleCount)).toEqual(few.baseline.map(() => 2))
+  })
+
+  it('stops soon after it is cancelled', async () => {
+    const controller = new AbortController()
+    const started = performance.now()
+    let cancelledAt = 0
+    const error = await analyzeCapabilities(
+      { manifest, probeSet, maxTokens },
+      {
+        ...context.withSignal(controller.signal),
+        progress: ({ stage, completed }) => {
+          if (stage !== 'layers' || completed === 0 || cancelledAt) return
+          cancelledAt = performance.now()
+          controller.abort()
+        },
+      },
+    ).catch(e => e)
+    expect(error.code).toBe('CANCELLED')
+    expect(cancelledAt).toBeGreaterThan(started)
+    expect(performance.now() - cancelledAt).toBeLessThan(500)
+  })
+})
+
+describe('students.propose on the demo model', () => {
+  it('proposes two sizes per capability whose quality the built student really has', async () => {
+    const capabilities = ['code_generation', 'translation']
+    const { proposals } = await proposeStudents({ ...input(), capabilities }, context)
+    expect(proposals.map(p => p.capability)).toEqual([
+      'code_generation',
+      'code_generation',
+      'translation',
+      'translation',
+    ])
+    const parent = await readManifest(context.payloads, manifest)
+    for (const proposal of proposals) {
+      const kept = expandRanges(proposal.layers, 8)
+      expect(proposal.parameterCount).toBe(extractLayers(parent, kept, manifest).parameterCount)
+      for (const range of proposal.layers) expect(range.reason).toMatch(/\d.* nats per token of /)
+      const built = await buildStudent({ parent: manifest, layers: proposal.layers }, context)
+      const scored = await evaluateModel(
+        {
+          manifest: built.manifest,
+          reference: manifest,
+          probeSet,
+          maxTokens,
+          split: 'validation',
+          capabilities: [proposal.capability],
+        },
+        context,
+      )
+      const quality = Math.exp(scored.reference![0]!.loss - scored.scores[0]!.loss)
+      expect(proposal.quality).toBeCloseTo(quality, 4)
+      expect(proposal.studentLoss).toBeCloseTo(scored.scores[0]!.loss, 4)
+    }
+  })
+
+  it('respects the limit on parameters', async () => {
+    const parent = await readManifest(context.payloads, manifest)
+    const maximumParameters = extractLayers(parent, [0, 1, 2, 3], manifest).parameterCount
+    const { proposals } = await proposeStudents(
+      { ...input(), capabilities: ['translation'], maximumParameters },
+      context,
+    )
+    expect(proposals.map(p => expandRanges(p.layers, 8).length)).toEqual([4, 3])
+    expect(Math.max(...proposals.map(p => p.parameterCount))).toBeLessThanOrEqual(maximumParameters)
+  })
+
+  it('says the smallest possible count where nothing fits', async () => {
+    const parent = await readManifest(context.payloads, manifest)
+    const smallest = extractLayers(parent, [0], manifest).parameterCount
+    const error = await proposeStudents({ ...input(), maximumParameters: 1000 }, context).catch(e => e)
+    expect(error.code).toBe('BAD_USER_INPUT')
+    expect(error.message).toContain(String(smallest))
+  })
+
+  it('refuses a capability that the probe set lacks', async () => {
+    const error = await proposeStudents({ ...input(), capabilities: ['law'] }, context).catch(e => e)
+    expect(error.code).toBe('BAD_USER_INPUT')
+    expect(error.message).toContain('"law"')
+  })
+
+  it('refuses an analysis that does not cover the model', async () => {
+    const layers = analysis.layers.slice(0, 5)
+    const error = await proposeStudents({ ...input(), layers }, context).catch(e => e)
+    expect(error.code).toBe('BAD_USER_INPUT')
+    expect(error.message).toContain('layer 5')
+  })
+})
