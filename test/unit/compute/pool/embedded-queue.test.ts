@@ -1,0 +1,286 @@
+import { execFile } from 'node:child_process'
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, describe, expect, it } from 'vitest'
+import type { JobRecord } from '../../../../compute/pool/queue.js'
+import { Tenant } from '../../../../db/entities/index.js'
+import { DomainError } from '../../../../lib/errors.js'
+import { compiledFile } from '../../../../lib/project.js'
+import { eventsOf, isAlive, openTestPool, type TestPool, workerPids } from '../../../testkit/pool.js'
+
+let pool: TestPool
+afterEach(() => pool.close())
+
+/** Long enough to be caught at work: some seconds of hashing and writing. */
+const long = 2e9
+const isRunning = (job: JobRecord) => job.state === 'RUNNING'
+const ingest = async (bytes = 1000) => pool.enqueue('model.ingest', { source: await pool.weights(bytes) })
+const atWork = async (jobId: string) => {
+  await pool.until(jobId, isRunning)
+  await expect.poll(() => pool.queue.progress(jobId)?.completed ?? 0, { timeout: 20_000 }).toBeGreaterThan(0)
+}
+/** The io worker, warmed up by a small job. */
+async function warmWorker(): Promise<number> {
+  await pool.ended(await ingest(10))
+  return workerPids('io')[0] as number
+}
+const payloadFiles = async () =>
+  (await readdir(join(pool.folder, 'payloads'), { recursive: true, withFileTypes: true })).filter(f => f.isFile())
+
+describe('a job', () => {
+  it('runs in a child process and ends SUCCEEDED with its output and its owner’s rows', async () => {
+    pool = await openTestPool({
+      effects: {
+        'model.ingest': {
+          async succeeded(em, job, output) {
+            await em.insert(Tenant, { id: job.id, name: output.manifest, description: null, createdAt: new Date() })
+          },
+        },
+      },
+    })
+    const id = await ingest()
+    const events = eventsOf(pool.queue.watch(id))
+    const job = await pool.ended(id)
+    expect(job).toMatchObject({
+      state: 'SUCCEEDED',
+      attempts: 1,
+      error: null,
+      output: { tensors: 1, tensorBytes: 1000 },
+    })
+    expect(await pool.db.read.countBy(Tenant, { id })).toBe(1)
+    const states = (await events).flatMap(e => (e.kind === 'job' ? [e.job.state] : []))
+    expect(states[0]).toBe('RUNNING')
+    expect(states.at(-1)).toBe('SUCCEEDED')
+    expect(job.progress?.completed).toBe(job.progress?.total)
+  })
+
+  it('shows progress that only moves forward', async () => {
+    pool = await openTestPool()
+    const id = await ingest(300e6)
+    const events = await eventsOf(pool.queue.watch(id))
+    const sequences = events.flatMap(e => (e.kind === 'job' && e.job.progress ? [e.job.progress.sequence] : []))
+    expect(sequences.length).toBeGreaterThan(2)
+    expect(sequences).toEqual([...sequences].sort((a, b) => a - b))
+  })
+
+  it('fails at once with the reason where trying again is of no use', async () => {
+    pool = await openTestPool()
+    const job = await pool.ended(await pool.enqueue('model.ingest', { source: join(pool.folder, 'nothing.gguf') }))
+    expect(job).toMatchObject({ state: 'FAILED', attempts: 1, error: { code: 'SOURCE_NOT_FOUND' } })
+    expect(job.error?.message).toContain('nothing.gguf')
+  })
+
+  it('fails, with nothing of its owner’s left, where the owner cannot take the result', async () => {
+    pool = await openTestPool({
+      effects: {
+        'model.ingest': {
+          async succeeded(em, job) {
+            await em.insert(Tenant, { id: job.id, name: 'half', description: null, createdAt: new Date() })
+            throw new DomainError('CONFLICT', 'the model was deleted meanwhile')
+          },
+        },
+      },
+    })
+    const id = await ingest()
+    expect(await pool.ended(id)).toMatchObject({ state: 'FAILED', error: { code: 'CONFLICT' } })
+    expect(await pool.db.read.countBy(Tenant, { id })).toBe(0)
+  })
+})
+
+describe('a worker that is killed', () => {
+  it('has its job tried again, elsewhere', async () => {
+    pool = await openTestPool()
+    const id = await ingest(long)
+    await atWork(id)
+    const before = pool.queue.progress(id)?.sequence ?? 0
+    const [pid] = workerPids('io')
+    process.kill(pid as number, 'SIGKILL')
+    await pool.until(id, job => job.attempts === 2)
+    await expect.poll(() => pool.queue.progress(id)?.sequence ?? 0, { timeout: 20_000 }).toBeGreaterThan(before)
+    expect(workerPids('io')).not.toContain(pid)
+    await pool.queue.cancel(id)
+  })
+
+  it('fails the job after three attempts, and nothing else', async () => {
+    pool = await openTestPool()
+    const id = await ingest(long)
+    for (let attempt = 1; attempt <= 3; attempt++) {
+      await pool.until(id, job => job.state === 'RUNNING' && job.attempts === attempt)
+      await expect.poll(() => workerPids('io').length, { timeout: 20_000 }).toBe(1)
+      for (const pid of workerPids('io')) process.kill(pid, 'SIGKILL')
+    }
+    const job = await pool.ended(id)
+    expect(job).toMatchObject({ state: 'FAILED', attempts: 3, error: { code: 'TOO_MANY_ATTEMPTS' } })
+    expect(job.error?.message).toMatch(/Tried 3 times; .* WORKER_LOST: .*SIGKILL/)
+    expect(await pool.ended(await ingest())).toMatchObject({ state: 'SUCCEEDED', attempts: 1 })
+  })
+
+  it('by SIGTERM hands its job back without counting the attempt', async () => {
+    pool = await openTestPool()
+    const id = await ingest(long)
+    await atWork(id)
+    const states: string[] = []
+    const stream = pool.queue.watch(id)
+    process.kill(workerPids('io')[0] as number, 'SIGTERM')
+    for await (const event of stream) {
+      if (event.kind === 'job' && event.job.state !== states.at(-1)) states.push(event.job.state)
+      if (states.at(-2) === 'QUEUED') break
+    }
+    expect(states.slice(-2)).toEqual(['QUEUED', 'RUNNING'])
+    expect(await pool.store.get(id)).toMatchObject({ state: 'RUNNING', attempts: 1 })
+    await pool.queue.cancel(id)
+  })
+})
+
+describe('cancel', () => {
+  it('ends a running job within a second, keeps the worker and leaves no byte', async () => {
+    pool = await openTestPool()
+    const pid = await warmWorker()
+    const files = (await payloadFiles()).length
+    const id = await ingest(long)
+    await atWork(id)
+    const started = performance.now()
+    await pool.queue.cancel(id)
+    expect(performance.now() - started).toBeLessThan(1000)
+    expect(await pool.store.get(id)).toMatchObject({ state: 'CANCELLED', error: { code: 'CANCELLED' } })
+    expect(workerPids('io')).toEqual([pid])
+    expect(await payloadFiles()).toHaveLength(files)
+  })
+
+  it('kills a worker that does not answer; the other job in it runs again without losing an attempt', async () => {
+    pool = await openTestPool()
+    const pid = await warmWorker()
+    process.kill(pid, 'SIGSTOP')
+    const guilty = await ingest()
+    const innocent = await ingest(2000)
+    await pool.until(guilty, isRunning)
+    await pool.until(innocent, isRunning)
+    const started = performance.now()
+    await pool.queue.cancel(guilty)
+    expect(performance.now() - started).toBeLessThan(1000)
+    expect(await pool.store.get(guilty)).toMatchObject({ state: 'CANCELLED' })
+    expect(await pool.ended(innocent)).toMatchObject({ state: 'SUCCEEDED', attempts: 1 })
+    expect(isAlive(pid)).toBe(false)
+  })
+
+  it('ends a queued job at once, without a worker', async () => {
+    pool = await openTestPool({ start: false })
+    const id = await ingest()
+    const events = eventsOf(pool.queue.watch(id))
+    await pool.queue.cancel(id)
+    expect(await pool.store.get(id)).toMatchObject({ state: 'CANCELLED', attempts: 0 })
+    expect((await events).map(e => e.kind === 'job' && e.job.state)).toEqual(['CANCELLED'])
+  })
+
+  it('finds a cancellation that another process asked for', async () => {
+    pool = await openTestPool()
+    const id = await ingest(long)
+    await atWork(id)
+    const started = performance.now()
+    await pool.store.requestCancel(id)
+    await pool.ended(id)
+    expect(performance.now() - started).toBeLessThan(1500)
+    expect(await pool.store.get(id)).toMatchObject({ state: 'CANCELLED' })
+  })
+
+  it('refuses a job that has ended', async () => {
+    pool = await openTestPool()
+    const id = await ingest()
+    await pool.ended(id)
+    await expect(pool.queue.cancel(id)).rejects.toMatchObject({ code: 'CONFLICT' })
+  })
+})
+
+describe('stop', () => {
+  it('lets short jobs end, hands long ones back uncounted, and leaves no process', async () => {
+    pool = await openTestPool()
+    const slow = await ingest(long)
+    await atWork(slow)
+    const quick = await ingest()
+    await pool.until(quick, isRunning)
+    await pool.queue.stop(300)
+    expect(await pool.store.get(quick)).toMatchObject({ state: 'SUCCEEDED' })
+    expect(await pool.store.get(slow)).toMatchObject({ state: 'QUEUED', attempts: 0 })
+    expect(workerPids('io')).toEqual([])
+  })
+})
+
+describe('a server that was killed', () => {
+  it('finds its running job again and runs it', async () => {
+    pool = await openTestPool({ start: false })
+    const id = await ingest()
+    expect(await pool.store.claim('io', 'io')).toMatchObject({ id, state: 'RUNNING', attempts: 1 })
+    await pool.queue.start()
+    expect(await pool.ended(id)).toMatchObject({ state: 'SUCCEEDED', attempts: 2 })
+  })
+
+  it('gives a job up that was running at three deaths', async () => {
+    pool = await openTestPool({ start: false })
+    const id = await ingest()
+    for (let death = 1; death <= 3; death++) {
+      await pool.store.claim('io', 'io')
+      await pool.store.recover()
+    }
+    expect(await pool.store.get(id)).toMatchObject({
+      state: 'FAILED',
+      attempts: 3,
+      error: { code: 'TOO_MANY_ATTEMPTS' },
+    })
+  })
+
+  it('leaves no worker behind', async () => {
+    pool = await openTestPool({ start: false })
+    const source = await pool.weights(long)
+    const folder = await mkdtemp(join(tmpdir(), 'pool-'))
+    const modules = [
+      'db/data-source.js',
+      'compute/pool/embedded-queue.js',
+      'subgraphs/compute/job-store.js',
+      'subgraphs/build/enqueue.js',
+      'lib/env.js',
+      'lib/log.js',
+    ]
+    const script = `
+      const [{ openDatabase }, { embeddedQueue }, { openJobStore }, { enqueue }, { readEnv }, { makeLogger }] =
+        await Promise.all(${JSON.stringify(modules.map(compiledFile))}.map(file => import(file)))
+      const [folder, source] = process.argv.slice(1)
+      const db = await openDatabase({ folder })
+      const env = readEnv({ HARTONOMOUS_DATA: folder, LOG_LEVEL: 'silent' })
+      const store = openJobStore(db, {}, () => ({}))
+      const queue = embeddedQueue({ store, env, log: makeLogger('x', 'silent') })
+      await queue.start()
+      const job = await db.tx(em => enqueue(em, { queue }, { tenantId: 't', type: 'model.ingest', input: { source } }))
+      for await (const event of queue.watch(job.id)) if (event.job?.progress) console.log('at work')`
+    const server = execFile(process.execPath, ['--input-type=module', '-e', script, folder, source], {
+      timeout: 30_000,
+    })
+    await new Promise(resolve => server.stdout?.once('data', resolve))
+    const pids = workerPids('io', server.pid)
+    expect(pids).toHaveLength(1)
+    server.kill('SIGKILL')
+    await expect.poll(() => pids.some(isAlive), { timeout: 3000 }).toBe(false)
+    await rm(folder, { recursive: true, force: true })
+  })
+})
+
+describe('a worker that cannot start', () => {
+  it('fails the job with the reason, after pauses', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'pool-'))
+    const workerFile = join(folder, 'worker.js')
+    await writeFile(workerFile, 'process.exit(7)')
+    pool = await openTestPool({ folder, workerFile })
+    const started = performance.now()
+    const job = await pool.ended(await ingest())
+    expect(job.error).toMatchObject({ code: 'TOO_MANY_ATTEMPTS' })
+    expect(job.error?.message).toMatch(/io worker did not start: it exited with code 7/)
+    expect(performance.now() - started).toBeGreaterThan(500 + 1000)
+  })
+})
+
+describe('devices', () => {
+  it('names the processor, idle', async () => {
+    pool = await openTestPool({ start: false })
+    expect(pool.queue.devices()).toMatchObject([{ id: 'cpu-0', kind: 'CPU', busy: false, jobId: null }])
+  })
+})
