@@ -4,6 +4,7 @@ import type { Handler } from './handler.js'
 
 export const handlers: Partial<{ [K in JobName]: () => Promise<Handler<K>> }> = {
   'model.ingest': async () => (await import('./ingest-model.js')).ingestModel,
+  'model.generate': async () => (await import('./generate-text.js')).generateText,
   'model.evaluate': async () => (await import('./evaluate-model.js')).evaluateModel,
   'capability.analyze': async () => (await import('./analyze-capabilities.js')).analyzeCapabilities,
   'students.propose': async () => (await import('./propose-students.js')).proposeStudents,

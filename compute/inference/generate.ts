@@ -1,0 +1,123 @@
+// Text generation: prompt or messages in, pieces of text out as they are made, until an end, a stop string, a limit or a cancellation.
+import { randomInt } from 'node:crypto'
+import { DomainError, isDomainError } from '../../lib/errors.js'
+import type { ModelTokenizer } from '../formats/tokenizer.js'
+import { type ChatMessage, renderChat } from './chat.js'
+import type { LoadedModel } from './model.js'
+import { type SamplingOptions, sampleToken, seededRandom } from './sampling.js'
+import { stopFilter, textStream } from './text-stream.js'
+
+export interface GenerateRequest extends SamplingOptions {
+  /** Exactly one of prompt and messages. */
+  prompt?: string | undefined
+  messages?: readonly ChatMessage[] | undefined
+  maxTokens: number
+  seed?: number | undefined
+  stop?: readonly string[] | undefined
+}
+
+export interface GenerateResult {
+  /** All deltas joined: without end-of-text tokens and without the stop string. */
+  text: string
+  /** Every token that was made, the one that ended it included. */
+  tokenIds: number[]
+  /** LENGTH: maxTokens were made, or the model's context is full. */
+  finishReason: 'STOP' | 'LENGTH' | 'CANCELLED'
+  promptTokens: number
+  completionTokens: number
+  /** Decoding speed, prefill not counted; null for fewer than two tokens. */
+  tokensPerSecond: number | null
+}
+
+export interface GenerateEvents {
+  /** Called with every piece of text; `tokenId` and `index` (from 0) are of the token that completed it. */
+  onDelta?: (delta: { textDelta: string; tokenId: number; index: number }) => void
+  /** Looked at before every token. What was made until then is the result, with CANCELLED. */
+  signal?: AbortSignal
+}
+
+/** The token ids a request begins with. Throws BAD_USER_INPUT and CONTEXT_LENGTH_EXCEEDED with both numbers. */
+export function promptTokens(model: LoadedModel, tokenizer: ModelTokenizer, request: GenerateRequest): number[] {
+  const { prompt, messages } = request
+  if ((prompt === undefined) === (messages === undefined)) {
+    throw new DomainError('BAD_USER_INPUT', 'Give either a prompt or messages', { field: ['input', 'prompt'] })
+  }
+  const text =
+    prompt ?? renderChat(model.manifest.chatTemplate, messages as readonly ChatMessage[], tokenizer.specialTokens)
+  const ids = tokenizer.encodePrompt(text)
+  if (ids.length === 0) {
+    throw new DomainError('BAD_USER_INPUT', 'The prompt is empty, and this model has no token to begin with', {
+      field: ['input', 'prompt'],
+    })
+  }
+  const { contextLength } = model.dimensions
+  if (ids.length >= contextLength) {
+    throw new DomainError(
+      'CONTEXT_LENGTH_EXCEEDED',
+      `The prompt has ${ids.length} tokens and leaves no room for an answer: the model's context is ${contextLength}`,
+      { field: ['input', prompt === undefined ? 'messages' : 'prompt'] },
+    )
+  }
+  return ids
+}
+
+/** Generates one continuation. Several may run at once on one model: they take turns token by token. */
+export async function generate(
+  model: LoadedModel,
+  tokenizer: ModelTokenizer,
+  request: GenerateRequest,
+  { onDelta, signal }: GenerateEvents = {},
+): Promise<GenerateResult> {
+  const prompt = promptTokens(model, tokenizer, request)
+  const limit = Math.min(request.maxTokens, model.dimensions.contextLength - prompt.length)
+  const random = seededRandom(request.seed ?? randomInt(2 ** 32))
+  const stream = textStream(tokenizer, prompt)
+  const filter = stopFilter(request.stop ?? [])
+  const sequence = model.startSequence()
+  const tokenIds: number[] = []
+  let text = ''
+  let firstTokenAt = 0
+  /** A stop string ended it: nothing held back may follow. */
+  let cut = false
+
+  const emit = (textDelta: string) => {
+    if (textDelta === '') return
+    text += textDelta
+    onDelta?.({ textDelta, tokenId: tokenIds.at(-1)!, index: tokenIds.length - 1 })
+  }
+  const run = async (): Promise<GenerateResult['finishReason']> => {
+    let next: readonly number[] = prompt
+    for (;;) {
+      const logits = await sequence.append(next, signal)
+      const id = sampleToken(logits, request, random)
+      if (tokenIds.length === 0) firstTokenAt = performance.now()
+      tokenIds.push(id)
+      if (tokenizer.eosTokenIds.includes(id)) return 'STOP'
+      const shown = filter.push(stream.push(id))
+      emit(shown.text)
+      if (shown.stopped) {
+        cut = true
+        return 'STOP'
+      }
+      if (tokenIds.length >= limit) return 'LENGTH'
+      next = [id]
+    }
+  }
+  const finishReason = await run().catch(error => {
+    if (isDomainError(error) && error.code === 'CANCELLED') return 'CANCELLED' as const
+    throw error
+  })
+  const seconds = (performance.now() - firstTokenAt) / 1000
+  if (!cut) {
+    const rest = filter.push(stream.flush())
+    emit(rest.stopped ? rest.text : rest.text + filter.flush())
+  }
+  return {
+    text,
+    tokenIds,
+    finishReason,
+    promptTokens: prompt.length,
+    completionTokens: tokenIds.length,
+    tokensPerSecond: tokenIds.length > 1 ? (tokenIds.length - 1) / seconds : null,
+  }
+}

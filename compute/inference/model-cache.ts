@@ -1,0 +1,108 @@
+// Models kept open between requests, the least recently used closed first; the one owner of a serving process's sessions.
+import { totalmem } from 'node:os'
+import { readManifest } from '../formats/manifest.js'
+import { loadTokenizer, type ModelTokenizer } from '../formats/tokenizer.js'
+import { type LoadedModel, type ModelContext, openModel, throwIfCancelled } from './model.js'
+
+export interface OpenModel {
+  model: LoadedModel
+  tokenizer: ModelTokenizer
+}
+
+export interface ModelCache {
+  /** Opens the model of a manifest, or takes the open one, for as long as `use` runs. */
+  use<T>(manifestHash: string, context: ModelContext, use: (opened: OpenModel) => Promise<T>): Promise<T>
+  /** Manifest hashes of the open models, least recently used first. */
+  readonly open: readonly string[]
+  dispose(): Promise<void>
+}
+
+interface Entry {
+  opened: Promise<OpenModel>
+  users: number
+  /** Bytes of the float32 weights once all are mapped; 0 until opened. */
+  bytes: number
+}
+
+export interface ModelCacheLimits {
+  models: number
+  /** Float32 bytes of all open models together; idle models are closed beyond it. */
+  bytes: number
+}
+
+/** Mapped weights are page cache that the system may drop, so half of the memory is a bound on thrashing, not on allocation. */
+const defaultLimits = (): ModelCacheLimits => ({ models: 8, bytes: totalmem() / 2 })
+
+export function createModelCache(limits: ModelCacheLimits = defaultLimits()): ModelCache {
+  // A Map keeps insertion order: an entry that is used again is put last.
+  const entries = new Map<string, Entry>()
+
+  const close = async (hash: string, entry: Entry) => {
+    if (entries.get(hash) === entry) entries.delete(hash)
+    const opened = await entry.opened.catch(() => undefined)
+    await opened?.model.dispose()
+  }
+  const trim = async () => {
+    const total = () => [...entries.values()].reduce((sum, entry) => sum + entry.bytes, 0)
+    for (const [hash, entry] of [...entries]) {
+      if (entries.size <= limits.models && total() <= limits.bytes) return
+      if (entry.users === 0) await close(hash, entry)
+    }
+  }
+  const open = async (hash: string, context: ModelContext): Promise<OpenModel> => {
+    const manifest = await readManifest(context.payloads, hash)
+    const [tokenizer, model] = await Promise.all([
+      loadTokenizer(manifest, context.payloads),
+      // The opening serves all who wait for it: one caller's cancellation must not fail the others.
+      openModel(manifest, { ...context, signal: undefined }),
+    ])
+    return { model, tokenizer }
+  }
+
+  return {
+    get open() {
+      return [...entries.keys()]
+    },
+    async use(hash, context, use) {
+      const entry: Entry = entries.get(hash) ?? { opened: open(hash, context), users: 0, bytes: 0 }
+      entries.delete(hash)
+      entries.set(hash, entry)
+      entry.users++
+      try {
+        const opened = await unlessCancelled(entry.opened, context.signal)
+        entry.bytes = opened.model.manifest.parameterCount * 4
+        await trim()
+        return await use(opened)
+      } catch (error) {
+        // An opening that failed may succeed next time; one that somebody no longer waits for goes on for the next caller.
+        if (entry.bytes === 0 && !context.signal?.aborted && entries.get(hash) === entry) entries.delete(hash)
+        throw error
+      } finally {
+        entry.users--
+        await trim()
+      }
+    },
+    async dispose() {
+      await Promise.all([...entries].map(([hash, entry]) => close(hash, entry)))
+    },
+  }
+}
+
+/** Waits for the value, or throws CANCELLED as soon as the signal fires. */
+async function unlessCancelled<T>(value: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return value
+  throwIfCancelled(signal)
+  let stop = () => {}
+  const aborted = new Promise<void>(resolve => {
+    stop = () => resolve()
+    signal.addEventListener('abort', stop, { once: true })
+  })
+  try {
+    const result = await Promise.race([value.then(opened => ({ opened })), aborted])
+    if (result) return result.opened
+    throwIfCancelled(signal)
+    return await value
+  } finally {
+    signal.removeEventListener('abort', stop)
+  }
+}
