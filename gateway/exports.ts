@@ -4,7 +4,7 @@ import send from '@fastify/send'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 
 /** Files of a finished export job by their path (`<job id>/<file>`), or undefined where the job is not a finished export. */
-export type FinishedExport = (jobId: string) => Promise<readonly { path: string; sha256: string }[] | undefined>
+export type FinishedExport = (jobId: string) => Promise<readonly { path: string }[] | undefined>
 
 const jobIdPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 

@@ -1,9 +1,11 @@
 // From an operation's text to a checked operation: parse, shape, validation, variables, cost; the same for every transport.
 import {
+  type DefinitionNode,
   type DocumentNode,
   GraphQLError,
   type GraphQLSchema,
   getOperationAST,
+  Kind,
   type OperationDefinitionNode,
   parse,
   validate,
@@ -58,6 +60,13 @@ export function operationChecker(schema: GraphQLSchema, limits: OperationLimits 
       ]
     }
     checkShape(document, limits)
+    // Forbidden by the GraphQL specification since 2025; graphql-js 16 would throw in the midst of validating it.
+    if (document.definitions.some(hasConditionalRoot))
+      throw [
+        new GraphQLError('A subscription may not have @skip or @include on its root field', {
+          extensions: { code: 'GRAPHQL_VALIDATION_FAILED' },
+        }),
+      ]
     const errors = validate(schema, document)
     if (errors.length) throw errors.map(e => coded(e, 'GRAPHQL_VALIDATION_FAILED'))
     if (query.length <= maximumCachedText) {
@@ -90,6 +99,11 @@ export function operationChecker(schema: GraphQLSchema, limits: OperationLimits 
 
 /** What `checkOperation` threw, as a list. */
 export const operationErrors = (thrown: unknown): unknown[] => (Array.isArray(thrown) ? thrown : [thrown])
+
+const hasConditionalRoot = (definition: DefinitionNode) =>
+  definition.kind === Kind.OPERATION_DEFINITION &&
+  definition.operation === 'subscription' &&
+  definition.selectionSet.selections.some(s => s.directives?.some(d => ['skip', 'include'].includes(d.name.value)))
 
 const coded = (error: GraphQLError, code: string) =>
   new GraphQLError(error.message, {

@@ -1,0 +1,74 @@
+// Puts the gateway together: platform or remote subgraphs, graph, port. What main.ts runs and tests start in their own process.
+import { type Env } from '../lib/env.js'
+import { toGlobalId } from '../lib/ids.js'
+import type { Logger } from '../lib/log.js'
+import { startGraphqlGateway } from './graphql-gateway.js'
+import { localDataSource } from './local-data-source.js'
+import { gatewayMetrics } from './metrics.js'
+import { type RequestContext, type RunningPlatform, startPlatform } from './platform.js'
+import { startServer } from './server.js'
+import type { SubgraphSource } from './source.js'
+import { subgraphs } from './subgraphs.js'
+import { loadSupergraph } from './supergraph.js'
+
+export interface RunningGateway {
+  url: string
+  platform: RunningPlatform
+  /** Drains: readiness goes, streams end, running requests end, jobs go back to the queue. About ten seconds at most. */
+  stop(): Promise<void>
+}
+
+/** Time that running jobs get to end before they go back to the queue. */
+const jobGraceMs = 3_000
+
+export async function startGateway(env: Env, log: Logger): Promise<RunningGateway> {
+  const platform = await startPlatform(env, log)
+  try {
+    const metrics = gatewayMetrics(platform.gauges)
+    const sources = new Map<string, SubgraphSource<RequestContext>>(
+      subgraphs.map(({ name, schema }) => [name, localDataSource<RequestContext>(schema, log)]),
+    )
+    const gateway = await startGraphqlGateway<RequestContext>({
+      supergraphSdl: loadSupergraph(),
+      sources,
+      log,
+      observe: metrics.observe,
+    })
+    const server = await startServer<RequestContext>(
+      { host: env.HOST, port: env.PORT },
+      {
+        gateway,
+        metrics,
+        log,
+        dataFolder: env.HARTONOMOUS_DATA,
+        newContext: signal => platform.newContext(signal),
+        checkReady: () => platform.checkReady(),
+        async finishedExport(jobId) {
+          const query = 'query($id: ID!) { job(id: $id) { type state output } }'
+          const id = toGlobalId('Job', jobId)
+          const outcome = await gateway.operate({ query, variables: { id } }, () => platform.newContext())
+          const job = outcome.kind === 'answer' ? (outcome.answer.data?.job as ExportJob | null | undefined) : undefined
+          return job?.state === 'SUCCEEDED' ? job.output?.files : undefined
+        },
+      },
+    )
+    return {
+      url: server.url,
+      platform,
+      async stop() {
+        // The pool first hears of it: a request that waits for a job (generate) ends when the job does.
+        await Promise.all([server.drain(), platform.queue.stop(jobGraceMs)])
+        await gateway.stop()
+        await platform.stop()
+      },
+    }
+  } catch (error) {
+    await platform.stop(0)
+    throw error
+  }
+}
+
+interface ExportJob {
+  state: string
+  output: { files?: { path: string }[] } | null
+}
