@@ -77,7 +77,6 @@ export async function startGraphqlGateway<Context extends object>(options: {
     persistedQueries: false,
     stopOnTerminationSignals: false,
     includeStacktraceInErrorResponses: false,
-    status400ForVariableCoercionErrors: true,
     formatError: (formatted, error) => format(presentError(error, log), formatted.locations),
     plugins: [ApolloServerPluginLandingPageDisabled(), observing(observe)],
     logger: quiet(log),
