@@ -1,0 +1,149 @@
+// bench analysis: layer influence of SmolLM2 against the reference numbers, and how fast it is measured.
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import type { HandlerContext } from '../compute/handlers/handler.js'
+import { ingestModel } from '../compute/handlers/ingest-model.js'
+import { withScoringModel } from '../compute/handlers/scoring-model.js'
+import { type LayerInfluence, layerInfluence } from '../compute/probing/layer-influence.js'
+import { assignSplits, type ProbeSample, readProbeLines, type Split } from '../compute/probing/probe-set.js'
+import { encodeSample, encodeSamples } from '../compute/probing/scoring.js'
+import { readEnv } from '../lib/env.js'
+import { makeLogger } from '../lib/log.js'
+import { projectFile } from '../lib/project.js'
+import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+
+interface Influence {
+  lines: number[]
+  completionTokens: number
+  blockInfluence: number[]
+  deltaNllPerToken: number[]
+}
+interface Nll {
+  examples: { index: number; completionTokens: number; nll: number }[]
+}
+
+const shared = (...parts: string[]) => projectFile('..', 'shared', ...parts)
+const json = async <T>(path: string): Promise<T> => JSON.parse(await readFile(path, 'utf8')) as T
+
+/** Spearman's rank correlation. */
+function rankCorrelation(a: readonly number[], b: readonly number[]): number {
+  const ranks = (values: readonly number[]) => {
+    const order = values.map((_, i) => i).sort((x, y) => values[x]! - values[y]!)
+    const result = new Array<number>(values.length)
+    order.forEach((index, rank) => {
+      result[index] = rank
+    })
+    return result
+  }
+  const [x, y] = [ranks(a), ranks(b)]
+  const n = a.length
+  const squares = x.reduce((sum, rank, i) => sum + (rank - y[i]!) ** 2, 0)
+  return 1 - (6 * squares) / (n * (n * n - 1))
+}
+
+/** Greatest |ours - reference| / |reference| over entries that are not noise, and the greatest absolute deviation of all. */
+function deviations(ours: readonly number[], reference: readonly number[], floor: number) {
+  const absolute = ours.map((value, i) => Math.abs(value - reference[i]!))
+  const relative = absolute.map((d, i) => (Math.abs(reference[i]!) < floor ? 0 : d / Math.abs(reference[i]!)))
+  return { relative: Math.max(...relative), absolute: Math.max(...absolute) }
+}
+
+const compare = (name: string, reference: Influence, layers: readonly number[], block: number[], skip: number[]) => {
+  const pick = (values: readonly number[]) => layers.map(layer => values[layer]!)
+  return {
+    task: name,
+    blockInfluence: {
+      rankCorrelation: rankCorrelation(block, pick(reference.blockInfluence)),
+      ...deviations(block, pick(reference.blockInfluence), 1e-3),
+    },
+    skipLoss: {
+      rankCorrelation: rankCorrelation(skip, pick(reference.deltaNllPerToken)),
+      ...deviations(skip, pick(reference.deltaNllPerToken), 0.01),
+    },
+  }
+}
+
+function compareAll(found: LayerInfluence, reference: Record<string, Influence>, tasks: string[], layers: number[]) {
+  const rows = tasks.map((task, c) =>
+    compare(
+      task,
+      reference[task]!,
+      layers,
+      found.layers.map(l => l.capabilities[c]!.blockInfluence),
+      found.layers.map(l => l.capabilities[c]!.lossIncrease),
+    ),
+  )
+  if (!reference.all || tasks.length < Object.keys(reference).length - 1) return rows
+  const total = found.baseline.reduce((sum, b) => sum + b.completionTokens, 0)
+  const skip = found.layers.map(
+    l => l.capabilities.reduce((sum, x, c) => sum + x.lossIncrease * found.baseline[c]!.completionTokens, 0) / total,
+  )
+  const block = found.layers.map(l => l.blockInfluence)
+  return [...rows, compare('all', reference.all, layers, block, skip)]
+}
+
+async function readProbes(split: Split): Promise<ProbeSample[]> {
+  const lines = await readProbeLines([await readFile(shared('data', 'probes', `${split}.jsonl`))])
+  return assignSplits(lines.map(line => ({ ...line, split })))
+}
+
+/**
+ * `--tasks a,b` and `--layers 0,11` narrow it; `--nll-step 10` scores every tenth validation line (0: none).
+ * Needs the reference numbers and the model beside the project (../shared).
+ */
+export async function run(args: string[]): Promise<Record<string, unknown>> {
+  const { values } = parseArgs({
+    args,
+    options: { tasks: { type: 'string' }, layers: { type: 'string' }, 'nll-step': { type: 'string', default: '10' } },
+  })
+  const { perTask } = await json<{ perTask: Record<string, Influence> }>(shared('reference', 'layer_influence.json'))
+  const tasks = values.tasks?.split(',') ?? Object.keys(perTask).filter(task => task !== 'all')
+  const only = values.layers?.split(',').map(Number)
+  const dataFolder = await mkdtemp(join(tmpdir(), 'bench-analysis-'))
+  const context: HandlerContext = {
+    jobId: 'bench',
+    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
+    dataFolder,
+    env: readEnv({ ...process.env, HARTONOMOUS_DATA: dataFolder }),
+    log: makeLogger('bench'),
+    signal: new AbortController().signal,
+    progress: () => {},
+    delta: () => {},
+  }
+  try {
+    const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
+    const { manifest } = await ingestModel({ source }, context)
+    const opening = performance.now()
+    return await withScoringModel(manifest, context, async ({ model, scorer }) => {
+      const openSeconds = (performance.now() - opening) / 1000
+      const lines = await readProbes('probe')
+      const samples = tasks.flatMap(task => perTask[task]!.lines.map(line => lines[line]!))
+      const encoded = encodeSamples(model, samples, 192)
+      const begin = performance.now()
+      const found = await layerInfluence(scorer, model.layerCount, encoded, tasks, only ? { only } : {})
+      const seconds = (performance.now() - begin) / 1000
+      const layers = found.layers.map(l => l.layerIndex)
+      const tokens = encoded.reduce((sum, s) => sum + s.ids.length, 0) * (layers.length + 1)
+
+      const step = Number(values['nll-step'])
+      const { examples } = await json<Nll>(shared('reference', 'nll_smollm2.json'))
+      const chosen = step > 0 ? examples.filter((_, i) => i % step === 0) : []
+      const validation = await readProbes('validation')
+      const rows = chosen.map(example => encodeSample(model, validation[example.index]!, 256)!)
+      const scores = await scorer.scoreRows(rows)
+      const nll = chosen.map((example, i) => Math.abs(scores[i]!.nll / example.nll - 1))
+      return {
+        openSeconds,
+        analysisSeconds: seconds,
+        tokens,
+        tokensPerSecond: tokens / seconds,
+        comparison: compareAll(found, perTask, tasks, layers),
+        nll: { examples: chosen.length, largestRelativeDeviation: Math.max(0, ...nll) },
+      }
+    })
+  } finally {
+    await rm(dataFolder, { recursive: true, force: true })
+  }
+}
