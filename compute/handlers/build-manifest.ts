@@ -1,8 +1,11 @@
 // Parsed files of a source -> everything a manifest says that is not a hash.
+import { isDomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTokenizer } from '../../lib/manifest.js'
 import { describeTensor, findArchitecture } from '../architectures/registry.js'
 import { elementCount } from '../formats/float-weights.js'
+import type { GgufMetadata } from '../formats/gguf.js'
 import { ggufArchitecture, ggufDescription, ggufDimensions, ggufMetadataJson } from '../formats/gguf-metadata.js'
+import { ggufTokenizer } from '../formats/gguf-tokenizer.js'
 import { hfArchitecture, hfDimensions, hfLicense } from '../formats/hf-config.js'
 import { hfChatTemplate, hfTokenizer } from '../formats/hf-tokenizer.js'
 import { parseJsonObject } from '../formats/json-scan.js'
@@ -63,6 +66,7 @@ function describeGguf(
 ): ModelDescription {
   const { metadata } = content
   const architecture = ggufArchitecture(metadata)
+  const converted = tokenizerOf(metadata)
   const tied = !tensors.some(t => t.name === 'output.weight')
   return {
     format: 'gguf',
@@ -71,7 +75,21 @@ function describeGguf(
     parameterCount: sum(tensors),
     ...ggufDescription(metadata),
     sourceConfig: jsonBytes(ggufMetadataJson(metadata)),
-    tokenizer: undefined,
+    tokenizer: converted && {
+      ...converted.facts,
+      tokenizerJson: jsonBytes(converted.tokenizerJson),
+      tokenizerConfig: jsonBytes(converted.tokenizerConfig),
+    },
+  }
+}
+
+/** A tokenizer of a kind that is not known here does not keep the model out: generating says what is missing. */
+function tokenizerOf(metadata: GgufMetadata) {
+  try {
+    return ggufTokenizer(metadata)
+  } catch (error) {
+    if (isDomainError(error) && error.code === 'NO_TOKENIZER') return undefined
+    throw error
   }
 }
 

@@ -1,0 +1,132 @@
+// config.json, generation_config.json and tokenizer files of an exported model, as transformers reads them.
+import type { Manifest, ManifestTokenizer } from '../../lib/manifest.js'
+import type { PayloadStore } from '../../payloads/payload-store.js'
+import { checkBuildable } from '../architectures/registry.js'
+import { elementCount } from '../formats/float-weights.js'
+import { parseJsonObject } from '../formats/json-scan.js'
+import { readManifest } from '../formats/manifest.js'
+import type { ExportTensor } from './export-tensors.js'
+
+type Json = Record<string, unknown>
+
+const torchNames: Record<string, string> = { F64: 'float64', F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
+
+/** The type that most parameters have. */
+function commonType(tensors: readonly ExportTensor[]): string {
+  const counts = new Map<string, number>()
+  for (const { dtype, shape } of tensors) counts.set(dtype, (counts.get(dtype) ?? 0) + elementCount(shape))
+  const [most] = [...counts].sort((a, b) => b[1] - a[1])
+  return torchNames[most?.[0] ?? 'F32'] ?? 'float32'
+}
+
+/** The shortest decimal that is the same float32: GGUF keeps 1e-05 as 9.999999747378752e-06. */
+function shortestFloat32(value: number): number {
+  for (let digits = 1; digits < 10; digits++) {
+    const short = Number(value.toPrecision(digits))
+    if (Math.fround(short) === Math.fround(value)) return short
+  }
+  return value
+}
+
+const endIds = (tokenizer: ManifestTokenizer | undefined) =>
+  tokenizer && tokenizer.eosTokenIds.length === 1 ? tokenizer.eosTokenIds[0] : tokenizer?.eosTokenIds
+
+/** Indices in the original model of the layers a student keeps, through all its ancestors. */
+async function originalLayers(manifest: Manifest, payloads: PayloadStore): Promise<number[] | undefined> {
+  if (!manifest.parent) return undefined
+  const { layers, manifest: hash } = manifest.parent
+  const above = (await payloads.has(hash))
+    ? await originalLayers(await readManifest(payloads, hash), payloads)
+    : undefined
+  return above ? layers.map(layer => above[layer]!) : layers
+}
+
+/** config.json: the source's own with the student's depth, or one written from the dimensions for GGUF sources. */
+export async function exportConfig(
+  manifest: Manifest,
+  tensors: readonly ExportTensor[],
+  payloads: PayloadStore,
+): Promise<Json | undefined> {
+  if (manifest.format === 'gguf') return writtenConfig(manifest, tensors)
+  if (!manifest.sourceConfig) return undefined
+  const config = parseJsonObject(await payloads.get(manifest.sourceConfig), 'config.json')
+  const layers = await originalLayers(manifest, payloads)
+  if (!layers) return config
+  const inner = (
+    typeof config.text_config === 'object' && config.text_config !== null ? config.text_config : config
+  ) as Json
+  for (const key of ['num_hidden_layers', 'n_layer', 'num_layers', 'n_layers'])
+    if (key in inner) inner[key] = layers.length
+  // One entry per layer of the original model (sliding or full attention).
+  if (Array.isArray(inner.layer_types)) inner.layer_types = layers.map(layer => (inner.layer_types as unknown[])[layer])
+  return config
+}
+
+function writtenConfig(manifest: Manifest, tensors: readonly ExportTensor[]): Json {
+  const { dimensions: d } = checkBuildable(manifest)
+  const roles = new Set(manifest.tensors.map(t => t.role))
+  const windowed = d.slidingWindow !== undefined
+  return {
+    architectures: [windowed ? 'MistralForCausalLM' : 'LlamaForCausalLM'],
+    model_type: windowed ? 'mistral' : 'llama',
+    hidden_size: d.hiddenSize,
+    intermediate_size: d.intermediateSize,
+    num_hidden_layers: d.layerCount,
+    num_attention_heads: d.attentionHeadCount,
+    num_key_value_heads: d.keyValueHeadCount,
+    head_dim: d.headSize,
+    vocab_size: d.vocabularySize,
+    max_position_embeddings: d.contextLength,
+    hidden_act: 'silu',
+    rms_norm_eps: shortestFloat32(d.normEpsilon),
+    rope_theta: shortestFloat32(d.ropeTheta),
+    ...(d.ropeScaling ? { rope_scaling: d.ropeScaling } : {}),
+    ...(windowed ? { sliding_window: d.slidingWindow } : {}),
+    attention_bias: roles.has('layers.0.q_bias'),
+    mlp_bias: roles.has('layers.0.up_bias'),
+    tie_word_embeddings: !roles.has('lm_head'),
+    bos_token_id: manifest.tokenizer?.bosTokenId,
+    eos_token_id: endIds(manifest.tokenizer),
+    pad_token_id: manifest.tokenizer?.padTokenId,
+    torch_dtype: commonType(tensors),
+  }
+}
+
+export function exportGenerationConfig(tokenizer: ManifestTokenizer): Json {
+  return {
+    bos_token_id: tokenizer.bosTokenId,
+    eos_token_id: endIds(tokenizer),
+    pad_token_id: tokenizer.padTokenId,
+  }
+}
+
+/** tokenizer_config.json with the chat template in it; written from the manifest where the source had none. */
+export async function exportTokenizerConfig(
+  manifest: Manifest,
+  tokenizer: ManifestTokenizer,
+  tokenizerJson: Json,
+  payloads: PayloadStore,
+): Promise<Json> {
+  const text = (id: number | undefined) => (id === undefined ? undefined : tokenText(tokenizerJson, id))
+  const base: Json = tokenizer.tokenizerConfig
+    ? parseJsonObject(await payloads.get(tokenizer.tokenizerConfig), 'tokenizer_config.json')
+    : {
+        tokenizer_class: 'PreTrainedTokenizerFast',
+        bos_token: text(tokenizer.bosTokenId),
+        eos_token: text(tokenizer.eosTokenIds[0]),
+        pad_token: text(tokenizer.padTokenId),
+        unk_token: text(tokenizer.unknownTokenId),
+        model_max_length: manifest.dimensions.contextLength,
+        clean_up_tokenization_spaces: false,
+      }
+  return manifest.chatTemplate && !base.chat_template ? { ...base, chat_template: manifest.chatTemplate } : base
+}
+
+function tokenText(tokenizerJson: Json, id: number): string | undefined {
+  const added = Array.isArray(tokenizerJson.added_tokens) ? tokenizerJson.added_tokens : []
+  const found = added.find(t => t?.id === id)?.content
+  if (typeof found === 'string') return found
+  const vocab = (tokenizerJson.model as Json | undefined)?.vocab
+  if (Array.isArray(vocab)) return vocab[id]?.[0]
+  return Object.entries((vocab ?? {}) as Record<string, number>).find(([, value]) => value === id)?.[0]
+}

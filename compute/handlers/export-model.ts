@@ -1,0 +1,86 @@
+// `model.export`: the original files where the model is as it came, else a Hugging Face folder that transformers opens.
+import { DomainError } from '../../lib/errors.js'
+import type { Manifest } from '../../lib/manifest.js'
+import { parseJsonObject } from '../formats/json-scan.js'
+import { readManifest } from '../formats/manifest.js'
+import { writeSafetensorsHeader } from '../formats/safetensors.js'
+import { exportConfig, exportGenerationConfig, exportTokenizerConfig } from './export-config.js'
+import { writeExport } from './export-folder.js'
+import { exportTensors } from './export-tensors.js'
+import type { Handler, HandlerContext } from './handler.js'
+import { restoreFile } from './restore-file.js'
+
+type WriteFile = (name: string, chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>) => Promise<void>
+
+const unsupported = (message: string) => new DomainError('UNSUPPORTED_FORMAT', message, { field: ['input', 'format'] })
+
+export const exportModel: Handler<'model.export'> = async (input, context) => {
+  const { format, quantization } = input
+  if (quantization !== undefined && quantization !== 'NONE') {
+    throw unsupported(
+      `Export with quantization ${quantization} is not offered; tensors are exported as stored or in float32`,
+    )
+  }
+  if (format === 'ONNX')
+    throw unsupported('Export to ONNX is not offered; SAFETENSORS is, and GGUF for models that came as GGUF')
+  const manifest = await readManifest(context.payloads, input.manifest)
+  const wanted = format === 'GGUF' ? 'gguf' : 'safetensors'
+  const original = manifest.format === wanted && manifest.sourceFiles !== undefined
+  if (format === 'GGUF' && !original) {
+    throw unsupported(
+      manifest.format === 'gguf'
+        ? `${input.name} was built here; GGUF is written for models as they came from a GGUF file. Export it as SAFETENSORS`
+        : `${input.name} came as SafeTensors; writing it as GGUF is not offered. Export it as SAFETENSORS`,
+    )
+  }
+  const files = await writeExport(context.dataFolder, context.jobId, write =>
+    original ? restoreAll(manifest, write, context) : convert(manifest, write, context),
+  )
+  return { files }
+}
+
+/** Reports bytes as they are written, and stops where the job was cancelled. */
+async function* counted(
+  chunks: AsyncIterable<Uint8Array>,
+  context: HandlerContext,
+  total: number,
+  counter: { bytes: number },
+) {
+  for await (const chunk of chunks) {
+    context.signal.throwIfAborted()
+    yield chunk
+    counter.bytes += chunk.length
+    context.progress({ stage: 'tensors', completed: counter.bytes, total, unit: 'bytes' })
+  }
+}
+
+async function restoreAll(manifest: Manifest, write: WriteFile, context: HandlerContext) {
+  const files = manifest.sourceFiles ?? []
+  const total = files.reduce((sum, file) => sum + file.bytes, 0)
+  const counter = { bytes: 0 }
+  for (const file of files)
+    await write(file.name, counted(restoreFile(context.payloads, manifest, file), context, total, counter))
+}
+
+async function convert(manifest: Manifest, write: WriteFile, context: HandlerContext) {
+  const { payloads, signal } = context
+  const tensors = exportTensors(manifest, payloads)
+  const header = writeSafetensorsHeader(tensors)
+  const counter = { bytes: 0 }
+  const total = tensors.reduce((sum, t) => sum + t.bytes, 0)
+  const all = async function* () {
+    yield header
+    for (const tensor of tensors) yield* counted(tensor.chunks(signal), context, total, counter)
+  }
+  await write('model.safetensors', all())
+  const json = (name: string, value: unknown) => write(name, [Buffer.from(`${JSON.stringify(value, null, 2)}\n`)])
+  const config = await exportConfig(manifest, tensors, payloads)
+  if (config) await json('config.json', config)
+  const { tokenizer } = manifest
+  if (!tokenizer) return
+  await json('generation_config.json', exportGenerationConfig(tokenizer))
+  const tokenizerJson = await payloads.get(tokenizer.tokenizerJson)
+  await write('tokenizer.json', [tokenizerJson])
+  const parsed = parseJsonObject(tokenizerJson, 'tokenizer.json')
+  await json('tokenizer_config.json', await exportTokenizerConfig(manifest, tokenizer, parsed, payloads))
+}
