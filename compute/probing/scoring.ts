@@ -68,7 +68,7 @@ export const encodeSamples = (
 ): EncodedSample[] => samples.flatMap(sample => encodeSample(model, sample, maxTokens) ?? [])
 
 /** A native run cannot be stopped, so runs are kept this short: a cancelled job stops well within half a second. */
-const targetSeconds = 0.2
+const targetSeconds = 0.3
 /** Bounds the memory of a run's logits and activations. */
 const maximumBatchTokens = 4096
 /** A batch this large is closed rather than padded further: rows below this share of its longest go into the next. */
