@@ -308,6 +308,16 @@ export function embeddedQueue({
     )
   }
 
+  /** A job that waits, or one that has ended since it was marked. */
+  async function cancelWaiting(jobId: string) {
+    try {
+      const job = await store.requestCancel(jobId)
+      if (job.state === 'CANCELLED') events.state(job)
+    } catch (error) {
+      if (!isDomainError(error)) throw error
+    }
+  }
+
   async function stopAll(graceMs: number) {
     stopping = true
     clearInterval(poll)
@@ -332,10 +342,10 @@ export function embeddedQueue({
 
   async function onPoll() {
     wake()
-    if (running.size === 0) return
     for (const jobId of await store.cancelRequests()) {
       const run = running.get(jobId)
       if (run) stopRun(run)
+      else await cancelWaiting(jobId)
     }
   }
 

@@ -78,7 +78,7 @@ export interface JobStore {
   requeue(jobId: string, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
   /** A QUEUED job is CANCELLED at once; a RUNNING one is marked, so that it ends CANCELLED even if the server dies now. CONFLICT if it has ended. */
   requestCancel(jobId: string): Promise<JobRecord>
-  /** Ids of RUNNING jobs whose cancellation was asked for, here or by another process on the same database. */
+  /** Ids of QUEUED and RUNNING jobs whose cancellation was asked for, here or by another process on the same database. */
   cancelRequests(): Promise<string[]>
   /** Rows left RUNNING by a server that died: QUEUED again, or FAILED after maximumAttempts. Called once at start. */
   recover(): Promise<JobRecord[]>

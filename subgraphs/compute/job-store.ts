@@ -106,10 +106,10 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
       transition(jobId, job =>
         job.state === 'RUNNING' ? { cancelRequested: true } : cancel(job, null, 0, new Date()),
       ),
-    cancelRequests: async () =>
-      (await db.read.find(Job, { where: { state: 'RUNNING', cancelRequested: true }, select: { id: true } })).map(
-        job => job.id,
-      ),
+    async cancelRequests() {
+      const where = { state: In(['QUEUED', 'RUNNING']), cancelRequested: true }
+      return (await db.read.find(Job, { where, select: { id: true } })).map(job => job.id)
+    },
 
     async recover() {
       const left = await db.tx(em => em.find(Job, { where: { state: 'RUNNING' }, order: { id: 'ASC' } }))
