@@ -2,7 +2,7 @@
 import type { JobName } from '../pool/job-types.js'
 import type { Handler } from './handler.js'
 
-export const handlers: Partial<{ [K in JobName]: () => Promise<Handler<K>> }> = {
+export const handlers: { [K in JobName]: () => Promise<Handler<K>> } = {
   'model.ingest': async () => (await import('./ingest-model.js')).ingestModel,
   'model.export': async () => (await import('./export-model.js')).exportModel,
   'model.generate': async () => (await import('./generate-text.js')).generateText,
@@ -10,7 +10,7 @@ export const handlers: Partial<{ [K in JobName]: () => Promise<Handler<K>> }> = 
   'capability.analyze': async () => (await import('./analyze-capabilities.js')).analyzeCapabilities,
   'students.propose': async () => (await import('./propose-students.js')).proposeStudents,
   'student.build': async () => (await import('./build-student.js')).buildStudent,
+  'probes.import': async () => (await import('./import-probes.js')).importProbes,
   'storage.verify': async () => (await import('./verify-storage.js')).verifyStorage,
   'storage.collect': async () => (await import('./collect-garbage.js')).collectGarbage,
-  'probes.import': async () => (await import('./import-probes.js')).importProbes,
 }

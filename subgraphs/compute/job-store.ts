@@ -44,12 +44,21 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
   const failed: JobStore['fail'] = (jobId, error, progress, deviceSeconds) =>
     transition(jobId, job => fail(job, error, progress, deviceSeconds, new Date()))
 
+  /** The owner cannot let the job run any more (its model was deleted); what its effect had begun is rolled back. */
+  const refuse = (jobId: string, deviceId: string, { code, message }: DomainError) =>
+    transition(jobId, job => {
+      const now = new Date()
+      const started = claim(job, deviceId, now)
+      return { ...started, ...fail({ ...job, ...started }, { code, message, retryable: false }, null, 0, now) }
+    })
+
   return {
     async claim(lane, deviceId) {
       const types = typesOfLane(lane)
       // Looks before it takes the write lock: polling an idle queue costs one indexed read.
       if (!(await db.read.existsBy(Job, { state: 'QUEUED', type: In(types) }))) return undefined
-      return db.tx(async em => {
+      let refused: { jobId: string; error: DomainError } | undefined
+      const claimed = db.tx(async em => {
         const running = (await em.find(Job, { where: { state: 'RUNNING' }, select: { id: true, type: true } })) as Job[]
         const oldestExclusive = await em.findOne(Job, {
           where: { state: 'QUEUED', type: In(exclusiveTypes) },
@@ -57,27 +66,25 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
         })
         const now = new Date()
         // The oldest may have to wait for what runs while a newer one need not: one of each kind is looked at.
-        for (const kind of [
-          types.filter(type => !exclusiveTypes.includes(type)),
-          exclusiveTypes.filter(t => types.includes(t)),
-        ]) {
-          const row = kind.length
-            ? await em.findOne(Job, { where: { state: 'QUEUED', type: In(kind) }, order: { id: 'ASC' } })
-            : null
+        const kinds = [types.filter(t => !exclusiveTypes.includes(t)), types.filter(t => exclusiveTypes.includes(t))]
+        for (const kind of kinds.filter(k => k.length > 0)) {
+          const row = await em.findOne(Job, { where: { state: 'QUEUED', type: In(kind) }, order: { id: 'ASC' } })
           if (!row) continue
           const job = toRecord(row)
           if (!mayStart(job, running.map(toRecord), oldestExclusive ?? undefined, now)) continue
-          const claimed = { ...job, ...claim(job, deviceId, now) }
           try {
             const input = await effectOf(job.type)?.claim?.(em, job, job.input as never)
             return await change(em, job, { ...claim(job, deviceId, now), input: input ?? job.input })
           } catch (error) {
-            if (!isDomainError(error)) throw error
-            const { code, message } = error
-            return await change(em, claimed, fail(claimed, { code, message, retryable: false }, null, 0, now))
+            if (isDomainError(error)) refused = { jobId: job.id, error }
+            throw error
           }
         }
         return undefined
+      })
+      return claimed.catch(error => {
+        if (!refused) throw error
+        return refuse(refused.jobId, deviceId, refused.error)
       })
     },
 
