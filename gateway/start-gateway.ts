@@ -1,15 +1,17 @@
 // Puts the gateway together: platform or remote subgraphs, graph, port. What main.ts runs and tests start in their own process.
 import { type Env } from '../lib/env.js'
+import { DomainError } from '../lib/errors.js'
 import { toGlobalId } from '../lib/ids.js'
 import type { Logger } from '../lib/log.js'
 import { startGraphqlGateway } from './graphql-gateway.js'
 import { localDataSource } from './local-data-source.js'
 import { gatewayMetrics } from './metrics.js'
 import { type RequestContext, type RunningPlatform, startPlatform } from './platform.js'
+import { remoteDataSource } from './remote-data-source.js'
 import { startServer } from './server.js'
 import type { SubgraphSource } from './source.js'
 import { subgraphs } from './subgraphs.js'
-import { loadSupergraph } from './supergraph.js'
+import { loadSupergraph, subgraphNames } from './supergraph.js'
 
 export interface RunningGateway {
   url: string
@@ -25,11 +27,10 @@ export async function startGateway(env: Env, log: Logger): Promise<RunningGatewa
   const platform = await startPlatform(env, log)
   try {
     const metrics = gatewayMetrics(platform.gauges)
-    const sources = new Map<string, SubgraphSource<RequestContext>>(
-      subgraphs.map(({ name, schema }) => [name, localDataSource<RequestContext>(schema, log)]),
-    )
+    const supergraphSdl = loadSupergraph()
+    const sources = sourcesOf(subgraphNames(supergraphSdl), env, log)
     const gateway = await startGraphqlGateway<RequestContext>({
-      supergraphSdl: loadSupergraph(),
+      supergraphSdl,
       sources,
       log,
       observe: metrics.observe,
@@ -42,7 +43,10 @@ export async function startGateway(env: Env, log: Logger): Promise<RunningGatewa
         log,
         dataFolder: env.HARTONOMOUS_DATA,
         newContext: signal => platform.newContext(signal),
-        checkReady: () => platform.checkReady(),
+        async checkReady() {
+          await platform.checkReady()
+          await Promise.all([...sources.values()].map(source => source.ping()))
+        },
         async finishedExport(jobId) {
           const query = 'query($id: ID!) { job(id: $id) { type state output } }'
           const id = toGlobalId('Job', jobId)
@@ -66,6 +70,23 @@ export async function startGateway(env: Env, log: Logger): Promise<RunningGatewa
     await platform.stop(0)
     throw error
   }
+}
+
+/** In this process, or where HARTONOMOUS_SUBGRAPHS says. */
+function sourcesOf(names: string[], env: Env, log: Logger): Map<string, SubgraphSource<RequestContext>> {
+  for (const name of env.HARTONOMOUS_SUBGRAPHS.keys())
+    if (!names.includes(name))
+      throw new DomainError('BAD_USER_INPUT', `HARTONOMOUS_SUBGRAPHS names ${name}; there are ${names.join(', ')}`)
+  return new Map(
+    names.map(name => {
+      const url = env.HARTONOMOUS_SUBGRAPHS.get(name)
+      if (url) return [name, remoteDataSource<RequestContext>(name, url, { log })]
+      const local = subgraphs.find(s => s.name === name)
+      if (!local)
+        throw new Error(`The supergraph has a subgraph ${name} that gateway/subgraphs.ts lacks: npm run schema`)
+      return [name, localDataSource<RequestContext>(local.schema, log)]
+    }),
+  )
 }
 
 interface ExportJob {

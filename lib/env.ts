@@ -17,6 +17,20 @@ const schema = z.object({
   HARTONOMOUS_MODE: z.enum(['embedded', 'cluster']).default('embedded'),
   /** `sqlite` (a file in the data folder) or a SQL Server address, `mssql://user:password@host:port/database`. */
   HARTONOMOUS_DATABASE: z.string().default('sqlite'),
+  /** Subgraphs that run as processes of their own, `models=http://127.0.0.1:4101/graphql,…`; the others run in the gateway. */
+  HARTONOMOUS_SUBGRAPHS: z
+    .string()
+    .default('')
+    .transform((text, context) => {
+      const urls = new Map<string, string>()
+      for (const part of text.split(',').filter(p => p.trim())) {
+        const [name = '', url = ''] = part.trim().split(/=(.*)/s)
+        if (!name || !/^https?:/.test(url) || !URL.canParse(url))
+          context.addIssue({ code: 'custom', message: `"${part.trim()}" is not name=http://host:port/graphql` })
+        urls.set(name, url)
+      }
+      return urls as ReadonlyMap<string, string>
+    }),
   /** Threads ONNX Runtime may use in one worker; 0 lets it choose (one per core). */
   HARTONOMOUS_THREADS: z.coerce.number().int().min(0).max(1024).default(0),
   /** Largest source that may be ingested, in bytes. */
