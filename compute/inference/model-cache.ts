@@ -2,7 +2,8 @@
 import { totalmem } from 'node:os'
 import { readManifest } from '../formats/manifest.js'
 import { loadTokenizer, type ModelTokenizer } from '../formats/tokenizer.js'
-import { type LoadedModel, type ModelContext, openModel, throwIfCancelled } from './model.js'
+import { unlessCancelled } from './cancellation.js'
+import { type LoadedModel, type ModelContext, openModel } from './model.js'
 
 export interface OpenModel {
   model: LoadedModel
@@ -85,24 +86,5 @@ export function createModelCache(limits: ModelCacheLimits = defaultLimits()): Mo
     async dispose() {
       await Promise.all([...entries].map(([hash, entry]) => close(hash, entry)))
     },
-  }
-}
-
-/** Waits for the value, or throws CANCELLED as soon as the signal fires. */
-async function unlessCancelled<T>(value: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return value
-  throwIfCancelled(signal)
-  let stop = () => {}
-  const aborted = new Promise<void>(resolve => {
-    stop = () => resolve()
-    signal.addEventListener('abort', stop, { once: true })
-  })
-  try {
-    const result = await Promise.race([value.then(opened => ({ opened })), aborted])
-    if (result) return result.opened
-    throwIfCancelled(signal)
-    return await value
-  } finally {
-    signal.removeEventListener('abort', stop)
   }
 }

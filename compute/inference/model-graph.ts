@@ -5,7 +5,8 @@ import type { ExternalData, Graph, Value } from '../graph/ir.js'
 import { apply, applyAll, reshape, reshapeTo } from '../ops/apply.js'
 
 /**
- * `generate`: inputs past keys and values, outputs the grown ones. `measure`: inputs `layer_gates` and `targets`, no cache, outputs
+ * `generate`: inputs past keys and values in buffers with room to spare, outputs those of the new tokens only, because the binding
+ * copies every output: the caller keeps the buffers. `measure`: inputs `layer_gates` and `targets`, no cache, outputs
  * losses, hits and per-layer probes. Both give logits of the token positions named by `rows`.
  */
 export type GraphVariant = 'generate' | 'measure'
@@ -61,7 +62,8 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   }
 
   const gates = variant === 'measure' ? tokenGates(g, inputs.ids, d.layerCount) : null
-  const attend = attention(g, model, inputs, variant === 'generate')
+  const cache = variant === 'generate' ? cacheUpdate(g, inputs.ids) : null
+  const attend = attention(g, model, inputs, cache)
   const hidden: Value[] = []
 
   for (let layer = 0; layer < d.layerCount; layer++) {
@@ -88,6 +90,7 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   const head = d.tiedEmbeddings ? 'embed' : 'lm_head'
   const logits = apply(g, 'Gemm', [wanted, weight(head)], { transB: 1 }, { name: 'logits' }) // [rows, vocabulary]
   g.output(logits)
+  cache?.finish()
   if (variant === 'measure') {
     addLosses(g, logits)
     addProbes(g, hidden)
@@ -104,8 +107,32 @@ interface GraphInputs {
   positions: Value | null
 }
 
+/**
+ * Collects the new tokens' keys and values of all layers as one output `new_cache` [2 * layers, kv heads, seq, head size]: key of layer 0,
+ * value of layer 0, key of layer 1 … One output costs far less than one per layer.
+ */
+function cacheUpdate(g: GraphBuilder, ids: Value) {
+  const positions = g.input('new_positions', 'int64', ['seq'])
+  const parts: Value[] = []
+  return {
+    add(present: Value, name: string) {
+      const [batch, heads, , headSize] = present.shape
+      const shape = [batch!, heads!, ids.shape[1]!, headSize!]
+      parts.push(apply(g, 'Gather', [present, positions], { axis: 2 }, { name, shape }))
+    },
+    finish() {
+      g.output(apply(g, 'Concat', parts, { axis: 0 }, { name: 'new_cache' }))
+    },
+  }
+}
+
 /** Attention of one layer: q, k, v [tokens, heads * head size] -> [tokens, query heads * head size]; adds the cache's inputs and outputs. */
-function attention(g: GraphBuilder, { dimensions: d }: BuildableModel, inputs: GraphInputs, cached: boolean) {
+function attention(
+  g: GraphBuilder,
+  { dimensions: d }: BuildableModel,
+  inputs: GraphInputs,
+  cache: ReturnType<typeof cacheUpdate> | null,
+) {
   const queryWidth = d.attentionHeadCount * d.headSize
   const keyWidth = d.keyValueHeadCount * d.headSize
   const batchAndSeq = apply(g, 'Shape', [inputs.ids], {}, { name: 'batch_and_seq' })
@@ -130,13 +157,13 @@ function attention(g: GraphBuilder, { dimensions: d }: BuildableModel, inputs: G
     rotary_interleaved: positions ? 0 : interleaved,
     local_window_size: d.slidingWindow ?? -1,
   }
-  const cacheShape = ['batch', d.keyValueHeadCount, 'past', d.headSize]
+  const cacheShape = ['batch', d.keyValueHeadCount, 'capacity', d.headSize]
 
   return (layer: number, q: Value, k: Value, v: Value): Value => {
     const at = (name: string) => `layers.${layer}.${name}`
     const query = rotate(splitQuery(q, at('query')), d.attentionHeadCount, at('query_rotated'))
     const key = rotate(splitKey(k, at('key')), d.keyValueHeadCount, at('key_rotated'))
-    const past = cached
+    const past = cache
       ? [g.input(`past.${layer}.key`, 'float32', cacheShape), g.input(`past.${layer}.value`, 'float32', cacheShape)]
       : [null, null]
     const rotary = positions ? [] : [cos, sin]
@@ -147,7 +174,8 @@ function attention(g: GraphBuilder, { dimensions: d }: BuildableModel, inputs: G
       attributes,
       { name: [at('attention'), `present.${layer}.key`, `present.${layer}.value`] },
     )
-    if (cached) for (const present of outputs.slice(1)) g.output(present!)
+    cache?.add(outputs[1]!, at('new_key'))
+    cache?.add(outputs[2]!, at('new_value'))
     return reshape(g, outputs[0]!, [-1, queryWidth], ['tokens', queryWidth], at('attended'))
   }
 }

@@ -18,6 +18,8 @@ import {
   type Session,
 } from '../runtime/session.js'
 import { packBatches } from './batches.js'
+import { throwIfCancelled } from './cancellation.js'
+import { type DecodingSequence, startSequence } from './decoding-sequence.js'
 import { buildModelGraph, type GraphVariant, usesFusedRotary } from './model-graph.js'
 import { type RopeTables, ropeTables } from './rope.js'
 
@@ -79,14 +81,6 @@ export interface ForwardResult {
   cosines: Float32Array[][]
 }
 
-/** One sequence that grows, with its keys and values cached. */
-export interface DecodingSequence {
-  /** Tokens so far. */
-  readonly length: number
-  /** Runs the tokens after those before; gives the logits [vocabulary] that follow the last one. */
-  append(ids: readonly number[], signal?: AbortSignal): Promise<Float32Array>
-}
-
 export interface LoadedModel {
   readonly manifest: Manifest
   readonly dimensions: ResolvedDimensions
@@ -98,8 +92,6 @@ export interface LoadedModel {
   dispose(): Promise<void>
 }
 
-/** Tokens of a prompt that run at once: bounds how long the event loop is blocked (about a quarter second at 135 M parameters). */
-const prefillChunk = 128
 /** Rope tables grow in steps of this many positions. */
 const ropeStep = 512
 
@@ -275,46 +267,21 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       return scores
     },
 
-    startSequence() {
-      const cacheShape = [1, d.keyValueHeadCount, 0, d.headSize]
-      let cache: Record<string, RuntimeTensor> = {}
-      for (let layer = 0; layer < d.layerCount; layer++) {
-        for (const part of ['key', 'value']) cache[`${layer}.${part}`] = floats(new Float32Array(), cacheShape)
-      }
-      const cacheKeys = Object.keys(cache)
-      let length = 0
-      const runChunk = async (ids: readonly number[], wantsLogits: boolean): Promise<Float32Array> => {
-        const total = length + ids.length
-        const feeds: Record<string, RuntimeTensor> = {
+    startSequence: () =>
+      startSequence(d, async (ids, start, rows, past) => {
+        const total = start + ids.length
+        checkIds(ids, total)
+        const feeds = {
           input_ids: int64s(ids, [1, ids.length]),
           last_positions: int32s([total - 1]),
           total_length: int32s([total], []),
-          rows: int64s(wantsLogits ? [ids.length - 1] : []),
-          ...ropeFeeds(length, 1, ids.length),
+          new_positions: int64s(ids.map((_, i) => start + i)),
+          rows: int64s(rows),
+          ...ropeFeeds(start, 1, ids.length),
+          ...past,
         }
-        for (const key of cacheKeys) feeds[`past.${key}`] = cache[key]!
-        const fetches = [...cacheKeys.map(key => `present.${key}`), ...(wantsLogits ? ['logits'] : [])]
-        const results = await (await session('generate')).run(feeds, fetches)
-        cache = Object.fromEntries(cacheKeys.map(key => [key, results[`present.${key}`]!]))
-        length = total
-        return wantsLogits ? finiteFloats(results.logits!, 'logits') : new Float32Array()
-      }
-      return {
-        get length() {
-          return length
-        },
-        async append(ids, signal) {
-          if (ids.length === 0) throw new Error('append needs at least one token')
-          checkIds(ids, length + ids.length)
-          for (let at = 0; ; at += prefillChunk) {
-            throwIfCancelled(signal)
-            const last = at + prefillChunk >= ids.length
-            const logits = await runChunk(ids.slice(at, at + prefillChunk), last)
-            if (last) return logits
-          }
-        },
-      }
-    },
+        return (await session('generate')).run(feeds, rows.length > 0 ? ['new_cache', 'logits'] : ['new_cache'])
+      }),
 
     async dispose() {
       disposed = true
@@ -323,11 +290,6 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       for (const result of open) if (result.status === 'fulfilled') await result.value.dispose()
     },
   }
-}
-
-export function throwIfCancelled(signal: AbortSignal | undefined): void {
-  if (!signal?.aborted) return
-  throw signal.reason instanceof DomainError ? signal.reason : new DomainError('CANCELLED', 'The job was cancelled')
 }
 
 /** Sums over the real tokens of one row of a padded batch; probe results are [layers (+ 1), batch tokens]. */
