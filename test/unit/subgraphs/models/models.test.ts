@@ -4,7 +4,6 @@ import { Job, ModelAtom, TensorAtom } from '../../../../db/entities/index.js'
 import { registerModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
 import { parseGlobalId, toGlobalId } from '../../../../lib/ids.js'
-import { openJobStore } from '../../../../subgraphs/compute/job-store.js'
 import { subgraph } from '../../../../subgraphs/models/subgraph.js'
 import { queriesOf } from '../../../testkit/count-queries.js'
 import {
@@ -17,7 +16,7 @@ import {
 
 let kit: SubgraphPlatform
 beforeEach(async () => {
-  kit = await openSubgraphPlatform()
+  kit = await openSubgraphPlatform(subgraph)
 })
 afterEach(() => kit.close())
 
@@ -44,9 +43,8 @@ async function addStudent(parent: ModelAtom, layers: number, name = 'student') {
 }
 /** Runs the oldest queued job as the pool would, with this output. */
 async function finish(output: object) {
-  const store = openJobStore(kit.platform.db, subgraph.effects, () => kit.platform)
-  const job = await store.claim('io', 'io')
-  return { claimed: job!, after: await store.succeed(job!.id, output, null, 0) }
+  const job = await kit.store.claim('io', 'io')
+  return { claimed: job!, after: await kit.store.succeed(job!.id, output, null, 0) }
 }
 
 test('a model shows its dimensions, layers, tensors, tokenizer and history', async () => {
