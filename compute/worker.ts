@@ -86,8 +86,7 @@ async function runJob(type: JobName, input: unknown, sequence: number, given: Gi
 async function attempt(type: JobName, input: unknown, context: HandlerContext): Promise<FromWorker> {
   const { jobId, signal, log } = context
   try {
-    const handler = (await handlers[type]?.()) as Handler<JobName> | undefined
-    if (!handler) throw new Error(`No handler for ${type}`)
+    const handler = (await handlers[type]()) as Handler<JobName>
     const output = await handler(jobTypes[type].input.parse(input) as never, context)
     return { kind: 'succeeded', jobId, output: jobTypes[type].output.parse(output) }
   } catch (error) {
