@@ -3,6 +3,7 @@ import type { Subgraph } from '../subgraphs/build/subgraph.js'
 import { subgraph as compute } from '../subgraphs/compute/subgraph.js'
 import { subgraph as models } from '../subgraphs/models/subgraph.js'
 import { subgraph as node } from '../subgraphs/node/subgraph.js'
+import { subgraph as students } from '../subgraphs/students/subgraph.js'
 import { subgraph as taxonomy } from '../subgraphs/taxonomy/subgraph.js'
 
-export const subgraphs: Subgraph[] = [models, compute, taxonomy, node]
+export const subgraphs: Subgraph[] = [models, compute, taxonomy, students, node]

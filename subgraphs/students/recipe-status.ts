@@ -3,17 +3,18 @@ import type { RecipeStatus } from '../../db/entities/student.entities.js'
 import { DomainError } from '../../lib/errors.js'
 
 /** `approve`, `reject` and `build` are asked for by people or the policy; the others are what becomes of the build job. */
-export type RecipeAction = 'approve' | 'reject' | 'build' | 'built' | 'failed' | 'cancelled'
+export type RecipeAction = 'approve' | 'reject' | 'build' | 'start' | 'built' | 'failed' | 'cancelled'
 
 /**
  * A failed build can be approved anew; a rejected recipe stays rejected (write another).
- * `built` also comes from FAILED and APPROVED: a build job that failed or was cancelled can be retried by itself.
+ * A build also starts from FAILED and APPROVED: its job, having failed or been cancelled, can be retried by itself.
  */
 export const recipeTransitions: { [A in RecipeAction]: { from: readonly RecipeStatus[]; to: RecipeStatus } } = {
   approve: { from: ['PROPOSED', 'FAILED'], to: 'APPROVED' },
   reject: { from: ['PROPOSED', 'APPROVED', 'FAILED'], to: 'REJECTED' },
   build: { from: ['APPROVED'], to: 'BUILDING' },
-  built: { from: ['BUILDING', 'FAILED', 'APPROVED'], to: 'BUILT' },
+  start: { from: ['BUILDING', 'FAILED', 'APPROVED'], to: 'BUILDING' },
+  built: { from: ['BUILDING'], to: 'BUILT' },
   failed: { from: ['BUILDING'], to: 'FAILED' },
   cancelled: { from: ['BUILDING'], to: 'APPROVED' },
 }
@@ -22,6 +23,7 @@ const wishes: { [A in RecipeAction]: string } = {
   approve: 'be approved',
   reject: 'be rejected',
   build: 'be built',
+  start: 'be built',
   built: 'be marked as built',
   failed: 'be marked as failed',
   cancelled: 'go back to approved',

@@ -1,5 +1,5 @@
 // The taxonomy subgraph: capabilities, probe sets, analyses, and what they add to models and jobs.
-import { fromGlobalId } from '../../lib/ids.js'
+import { type NodeType, parseGlobalId } from '../../lib/ids.js'
 import { buildFederatedSchema } from '../build/schema.js'
 import type { Subgraph } from '../build/subgraph.js'
 import {
@@ -16,6 +16,11 @@ import { ProbeDatasetResolver } from './probe-dataset.resolver.js'
 import { loadBuiltInProbes, probeDatasetById, probesImportEffect } from './probe-dataset.service.js'
 import { Job, Model } from './stubs.js'
 import { capabilityById } from './taxonomy.service.js'
+
+const rowId = (type: NodeType, globalId: string) => {
+  const parsed = parseGlobalId(globalId)
+  return parsed?.type === type ? parsed.id : undefined
+}
 
 const { schema, sdl } = buildFederatedSchema(
   {
@@ -34,9 +39,14 @@ const { schema, sdl } = buildFederatedSchema(
   {
     Model: reference => Object.assign(new Model(), reference),
     Job: reference => Object.assign(new Job(), reference),
-    Capability: async ({ id }, context) => (await capabilityById(context).load(fromGlobalId('Capability', id))) ?? null,
-    ProbeDataset: async ({ id }, context) =>
-      (await probeDatasetById(context).load(fromGlobalId('ProbeDataset', id))) ?? null,
+    async Capability({ id }, context) {
+      const row = rowId('Capability', id)
+      return (row && (await capabilityById(context).load(row))) || null
+    },
+    async ProbeDataset({ id }, context) {
+      const row = rowId('ProbeDataset', id)
+      return (row && (await probeDatasetById(context).load(row))) || null
+    },
   },
 )
 

@@ -1,11 +1,12 @@
-// A platform without workers on a temporary folder: real database, real payloads; jobs stay queued until a test runs their effect.
+// Subgraphs on a temporary folder with real database, payloads and job store, and a queue that is not started: jobs end as a test says.
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type ExecutionResult, execute, type GraphQLSchema, parse, validate } from 'graphql'
+import { embeddedQueue } from '../../compute/pool/embedded-queue.js'
 import type { JobInput, JobName, JobOutput } from '../../compute/pool/job-types.js'
 import { jobTypes } from '../../compute/pool/job-types.js'
-import type { JobQueue, JobRecord } from '../../compute/pool/queue.js'
+import type { JobStore } from '../../compute/pool/queue.js'
 import { openDatabase } from '../../db/data-source.js'
 import { Job, type ModelAtom } from '../../db/entities/index.js'
 import { registerModel } from '../../db/models.js'
@@ -15,48 +16,34 @@ import { makeLogger } from '../../lib/log.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
 import { openFilePayloadStore } from '../../payloads/file-payload-store.js'
 import { toRecord } from '../../subgraphs/build/enqueue.js'
-import type { JobEffect, Platform, RequestContext } from '../../subgraphs/build/platform.js'
+import type { JobEffects, Platform, RequestContext } from '../../subgraphs/build/platform.js'
 import type { Subgraph } from '../../subgraphs/build/subgraph.js'
-
-/** A pool that no device has joined. */
-const idleQueue = (): JobQueue => ({
-  start: async () => {},
-  stop: async () => {},
-  wake() {},
-  cancel: async () => {},
-  announce() {},
-  progress: () => null,
-  watch() {
-    throw new Error('nothing runs here')
-  },
-  watchAll() {
-    throw new Error('nothing runs here')
-  },
-  devices: () => [],
-})
+import { openJobStore } from '../../subgraphs/compute/job-store.js'
 
 export interface SubgraphPlatform {
   platform: Platform
+  store: JobStore
   context(): RequestContext
   close(): Promise<void>
 }
 
-export async function openSubgraphPlatform(queue?: (platform: Platform) => JobQueue): Promise<SubgraphPlatform> {
+/** Opens a folder with these subgraphs started. */
+export async function openSubgraphPlatform(...subgraphs: Subgraph[]): Promise<SubgraphPlatform> {
   const folder = await mkdtemp(join(tmpdir(), 'hartonomous-'))
+  const env = readEnv({ HARTONOMOUS_DATA: folder })
+  const log = makeLogger('test', 'silent')
   const db = await openDatabase({ folder })
-  const payloads = await openFilePayloadStore(join(folder, 'payloads'))
-  const platform: Platform = {
-    env: readEnv({ HARTONOMOUS_DATA: folder }),
-    log: makeLogger('test', 'silent'),
-    db,
-    payloads,
-    queue: idleQueue(),
-  }
-  if (queue) platform.queue = queue(platform)
+  const effects: JobEffects = Object.assign({}, ...subgraphs.map(s => s.effects))
+  const store = openJobStore(db, effects, () => platform)
+  const queue = embeddedQueue({ store, env, log })
+  const platform: Platform = { env, log, db, payloads: await openFilePayloadStore(join(folder, 'payloads')), queue }
+  for (const subgraph of subgraphs) await subgraph.start?.(platform)
   return {
     platform,
+    store,
     context: () => ({ platform, tenantId: defaultTenantId, loaders: new Map() }),
     async close() {
+      await queue.stop(0)
       await db.close()
       await rm(folder, { recursive: true, force: true })
     },
@@ -149,35 +136,30 @@ export async function jobOf<K extends JobName>(platform: Platform, type: K, id: 
   return { ...toRecord(row), input: jobTypes[type].input.parse(row.input) as JobInput<K> }
 }
 
-/** Finishes a job as the job store does: the owner's effect and the new state in one transaction. */
-export async function succeed<K extends JobName>(
-  platform: Platform,
-  subgraph: Subgraph,
-  type: K,
-  jobId: string,
-  output: JobOutput<K>,
-) {
-  const parsed = jobTypes[type].output.parse(output) as JobOutput<K>
-  await platform.db.tx(async em => {
-    const job = await jobOf(platform, type, jobId)
-    const effect = subgraph.effects[type] as JobEffect<K> | undefined
-    await effect?.succeeded?.(em, job, parsed, platform)
-    await em.update(Job, { id: jobId }, { state: 'SUCCEEDED', finishedAt: new Date() })
-  })
+/** Claims jobs of the lane until this one runs. */
+async function runJob(p: SubgraphPlatform, type: JobName, jobId: string) {
+  for (let job = await p.store.get(jobId); job?.state === 'QUEUED'; job = await p.store.get(jobId))
+    if (!(await p.store.claim(jobTypes[type].lane, 'test'))) throw new Error(`job ${jobId} cannot be claimed`)
 }
 
-/** Ends a job without a result. */
-export async function end(
-  platform: Platform,
-  subgraph: Subgraph,
+/** Runs a job to a result as a worker would report it; the record says whether its owner took it. */
+export async function succeed<K extends JobName>(p: SubgraphPlatform, type: K, jobId: string, output: JobOutput<K>) {
+  await runJob(p, type, jobId)
+  const job = await p.store.get(jobId)
+  return job?.state === 'RUNNING' ? p.store.succeed(jobId, jobTypes[type].output.parse(output), null, 0) : job!
+}
+
+export async function failJob(
+  p: SubgraphPlatform,
+  type: JobName,
   jobId: string,
-  state: 'FAILED' | 'CANCELLED',
-  error: JobRecord['error'] = null,
+  error: { code: string; message: string },
 ) {
-  await platform.db.tx(async em => {
-    await em.update(Job, { id: jobId }, { state, error, finishedAt: new Date() })
-    const job = toRecord(await em.findOneByOrFail(Job, { id: jobId }))
-    const effect = subgraph.effects[job.type] as JobEffect<JobName> | undefined
-    await effect?.ended?.(em, job, platform)
-  })
+  await runJob(p, type, jobId)
+  return p.store.fail(jobId, { ...error, retryable: false }, null, 0)
+}
+
+export async function cancelJob(p: SubgraphPlatform, type: JobName, jobId: string) {
+  await runJob(p, type, jobId)
+  return p.store.cancel(jobId, null, 0)
 }

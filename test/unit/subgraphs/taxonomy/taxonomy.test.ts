@@ -20,8 +20,7 @@ import {
 
 let p: SubgraphPlatform
 beforeEach(async () => {
-  p = await openSubgraphPlatform()
-  await subgraph.start?.(p.platform)
+  p = await openSubgraphPlatform(subgraph)
 })
 afterEach(() => p.close())
 
@@ -120,7 +119,7 @@ describe('analyzeModel', () => {
       modelId: model.id,
       input: { manifest: model.manifestHash, samplesPerCapability: 12, maxTokens: 256 },
     })
-    await succeed(p.platform, subgraph, 'capability.analyze', jobId, analysisOutput())
+    await succeed(p, 'capability.analyze', jobId, analysisOutput())
 
     const {
       _entities: [found, done],
@@ -177,7 +176,7 @@ describe('analyzeModel', () => {
     for (let i = 0; i < 2; i++) {
       const { job } = await analyze({ modelId })
       jobs.push(job.id)
-      await succeed(p.platform, subgraph, 'capability.analyze', fromGlobalId('Job', job.id), analysisOutput())
+      await succeed(p, 'capability.analyze', fromGlobalId('Job', job.id), analysisOutput())
     }
     const set = (await ask('{ probeDatasets { id } }')).probeDatasets[0].id
     const {
@@ -239,8 +238,8 @@ describe('analyzeModel', () => {
     const model = await addModel(p.platform, 'parent')
     const { job } = await analyze({ modelId: toGlobalId('Model', model.id) })
     await p.platform.db.tx(em => deleteModel(em, defaultTenantId, model.id))
-    const finish = succeed(p.platform, subgraph, 'capability.analyze', fromGlobalId('Job', job.id), analysisOutput())
-    await expect(finish).rejects.toMatchObject({ code: 'NOT_FOUND' })
+    const finish = succeed(p, 'capability.analyze', fromGlobalId('Job', job.id), analysisOutput())
+    expect(await finish).toMatchObject({ state: 'FAILED', error: { code: 'NOT_FOUND' } })
     const again = await analyze({ modelId: toGlobalId('Model', model.id) })
     expect(again.userErrors[0]).toMatchObject({ code: 'NOT_FOUND' })
   })
@@ -270,7 +269,7 @@ describe('importProbeDataset', () => {
       ['b', 2],
     ] as const) {
       const { job } = await importSet({ name: 'mine', source: '/tmp/mine.jsonl' })
-      await succeed(p.platform, subgraph, 'probes.import', fromGlobalId('Job', job.id), output(hash))
+      await succeed(p, 'probes.import', fromGlobalId('Job', job.id), output(hash))
       const {
         _entities: [done],
       } = await ask(
@@ -297,7 +296,7 @@ describe('importProbeDataset', () => {
   test('the same key returns the finished set', async () => {
     const input = { name: 'mine', source: '/tmp/mine.jsonl', idempotencyKey: 'k' }
     const { job } = await importSet(input)
-    await succeed(p.platform, subgraph, 'probes.import', fromGlobalId('Job', job.id), output('a'))
+    await succeed(p, 'probes.import', fromGlobalId('Job', job.id), output('a'))
     expect(await importSet(input)).toEqual({ job, probeDataset: { name: 'mine', version: 1 }, userErrors: [] })
   })
 
@@ -356,10 +355,11 @@ test('entities are found by id, unknown ones are null', async () => {
         { __typename: 'Capability', id: capability.id },
         { __typename: 'ProbeDataset', id: probeDatasets[0].id },
         { __typename: 'Capability', id: toGlobalId('Capability', newId()) },
+        { __typename: 'Capability', id: 'nonsense' },
       ],
     },
   )
-  expect(_entities).toEqual([{ slug: 'translation' }, { name: 'hartonomous' }, null])
+  expect(_entities).toEqual([{ slug: 'translation' }, { name: 'hartonomous' }, null, null])
 })
 
 test('slugs get readable names, ancestors come first and once', () => {

@@ -1,0 +1,184 @@
+// Building: an approved recipe becomes a job, its result a model with lineage, and then a measurement.
+import { type EntityManager, Like } from 'typeorm'
+import { z } from 'zod'
+import {
+  CapabilityAnalysis,
+  Job,
+  ProbeDataset,
+  ProbeSampleCount,
+  StudentModelCapabilityMapping,
+  StudentModelRecipe,
+  StudentModelTaxonomy,
+} from '../../db/entities/index.js'
+import { aliveModel, registerModel } from '../../db/models.js'
+import { scoped } from '../../db/scope.js'
+import { DomainError } from '../../lib/errors.js'
+import { newId } from '../../lib/ids.js'
+import { manifestSchema } from '../../lib/manifest.js'
+import { enqueue } from '../build/enqueue.js'
+import { idempotent } from '../build/idempotency.js'
+import type { JobEffect, Platform, RequestContext } from '../build/platform.js'
+import { chooseProbeDataset } from '../build/probe-dataset.js'
+import { findRecipe, moveRecipe } from './recipe.service.js'
+import { keptLayers } from './recipe-layers.js'
+import { allows, nextStatus } from './recipe-status.js'
+
+const buildContext = z.object({ recipeId: z.string() })
+
+/**
+ * Queues the build of an approved recipe; returns the row ids of recipe and job.
+ * @throws NOT_FOUND (recipe, parent deleted), CONFLICT (status), IDEMPOTENCY_CONFLICT
+ */
+export async function buildStudent(
+  { platform, tenantId }: RequestContext,
+  input: { recipeId: string; idempotencyKey?: string | null },
+): Promise<{ recipeId: string; jobId: string }> {
+  return platform.db.tx(em =>
+    idempotent(em, tenantId, 'buildStudent', input.idempotencyKey, input, async () => {
+      const recipe = await findRecipe(em, tenantId, input.recipeId)
+      nextStatus(recipe, 'build')
+      const parent = await aliveModel(em, tenantId, recipe.parentModelId, ['input', 'recipeId'])
+      const job = await enqueue(em, platform, {
+        tenantId,
+        type: 'student.build',
+        modelId: parent.id,
+        input: { parent: parent.manifestHash, layers: recipe.layers },
+        context: { recipeId: recipe.id } satisfies z.infer<typeof buildContext>,
+      })
+      await moveRecipe(em, recipe, 'build', { jobId: job.id })
+      return { recipeId: recipe.id, jobId: job.id }
+    }),
+  )
+}
+
+const recipeOf = (em: EntityManager, job: { tenantId: string; context: unknown }) =>
+  em.findOneByOrFail(StudentModelRecipe, {
+    ...scoped(job.tenantId),
+    id: buildContext.parse(job.context).recipeId,
+  })
+
+export const buildEffect: JobEffect<'student.build'> = {
+  async claim(em, job, input) {
+    const recipe = await recipeOf(em, job)
+    await aliveModel(em, job.tenantId, recipe.parentModelId)
+    await moveRecipe(em, recipe, 'start', { jobId: job.id })
+    return input
+  },
+
+  async succeeded(em, job, output, platform) {
+    const { tenantId } = job
+    const recipe = await recipeOf(em, job)
+    nextStatus(recipe, 'built')
+    const parent = await aliveModel(em, tenantId, recipe.parentModelId)
+    const bytes = await platform.payloads.get(output.manifest)
+    const manifest = manifestSchema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')))
+    if (manifest.parameterCount !== recipe.estimatedParameterCount)
+      throw new DomainError(
+        'INVALID_RECIPE',
+        `The student has ${manifest.parameterCount} parameters, its recipe says ${recipe.estimatedParameterCount}`,
+      )
+    const kept = keptLayers(recipe.layers).length
+    const student = await registerModel(em, {
+      tenantId,
+      manifest,
+      manifestHash: output.manifest,
+      name: recipe.name,
+      source: null,
+      parentModelId: parent.id,
+      isStudent: true,
+      objective: recipe.objective,
+      jobId: job.id,
+      description: `Built from recipe "${recipe.name}": ${kept} of the ${parent.layerCount} layers of ${parent.name}, sharing their tensors`,
+    })
+    await em.update(Job, { ...scoped(tenantId), id: job.id }, { modelId: student.id })
+    await moveRecipe(em, recipe, 'built', { studentModelId: student.id, jobId: job.id, builtAt: new Date() })
+    await mapCapability(em, recipe, student.id)
+    // Without a tokenizer nothing can be measured.
+    if (manifest.tokenizer)
+      await measure(em, platform, recipe, {
+        student: student.id,
+        manifest: output.manifest,
+        parent: parent.manifestHash,
+      })
+  },
+
+  async ended(em, job) {
+    const recipe = await recipeOf(em, job)
+    const action = job.state === 'CANCELLED' ? 'cancelled' : 'failed'
+    // A retried job that fails beside a recipe that another job built changes nothing.
+    if (recipe.jobId !== job.id || !allows(recipe.status, action)) return
+    const decision =
+      action === 'failed'
+        ? `Build failed: ${job.error?.message ?? 'no reason given'}`
+        : `${recipe.decision ?? 'Approved'}; build cancelled`
+    await moveRecipe(em, recipe, action, { decision })
+  },
+}
+
+/** What the search measured holds until the student itself has been measured. */
+async function mapCapability(em: EntityManager, recipe: StudentModelRecipe, studentModelId: string) {
+  if (recipe.capability === null || recipe.estimatedQuality === null) return
+  const { tenantId } = recipe
+  const capability = await em.findOneBy(StudentModelTaxonomy, { ...scoped(tenantId), slug: recipe.capability })
+  if (!capability) return
+  await em.insert(StudentModelCapabilityMapping, {
+    id: newId(),
+    tenantId,
+    studentModelId,
+    taxonomyId: capability.id,
+    capabilityScore: recipe.estimatedQuality,
+  })
+}
+
+/** Queues the measurement of student against parent on the validation split; the evaluation subgraph writes what comes of it. */
+async function measure(
+  em: EntityManager,
+  platform: Platform,
+  recipe: StudentModelRecipe,
+  models: { student: string; manifest: string; parent: string },
+) {
+  const { tenantId, capability } = recipe
+  const probeSet = await probeSetFor(em, recipe)
+  await enqueue(em, platform, {
+    tenantId,
+    type: 'model.evaluate',
+    modelId: models.student,
+    input: {
+      manifest: models.manifest,
+      reference: models.parent,
+      probeSet: probeSet.probeSetHash,
+      split: 'validation',
+      maxTokens: 256,
+      ...(capability === null ? {} : { capabilities: [capability] }),
+    },
+    context: { probeDatasetId: probeSet.id, recipeId: recipe.id },
+  })
+}
+
+/**
+ * What a student is measured on: the set its recipe was found with; for recipes written by hand the set of the parent's newest analysis,
+ * or the product's own, or the newest set that has the capability.
+ */
+async function probeSetFor(em: EntityManager, recipe: StudentModelRecipe): Promise<ProbeDataset> {
+  const { tenantId, capability } = recipe
+  const newest = { order: { id: 'DESC' } } as const
+  const shows = (id: string) =>
+    capability === null ||
+    em.existsBy(ProbeSampleCount, { ...scoped(tenantId), probeDatasetId: id, slug: Like(`${capability}/%`) })
+  const analysis = await em.findOne(CapabilityAnalysis, {
+    where: { ...scoped(tenantId), modelId: recipe.parentModelId },
+    ...newest,
+  })
+  let id = recipe.probeDatasetId
+  if (id === null && analysis && (await shows(analysis.probeDatasetId))) id = analysis.probeDatasetId
+  const builtIn = await chooseProbeDataset(em, tenantId, null)
+  if (id === null && (await shows(builtIn.id))) id = builtIn.id
+  if (id === null) {
+    const count = await em.findOne(ProbeSampleCount, {
+      where: { ...scoped(tenantId), slug: Like(`${capability}/%`) },
+      ...newest,
+    })
+    id = count?.probeDatasetId ?? builtIn.id
+  }
+  return em.findOneByOrFail(ProbeDataset, { ...scoped(tenantId), id })
+}

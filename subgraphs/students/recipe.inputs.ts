@@ -1,0 +1,151 @@
+// Inputs and payloads of the students subgraph's mutations.
+import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
+import { UserError } from '../build/common-types.js'
+import { BigIntScalar } from '../build/scalars.js'
+import { ApprovalPolicy, Recipe } from './recipe.type.js'
+import { Job } from './stubs.js'
+
+const keyDescription = 'Same key and input: same result. 1 to 200 characters.'
+const errorsDescription = 'Why nothing was done; empty otherwise.'
+
+@InputType({ description: 'What students to look for.' })
+export class ProposeStudentsInput {
+  @Field(() => ID, { description: 'The parent; it must have been analysed.' })
+  modelId!: string
+  @Field(() => [String], {
+    nullable: true,
+    description: 'Slugs of top-level capabilities to propose for; default: all that the analysis measured.',
+  })
+  capabilities?: string[] | null
+  @Field(() => BigIntScalar, {
+    nullable: true,
+    description: 'Largest student wanted, in parameters; default: any size.',
+  })
+  maximumParameters?: number | bigint | null
+  @Field(() => Int, {
+    nullable: true,
+    description: 'At most this many samples per capability, 1 to 100,000; default: as many as the analysis took.',
+  })
+  samplesPerCapability?: number | null
+  @Field(() => ID, {
+    nullable: true,
+    description: 'Probe set whose newest analysis is used; default: the newest of all.',
+  })
+  probeDatasetId?: string | null
+  @Field(() => String, { nullable: true, description: keyDescription })
+  idempotencyKey?: string | null
+}
+
+@ObjectType({ description: 'What came of the wish for proposals.' })
+export class ProposeStudentsPayload {
+  @Field(() => [Recipe], {
+    description: 'The proposals; empty until the job is done (then also at `job.recipes`).',
+  })
+  recipes!: Recipe[]
+  @Field(() => Job, { nullable: true, description: 'The job that searches and measures.' })
+  job?: Job | null
+  @Field(() => [UserError], { description: errorsDescription })
+  userErrors!: UserError[]
+}
+
+@InputType({ description: 'Layers to keep: from, from + 1 … to - 1.' })
+export class LayerRangeInput {
+  @Field(() => Int, { description: 'First layer kept, from 0.' })
+  from!: number
+  @Field(() => Int, { description: 'Layer after the last one kept, at most the parent’s layer count.' })
+  to!: number
+  @Field(() => String, { nullable: true, description: 'Why, for those who read the recipe; at most 500 characters.' })
+  reason?: string | null
+}
+
+@InputType({ description: 'A recipe written by hand: either `parentModelId` and `layers`, or `yaml`.' })
+export class CreateRecipeInput {
+  @Field(() => ID, { nullable: true, description: 'The parent. With `yaml` it may be left out.' })
+  parentModelId?: string | null
+  @Field(() => String, {
+    nullable: true,
+    description: 'Name of recipe and student, 1 to 200 characters; default: from the parent and the number of layers.',
+  })
+  name?: string | null
+  @Field(() => String, { nullable: true, description: 'What the student is for; at most 2,000 characters.' })
+  objective?: string | null
+  @Field(() => [LayerRangeInput], {
+    nullable: true,
+    description: 'Layers to keep, in the student’s order; a layer may be kept once.',
+  })
+  layers?: LayerRangeInput[] | null
+  @Field(() => String, { nullable: true, description: 'Slug of the top-level capability it is meant for.' })
+  capability?: string | null
+  @Field(() => String, {
+    nullable: true,
+    description:
+      'A mergekit configuration instead of `layers`: merge_method passthrough, slices of one source each; `model` is the id or name of the parent.',
+  })
+  yaml?: string | null
+  @Field(() => String, { nullable: true, description: keyDescription })
+  idempotencyKey?: string | null
+}
+
+@InputType({ description: 'Which recipe to approve.' })
+export class ApproveRecipeInput {
+  @Field(() => ID, { description: 'The recipe: PROPOSED or FAILED.' })
+  recipeId!: string
+}
+
+@InputType({ description: 'Which recipe to reject, and why.' })
+export class RejectRecipeInput {
+  @Field(() => ID, { description: 'The recipe: PROPOSED, APPROVED or FAILED.' })
+  recipeId!: string
+  @Field(() => String, { nullable: true, description: 'Why; at most 2,000 characters.' })
+  reason?: string | null
+}
+
+@ObjectType({ description: 'The recipe after the change.' })
+export class RecipePayload {
+  @Field(() => Recipe, { nullable: true, description: 'The recipe; null where nothing was done.' })
+  recipe?: Recipe | null
+  @Field(() => [UserError], { description: errorsDescription })
+  userErrors!: UserError[]
+}
+
+@InputType({ description: 'Which student to build.' })
+export class BuildStudentInput {
+  @Field(() => ID, { description: 'The recipe: APPROVED.' })
+  recipeId!: string
+  @Field(() => String, { nullable: true, description: keyDescription })
+  idempotencyKey?: string | null
+}
+
+@ObjectType({ description: 'What came of the wish to build.' })
+export class BuildStudentPayload {
+  @Field(() => Recipe, { nullable: true, description: 'The recipe; its `student` is there once the job is done.' })
+  recipe?: Recipe | null
+  @Field(() => Job, { nullable: true, description: 'The job that builds.' })
+  job?: Job | null
+  @Field(() => [UserError], { description: errorsDescription })
+  userErrors!: UserError[]
+}
+
+@InputType({ description: 'What to approve without a person, from now on.' })
+export class SetApprovalPolicyInput {
+  @Field(() => Boolean, { description: 'Whether new proposals are decided on at all.' })
+  enabled!: boolean
+  @Field(() => Float, {
+    nullable: true,
+    description: 'Lowest estimated quality to approve, above 0 (1 is the parent); null: any.',
+  })
+  minimumQuality?: number | null
+  @Field(() => BigIntScalar, {
+    nullable: true,
+    description: 'Most parameters to approve, at least 1; null: any number.',
+  })
+  maximumParameters?: number | bigint | null
+}
+
+@ObjectType({ description: 'The policy as it is now.' })
+export class SetApprovalPolicyPayload {
+  @Field(() => ApprovalPolicy, { nullable: true, description: 'The policy; null where nothing was done.' })
+  policy?: ApprovalPolicy | null
+  @Field(() => [UserError], { description: errorsDescription })
+  userErrors!: UserError[]
+}

@@ -1,0 +1,206 @@
+// Queries, fields and mutations of recipes, and what models and jobs gain by them.
+import { Arg, Args, Ctx, FieldResolver, ID, Mutation, Query, Resolver, Root } from 'type-graphql'
+import { fromGlobalId, parseGlobalId } from '../../lib/ids.js'
+import { ConnectionArguments } from '../build/connection.js'
+import { withUserErrors } from '../build/payload.js'
+import type { RequestContext } from '../build/platform.js'
+import { buildStudent } from './build.service.js'
+import { currentPolicy, setApprovalPolicy } from './policy.service.js'
+import { proposeStudents } from './proposal.service.js'
+import {
+  ApproveRecipeInput,
+  BuildStudentInput,
+  BuildStudentPayload,
+  CreateRecipeInput,
+  ProposeStudentsInput,
+  ProposeStudentsPayload,
+  RecipePayload,
+  RejectRecipeInput,
+  SetApprovalPolicyInput,
+  SetApprovalPolicyPayload,
+} from './recipe.inputs.js'
+import {
+  capabilityIdBySlug,
+  modelReference,
+  recipeById,
+  recipeOfBuild,
+  recipeOfStudent,
+  recipesOfProposal,
+} from './recipe.loaders.js'
+import { approveRecipe, createRecipe, listRecipes, rejectRecipe } from './recipe.service.js'
+import { ApprovalPolicy, Recipe, RecipeConnection, RecipeStatus } from './recipe.type.js'
+import { printRecipeYaml } from './recipe-yaml.js'
+import { Capability, capabilityStub, Job, jobStub, Model, modelStub } from './stubs.js'
+
+/** The recipe as a mutation left it. */
+const reload = async (context: RequestContext, rowId: string) =>
+  (await recipeById(context).clear(rowId).load(rowId)) ?? null
+
+@Resolver(() => Recipe)
+export class RecipeResolver {
+  @Query(() => Recipe, { nullable: true, description: 'One recipe; null where the id is unknown.' })
+  async recipe(
+    @Arg('id', () => ID, { description: 'Global id of the recipe.' }) id: string,
+    @Ctx() context: RequestContext,
+  ): Promise<Recipe | null> {
+    const parsed = parseGlobalId(id)
+    return parsed?.type === 'Recipe' ? reload(context, parsed.id) : null
+  }
+
+  @Query(() => RecipeConnection, { description: 'Recipes, newest first.' })
+  recipes(
+    @Arg('parentModelId', () => ID, { nullable: true, description: 'Only recipes for students of this model.' })
+    parentModelId: string | null | undefined,
+    @Arg('status', () => RecipeStatus, { nullable: true, description: 'Only recipes that stand here.' })
+    status: RecipeStatus | null | undefined,
+    @Args(() => ConnectionArguments) args: ConnectionArguments,
+    @Ctx() context: RequestContext,
+  ) {
+    const parent = parentModelId == null ? null : fromGlobalId('Model', parentModelId, ['parentModelId'])
+    return listRecipes(context, { parentModelId: parent, status }, args)
+  }
+
+  @FieldResolver(() => Model, { description: 'The model whose layers are kept.' })
+  parentModel(@Root() { row }: Recipe): Model {
+    return modelStub(row.parentModelId)
+  }
+
+  @FieldResolver(() => Capability, {
+    nullable: true,
+    description: 'The capability it is made for and measured on; null: all of them.',
+  })
+  async capability(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<Capability | null> {
+    const id = row.capability === null ? undefined : await capabilityIdBySlug(context).load(row.capability)
+    return id ? capabilityStub(id) : null
+  }
+
+  @FieldResolver(() => Model, { nullable: true, description: 'The student that was built; null until then.' })
+  student(@Root() { row }: Recipe): Model | null {
+    return row.studentModelId === null ? null : modelStub(row.studentModelId)
+  }
+
+  @FieldResolver(() => Job, { nullable: true, description: 'The last build job; null until one was queued.' })
+  job(@Root() { row }: Recipe): Job | null {
+    return row.jobId === null ? null : jobStub(row.jobId)
+  }
+
+  @FieldResolver(() => String, {
+    description: 'The recipe as a mergekit configuration (passthrough); createRecipe reads it back.',
+  })
+  async yaml(@Root() recipe: Recipe, @Ctx() context: RequestContext): Promise<string> {
+    const { name, objective, row } = recipe
+    const model = (await modelReference(context).load(row.parentModelId)) ?? modelStub(row.parentModelId).id
+    return printRecipeYaml({ model, name, objective, layers: row.layers })
+  }
+
+  @Mutation(() => ProposeStudentsPayload, {
+    description:
+      'Searches, from the newest analysis, which layers each capability can do without, and writes recipes with measured quality.',
+  })
+  proposeStudents(
+    @Arg('input', () => ProposeStudentsInput, { description: 'Parent, capabilities and size.' })
+    input: ProposeStudentsInput,
+    @Ctx() context: RequestContext,
+  ): Promise<ProposeStudentsPayload> {
+    return withUserErrors<ProposeStudentsPayload>(async () => {
+      const jobId = await proposeStudents(context, input)
+      return { job: jobStub(jobId), recipes: (await recipesOfProposal(context).load(jobId)) ?? [] }
+    }).then(payload => ({ ...payload, recipes: payload.recipes ?? [] }))
+  }
+
+  @Mutation(() => RecipePayload, {
+    description: 'Writes a recipe by hand, from layer ranges or a mergekit configuration.',
+  })
+  createRecipe(
+    @Arg('input', () => CreateRecipeInput, { description: 'The recipe.' }) input: CreateRecipeInput,
+    @Ctx() context: RequestContext,
+  ): Promise<RecipePayload> {
+    return withUserErrors<RecipePayload>(async () => ({
+      recipe: await reload(context, await createRecipe(context, input)),
+    }))
+  }
+
+  @Mutation(() => RecipePayload, { description: 'Lets a recipe be built.' })
+  approveRecipe(
+    @Arg('input', () => ApproveRecipeInput, { description: 'Which one.' }) input: ApproveRecipeInput,
+    @Ctx() context: RequestContext,
+  ): Promise<RecipePayload> {
+    return withUserErrors<RecipePayload>(async () => ({
+      recipe: await reload(context, await approveRecipe(context, input.recipeId)),
+    }))
+  }
+
+  @Mutation(() => RecipePayload, { description: 'Turns a recipe down for good.' })
+  rejectRecipe(
+    @Arg('input', () => RejectRecipeInput, { description: 'Which one and why.' }) input: RejectRecipeInput,
+    @Ctx() context: RequestContext,
+  ): Promise<RecipePayload> {
+    return withUserErrors<RecipePayload>(async () => ({
+      recipe: await reload(context, await rejectRecipe(context, input.recipeId, input.reason)),
+    }))
+  }
+
+  @Mutation(() => BuildStudentPayload, {
+    description:
+      'Builds the student of an approved recipe: a new manifest over its parent’s tensors. It is then measured against its parent.',
+  })
+  buildStudent(
+    @Arg('input', () => BuildStudentInput, { description: 'Which recipe.' }) input: BuildStudentInput,
+    @Ctx() context: RequestContext,
+  ): Promise<BuildStudentPayload> {
+    return withUserErrors<BuildStudentPayload>(async () => {
+      const { recipeId, jobId } = await buildStudent(context, input)
+      return { recipe: await reload(context, recipeId), job: jobStub(jobId) }
+    })
+  }
+
+  @Query(() => ApprovalPolicy, { description: 'What is approved without a person.' })
+  approvalPolicy(@Ctx() context: RequestContext): Promise<ApprovalPolicy> {
+    return currentPolicy(context)
+  }
+
+  @Mutation(() => SetApprovalPolicyPayload, {
+    description: 'Sets what is approved without a person; proposals made from now on are decided by it.',
+  })
+  setApprovalPolicy(
+    @Arg('input', () => SetApprovalPolicyInput, { description: 'The whole policy.' }) input: SetApprovalPolicyInput,
+    @Ctx() context: RequestContext,
+  ): Promise<SetApprovalPolicyPayload> {
+    return withUserErrors<SetApprovalPolicyPayload>(async () => ({ policy: await setApprovalPolicy(context, input) }))
+  }
+}
+
+@Resolver(() => Model)
+export class ModelResolver {
+  @FieldResolver(() => RecipeConnection, { description: 'Recipes for students of this model, newest first.' })
+  recipes(
+    @Root() model: Model,
+    @Args(() => ConnectionArguments) args: ConnectionArguments,
+    @Ctx() context: RequestContext,
+  ) {
+    return listRecipes(context, { parentModelId: fromGlobalId('Model', model.id) }, args, 'Model.recipes')
+  }
+
+  @FieldResolver(() => Recipe, { nullable: true, description: 'The recipe it was built from; null on other models.' })
+  async recipe(@Root() model: Model, @Ctx() context: RequestContext): Promise<Recipe | null> {
+    return (await recipeOfStudent(context).load(fromGlobalId('Model', model.id))) ?? null
+  }
+}
+
+@Resolver(() => Job)
+export class JobResolver {
+  @FieldResolver(() => [Recipe], {
+    description: 'What a finished search proposed; empty on other jobs and before the end.',
+  })
+  async recipes(@Root() job: Job, @Ctx() context: RequestContext): Promise<Recipe[]> {
+    return (await recipesOfProposal(context).load(fromGlobalId('Job', job.id))) ?? []
+  }
+
+  @FieldResolver(() => Recipe, {
+    nullable: true,
+    description: 'The recipe that a build job builds; null on other jobs.',
+  })
+  async recipe(@Root() job: Job, @Ctx() context: RequestContext): Promise<Recipe | null> {
+    return (await recipeOfBuild(context).load(fromGlobalId('Job', job.id))) ?? null
+  }
+}

@@ -1,0 +1,226 @@
+// Recipes as rows: written by hand, approved, rejected, listed.
+import type { EntityManager } from 'typeorm'
+import {
+  type ModelAtom,
+  ModelAtom as ModelAtomEntity,
+  StudentModelRecipe,
+  StudentModelTaxonomy,
+  TensorAtom,
+} from '../../db/entities/index.js'
+import { aliveModel } from '../../db/models.js'
+import { scoped } from '../../db/scope.js'
+import { DomainError } from '../../lib/errors.js'
+import { fromGlobalId, newId, parseGlobalId, toGlobalId } from '../../lib/ids.js'
+import { type ConnectionArguments, paginate } from '../build/connection.js'
+import { idempotent } from '../build/idempotency.js'
+import { liveModel } from '../build/live-model.js'
+import type { RequestContext } from '../build/platform.js'
+import type { RecipeStatus } from './recipe.type.js'
+import { toRecipe } from './recipe.type.js'
+import { checkLayers, countLayers, countParameters, type LayerRangeValue, sumLayerParameters } from './recipe-layers.js'
+import { nextStatus, type RecipeAction } from './recipe-status.js'
+import { checkYamlDtype, parseRecipeYaml } from './recipe-yaml.js'
+
+export interface CreateRecipe {
+  parentModelId?: string | null
+  name?: string | null
+  objective?: string | null
+  layers?: { from: number; to: number; reason?: string | null }[] | null
+  capability?: string | null
+  yaml?: string | null
+  idempotencyKey?: string | null
+}
+
+const textLimits = { name: 200, objective: 2_000, reason: 2_000, layerReason: 500 } as const
+
+/** Trimmed text, or null where there is none. */
+function checkText(text: string | null | undefined, limit: number, ...field: string[]): string | null {
+  const trimmed = text?.trim() ?? ''
+  if (trimmed.length > limit)
+    throw new DomainError('BAD_USER_INPUT', `${field.join('.')}: ${trimmed.length} characters, at most ${limit}`, {
+      field: ['input', ...field],
+    })
+  return trimmed || null
+}
+
+/**
+ * Writes a recipe; returns its row id. It begins PROPOSED: the approval policy decides on proposals only.
+ * @throws BAD_USER_INPUT, NOT_FOUND (parent, capability), INVALID_RECIPE (ranges, YAML), CONFLICT (ambiguous name in the YAML)
+ */
+export async function createRecipe({ platform, tenantId }: RequestContext, input: CreateRecipe): Promise<string> {
+  return platform.db.tx(async em => {
+    const { recipeId } = await idempotent(em, tenantId, 'createRecipe', input.idempotencyKey, input, async () => {
+      const { parent, layers } = await readCreateInput(em, tenantId, input)
+      const kept = countLayers(layers)
+      const recipe: StudentModelRecipe = {
+        id: newId(),
+        tenantId,
+        name: checkText(input.name, textLimits.name, 'name') ?? `${parent.name}-${kept}-of-${parent.layerCount}-layers`,
+        parentModelId: parent.id,
+        objective:
+          checkText(input.objective, textLimits.objective, 'objective') ??
+          `${kept} of the ${parent.layerCount} layers of ${parent.name}`,
+        capability: await checkCapability(em, tenantId, input.capability),
+        layers,
+        estimatedParameterCount: countParameters(
+          { parameterCount: parent.parameterCount, perLayer: await layerParameters(em, parent) },
+          layers,
+        ),
+        estimatedQuality: null,
+        measuredQuality: null,
+        status: 'PROPOSED',
+        decision: null,
+        studentModelId: null,
+        jobId: null,
+        proposalJobId: null,
+        probeDatasetId: null,
+        createdAt: new Date(),
+        builtAt: null,
+      }
+      await em.insert(StudentModelRecipe, recipe)
+      return { recipeId: recipe.id }
+    })
+    return recipeId
+  })
+}
+
+async function readCreateInput(em: EntityManager, tenantId: string, input: CreateRecipe) {
+  const { yaml, layers } = input
+  if ((yaml == null) === (layers == null))
+    throw new DomainError('BAD_USER_INPUT', 'layers and yaml: give one of them, not both or none', {
+      field: ['input', yaml == null ? 'layers' : 'yaml'],
+    })
+  const parentField = ['input', 'parentModelId']
+  if (yaml != null) {
+    const field = ['input', 'yaml']
+    const parsed = parseRecipeYaml(yaml, field)
+    const parent = await findByReference(em, tenantId, parsed.model, field)
+    if (input.parentModelId != null && fromGlobalId('Model', input.parentModelId, parentField) !== parent.id)
+      throw new DomainError('BAD_USER_INPUT', `parentModelId: is not the model "${parsed.model}" that the yaml names`, {
+        field: parentField,
+      })
+    checkYamlDtype(parsed.dtype, parent, field)
+    checkLayers(parsed.layers, parent, field)
+    return { parent, layers: parsed.layers }
+  }
+  if (input.parentModelId == null)
+    throw new DomainError('BAD_USER_INPUT', 'parentModelId: is missing', { field: parentField })
+  const parent = await liveModel(em, tenantId, input.parentModelId, parentField)
+  const ranges = (layers ?? []).map(({ from, to, reason }, i): LayerRangeValue => {
+    const why = checkText(reason, textLimits.layerReason, 'layers', String(i), 'reason')
+    return { from, to, ...(why ? { reason: why } : {}) }
+  })
+  checkLayers(ranges, parent)
+  return { parent, layers: ranges }
+}
+
+/** The live model that a YAML means: by global id, or by a name that only one has. */
+async function findByReference(
+  em: EntityManager,
+  tenantId: string,
+  reference: string,
+  field: string[],
+): Promise<ModelAtom> {
+  const parsed = parseGlobalId(reference)
+  if (parsed?.type === 'Model') return aliveModel(em, tenantId, parsed.id, field)
+  const named = await em
+    .createQueryBuilder(ModelAtomEntity, 'm')
+    .where({ ...scoped(tenantId), name: reference })
+    .andWhere('m.deletedAt IS NULL')
+    .orderBy('m.id', 'DESC')
+    .getMany()
+  if (named.length > 1) {
+    const ids = named.slice(0, 3).map(m => toGlobalId('Model', m.id))
+    throw new DomainError(
+      'CONFLICT',
+      `yaml: ${named.length} models are called "${reference}"; write the id of one of them (${ids.join(', ')}${named.length > 3 ? ' …' : ''})`,
+      { field },
+    )
+  }
+  if (!named[0]) throw new DomainError('NOT_FOUND', `yaml: no model is called "${reference.slice(0, 200)}"`, { field })
+  return named[0]
+}
+
+async function checkCapability(em: EntityManager, tenantId: string, slug: string | null | undefined) {
+  if (slug == null) return null
+  const field = ['input', 'capability']
+  const row = await em.findOneBy(StudentModelTaxonomy, { ...scoped(tenantId), slug })
+  if (!row) throw new DomainError('NOT_FOUND', `No capability has the slug "${slug.slice(0, 200)}"`, { field })
+  if (row.capabilityLevel > 0)
+    throw new DomainError(
+      'BAD_USER_INPUT',
+      `capability: "${slug}" is a part of another; recipes are measured on top-level capabilities`,
+      { field },
+    )
+  return slug
+}
+
+async function layerParameters(em: EntityManager, parent: ModelAtom) {
+  const tensors = await em.find(TensorAtom, {
+    select: { id: true, layerIndex: true, shape: true },
+    where: { ...scoped(parent.tenantId), modelId: parent.id },
+  })
+  return sumLayerParameters(tensors as Pick<TensorAtom, 'layerIndex' | 'shape'>[])
+}
+
+/** @throws NOT_FOUND */
+export async function findRecipe(em: EntityManager, tenantId: string, globalId: string, field = ['input', 'recipeId']) {
+  const row = await em.findOneBy(StudentModelRecipe, {
+    ...scoped(tenantId),
+    id: fromGlobalId('Recipe', globalId, field),
+  })
+  if (!row) throw new DomainError('NOT_FOUND', `No Recipe has the id "${globalId.slice(0, 80)}"`, { field })
+  return row
+}
+
+/** Moves a recipe to its next status within a transaction; CONFLICT where its status does not allow the action. */
+export async function moveRecipe(
+  em: EntityManager,
+  row: StudentModelRecipe,
+  action: RecipeAction,
+  changes: Partial<StudentModelRecipe> = {},
+): Promise<void> {
+  const status = nextStatus(row, action)
+  Object.assign(row, changes, { status })
+  await em.update(StudentModelRecipe, { ...scoped(row.tenantId), id: row.id }, { ...changes, status })
+}
+
+/** @throws NOT_FOUND (recipe, parent deleted), CONFLICT */
+export async function approveRecipe({ platform, tenantId }: RequestContext, recipeId: string): Promise<string> {
+  return platform.db.tx(async em => {
+    const row = await findRecipe(em, tenantId, recipeId)
+    nextStatus(row, 'approve')
+    await aliveModel(em, tenantId, row.parentModelId, ['input', 'recipeId'])
+    await moveRecipe(em, row, 'approve', { decision: 'Approved by a person' })
+    return row.id
+  })
+}
+
+/** @throws NOT_FOUND, CONFLICT, BAD_USER_INPUT (reason too long) */
+export async function rejectRecipe(
+  { platform, tenantId }: RequestContext,
+  recipeId: string,
+  reason: string | null | undefined,
+) {
+  const why = checkText(reason, textLimits.reason, 'reason')
+  return platform.db.tx(async em => {
+    const row = await findRecipe(em, tenantId, recipeId)
+    await moveRecipe(em, row, 'reject', { decision: `Rejected by a person${why ? `: ${why}` : ''}` })
+    return row.id
+  })
+}
+
+/** Recipes newest first. */
+export async function listRecipes(
+  context: RequestContext,
+  filter: { parentModelId?: string | null; status?: RecipeStatus | null },
+  args: ConnectionArguments,
+  list = 'recipes',
+) {
+  const query = context.platform.db.read.createQueryBuilder(StudentModelRecipe, 'recipe').where({
+    ...scoped(context.tenantId),
+    ...(filter.parentModelId == null ? {} : { parentModelId: filter.parentModelId }),
+    ...(filter.status == null ? {} : { status: filter.status }),
+  })
+  return (await paginate(query, args, list)).map(toRecipe)
+}

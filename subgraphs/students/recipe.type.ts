@@ -1,0 +1,102 @@
+// A recipe: which layers of a parent make a student, what it is for, and what became of it.
+import { Directive, Field, Float, Int, ObjectType } from 'type-graphql'
+import type { StudentModelRecipe } from '../../db/entities/index.js'
+import { toGlobalId } from '../../lib/ids.js'
+import { Node, registerValues } from '../build/common-types.js'
+import { connectionOf } from '../build/connection.js'
+import { BigIntScalar } from '../build/scalars.js'
+
+export const RecipeStatus = registerValues('RecipeStatus', 'Where a recipe stands.', {
+  PROPOSED: 'Waits for a person or the approval policy.',
+  APPROVED: 'May be built.',
+  REJECTED: 'Will not be built; final.',
+  BUILDING: 'Its build job is queued or running.',
+  BUILT: 'Its student exists.',
+  FAILED: 'Its build failed; it can be approved again.',
+})
+export type RecipeStatus = keyof typeof RecipeStatus
+
+@ObjectType({ description: 'Layers of the parent that are kept: from, from + 1 … to - 1.' })
+export class LayerRange {
+  @Field(() => Int, { description: 'First layer kept, from 0.' })
+  from!: number
+  @Field(() => Int, { description: 'Layer after the last one kept.' })
+  to!: number
+  @Field(() => String, { nullable: true, description: 'Why these layers are kept.' })
+  reason?: string | null
+}
+
+@Directive('@key(fields: "id")')
+@ObjectType({
+  implements: Node,
+  description: 'A student to be: layers of a parent, put together anew. Proposed from measurements or written by hand.',
+})
+export class Recipe extends Node {
+  @Field(() => String, { description: 'Name of the recipe and of the student built from it.' })
+  name!: string
+  @Field(() => String, { description: 'What the student is for.' })
+  objective!: string
+  @Field(() => RecipeStatus, { description: 'Where it stands.' })
+  status!: RecipeStatus
+  @Field(() => [LayerRange], { description: 'The parent’s layers that are kept, in the student’s order.' })
+  layers!: LayerRange[]
+  @Field(() => Int, { description: 'Layers the student has.' })
+  layerCount!: number
+  @Field(() => BigIntScalar, { description: 'Parameters the student has: an exact count, not an estimate of it.' })
+  estimatedParameterCount!: number
+  @Field(() => Float, {
+    nullable: true,
+    description:
+      'exp(-(student loss - parent loss)) on the capability’s validation split, measured with the other layers gated off: 1 is the parent. Null on recipes written by hand, which nothing was measured for.',
+  })
+  estimatedQuality!: number | null
+  @Field(() => Float, {
+    nullable: true,
+    description: 'The same, measured on the student that was built; null until that is done.',
+  })
+  measuredQuality!: number | null
+  @Field(() => String, {
+    nullable: true,
+    description: 'Who or what decided about it and why; null while nobody has.',
+  })
+  decision!: string | null
+  @Field(() => Date, { description: 'When it was proposed or written.' })
+  createdAt!: Date
+  @Field(() => Date, { nullable: true, description: 'When its student was built.' })
+  builtAt!: Date | null
+  /** The row, for the resolvers. */
+  row!: StudentModelRecipe
+}
+
+export const RecipeConnection = connectionOf('Recipe', () => Recipe)
+
+export const toRecipe = (row: StudentModelRecipe): Recipe =>
+  Object.assign(new Recipe(), {
+    id: toGlobalId('Recipe', row.id),
+    name: row.name,
+    objective: row.objective,
+    status: row.status,
+    layers: row.layers,
+    layerCount: row.layers.reduce((sum, { from, to }) => sum + to - from, 0),
+    estimatedParameterCount: row.estimatedParameterCount,
+    estimatedQuality: row.estimatedQuality,
+    measuredQuality: row.measuredQuality,
+    decision: row.decision,
+    createdAt: row.createdAt,
+    builtAt: row.builtAt,
+    row,
+  })
+
+@ObjectType({ description: 'What is approved without a person.' })
+export class ApprovalPolicy {
+  @Field(() => Boolean, {
+    description: 'Whether proposals are decided on at all; otherwise every one waits for a person.',
+  })
+  enabled!: boolean
+  @Field(() => Float, { nullable: true, description: 'Lowest estimated quality that is approved; null: any.' })
+  minimumQuality!: number | null
+  @Field(() => BigIntScalar, { nullable: true, description: 'Most parameters that are approved; null: any number.' })
+  maximumParameters!: number | null
+  @Field(() => Date, { nullable: true, description: 'When it was last set; null where it never was.' })
+  updatedAt!: Date | null
+}

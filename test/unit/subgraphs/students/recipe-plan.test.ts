@@ -1,0 +1,247 @@
+// The pure parts of recipes: states, ranges, counts, YAML, policy.
+import { existsSync, readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { type RecipeStatus, recipeStatuses } from '../../../../db/entities/index.js'
+import { applyPolicy } from '../../../../subgraphs/students/approval-policy.js'
+import {
+  checkLayers,
+  countLayers,
+  countParameters,
+  keptLayers,
+  layersKey,
+  sumLayerParameters,
+} from '../../../../subgraphs/students/recipe-layers.js'
+import { nextStatus, type RecipeAction, recipeTransitions } from '../../../../subgraphs/students/recipe-status.js'
+import { checkYamlDtype, parseRecipeYaml, printRecipeYaml } from '../../../../subgraphs/students/recipe-yaml.js'
+import { sharedFile } from '../../../testkit/shared-files.js'
+
+describe('states of a recipe', () => {
+  const expected: Record<RecipeAction, Partial<Record<RecipeStatus, RecipeStatus>>> = {
+    approve: { PROPOSED: 'APPROVED', FAILED: 'APPROVED' },
+    reject: { PROPOSED: 'REJECTED', APPROVED: 'REJECTED', FAILED: 'REJECTED' },
+    build: { APPROVED: 'BUILDING' },
+    start: { BUILDING: 'BUILDING', FAILED: 'BUILDING', APPROVED: 'BUILDING' },
+    built: { BUILDING: 'BUILT' },
+    failed: { BUILDING: 'FAILED' },
+    cancelled: { BUILDING: 'APPROVED' },
+  }
+  const cases = (Object.keys(recipeTransitions) as RecipeAction[]).flatMap(action =>
+    recipeStatuses.map(status => [action, status, expected[action][status] ?? 'CONFLICT'] as const),
+  )
+  test.each(cases)('%s on %s gives %s', (action, status, outcome) => {
+    const recipe = { name: 'cut', status }
+    if (outcome !== 'CONFLICT') expect(nextStatus(recipe, action)).toBe(outcome)
+    else expect(() => nextStatus(recipe, action)).toThrow(`Recipe "cut" is ${status} and cannot`)
+  })
+
+  test('the sentence says what would help', () => {
+    expect(() => nextStatus({ name: 'cut', status: 'PROPOSED' }, 'build')).toThrow(
+      'Recipe "cut" is PROPOSED and cannot be built: only APPROVED allows it (approve it first)',
+    )
+  })
+})
+
+describe('layer ranges', () => {
+  const parent = { name: 'p', layerCount: 30 }
+
+  test.each([
+    [[], 'keeps at least one range'],
+    [[{ from: 0, to: 31 }], '[0, 31): model "p" has 30 layers, 0 to 29'],
+    [[{ from: -1, to: 3 }], '[-1, 3): begins below 0'],
+    [[{ from: 4, to: 4 }], '[4, 4): is empty'],
+    [[{ from: 5, to: 4 }], '[5, 4): is empty'],
+    [[{ from: 0.5, to: 4 }], 'whole numbers'],
+    [
+      [
+        { from: 0, to: 8 },
+        { from: 6, to: 9 },
+      ],
+      'layers[1] [6, 9): keeps layer 6 again, which layers[0] [0, 8) keeps already',
+    ],
+    [[{ from: 0, to: 2 ** 31 - 1 }], 'has 30 layers'],
+  ])('%j is refused', (layers, message) => {
+    expect(() => checkLayers(layers, parent)).toThrow(message)
+  })
+
+  test('any order of whole ranges is fine', () => {
+    const layers = [
+      { from: 29, to: 30 },
+      { from: 0, to: 21 },
+    ]
+    checkLayers(layers, parent)
+    expect(countLayers(layers)).toBe(22)
+    expect(keptLayers(layers).slice(0, 3)).toEqual([29, 0, 1])
+  })
+
+  test('equal cuts have equal keys, however they are written', () => {
+    expect(
+      layersKey([
+        { from: 0, to: 3 },
+        { from: 3, to: 5 },
+        { from: 7, to: 8 },
+      ]),
+    ).toBe('0-4,7')
+    expect(
+      layersKey([
+        { from: 0, to: 5 },
+        { from: 7, to: 8 },
+      ]),
+    ).toBe('0-4,7')
+    expect(
+      layersKey([
+        { from: 7, to: 8 },
+        { from: 0, to: 5 },
+      ]),
+    ).toBe('7,0-4')
+  })
+
+  test('a student of 22 of the 30 layers of SmolLM2-135M has 106,194,240 parameters', () => {
+    // 3 × 576 × 1536 (feed-forward) + 2 × 576² (q, o) + 2 × 576 × 192 (k, v) + 2 × 576 (norms) = 3,540,096 per layer
+    const shapes = [[1536, 576], [1536, 576], [576, 1536], [576, 576], [576, 576], [192, 576], [192, 576], [576], [576]]
+    const tensors = Array.from({ length: 30 }, (_, layerIndex) => shapes.map(shape => ({ layerIndex, shape }))).flat()
+    const outside = [
+      { layerIndex: null, shape: [49152, 576] },
+      { layerIndex: null, shape: [576] },
+    ]
+    const perLayer = sumLayerParameters([...tensors, ...outside])
+    expect(perLayer.get(3)).toBe(3_540_096)
+    const count = countParameters({ parameterCount: 134_515_008, perLayer }, [
+      { from: 0, to: 21 },
+      { from: 29, to: 30 },
+    ])
+    expect(count).toBe(134_515_008 - 8 * 3_540_096)
+    expect(count).toBe(106_194_240)
+  })
+})
+
+describe('YAML', () => {
+  test('what is printed is read back', () => {
+    const layers = [
+      { from: 0, to: 21, reason: 'syntax:\nand "meaning"' },
+      { from: 29, to: 30 },
+    ]
+    for (const model of ['SmolLM2', 'hf:owner/name', '*odd: name#', '123', 'true']) {
+      const yaml = printRecipeYaml({ model, name: 'cut\n- evil: true', objective: 'an # objective', layers })
+      expect(parseRecipeYaml(yaml)).toEqual({
+        model,
+        layers: layers.map(({ from, to }) => ({ from, to })),
+        dtype: null,
+      })
+    }
+  })
+
+  test('the text of a recipe', () => {
+    const layers = [
+      { from: 0, to: 21, reason: 'shared' },
+      { from: 29, to: 30 },
+    ]
+    expect(printRecipeYaml({ model: 'SmolLM2', name: 'cut', objective: 'Code', layers })).toMatchInlineSnapshot(`
+      "# cut
+      # Code
+      merge_method: passthrough
+      slices:
+        - sources:
+            - model: SmolLM2
+              layer_range: [0, 21] # shared
+        - sources:
+            - model: SmolLM2
+              layer_range: [29, 30]
+      "
+    `)
+  })
+
+  const passthrough = (slices: string, rest = '') => `merge_method: passthrough\n${rest}slices:\n${slices}`
+  const slice = (model: string, range: string) =>
+    `  - sources:\n      - model: ${model}\n        layer_range: ${range}\n`
+  test.each([
+    ['not YAML', 'slices: [', 'yaml: '],
+    ['a scalar', 'hello', 'yaml: '],
+    ['another method', `merge_method: ties\nslices:\n${slice('a', '[0, 4]')}`, 'yaml.merge_method'],
+    ['no slices', 'merge_method: passthrough\nslices: []', 'yaml.slices'],
+    [
+      'two sources',
+      passthrough('  - sources:\n      - {model: a, layer_range: [0, 1]}\n      - {model: b, layer_range: [0, 1]}\n'),
+      'yaml.slices[0].sources',
+    ],
+    ['two models', passthrough(slice('a', '[0, 4]') + slice('b', '[4, 8]')), 'slices of 2 models (a, b)'],
+    [
+      'parameters',
+      passthrough(slice('a', '[0, 4]'), 'parameters:\n  scale: 0.5\n'),
+      'yaml: parameters is not supported',
+    ],
+    ['a range of three', passthrough(slice('a', '[0, 4, 5]')), 'yaml.slices[0].sources[0].layer_range'],
+    ['a range of words', passthrough(slice('a', '[zero, one]')), 'yaml.slices[0].sources[0].layer_range[0]'],
+    ['fractions', passthrough(slice('a', '[0, 1.5]')), 'yaml.slices[0].sources[0].layer_range[1]'],
+    [
+      'multiplying anchors',
+      `a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: [*c, *c, *c, *c]\n`,
+      'yaml: Excessive alias count',
+    ],
+    ['a text without end', 'a'.repeat(300_000), 'yaml: 300000 characters'],
+  ])('%s is refused', (_, text, message) => {
+    expect(() => parseRecipeYaml(text)).toThrow(message)
+  })
+
+  test('a dtype other than the parent’s is refused, the parent’s own is fine', () => {
+    checkYamlDtype('bfloat16', { name: 'p', dtype: 'BF16' })
+    expect(() => checkYamlDtype('float16', { name: 'p', dtype: 'Q4_1' })).toThrow('model "p" is stored as Q4_1')
+  })
+
+  const example = sharedFile('reference/mergekit/passthrough-reordered.yaml')
+  test.skipIf(!existsSync(example))('a configuration that mergekit ran is read as it is', () => {
+    expect(parseRecipeYaml(readFileSync(example, 'utf8'))).toEqual({
+      model: 'babyllama-tok105',
+      layers: [0, 3, 1, 1, 4].map(from => ({ from, to: from + 1 })),
+      dtype: 'float32',
+    })
+  })
+})
+
+describe('approval policy', () => {
+  const recipe = { estimatedQuality: 0.93125, estimatedParameterCount: 98_000_000 }
+  const policy = { enabled: true, minimumQuality: 0.9, maximumParameters: 100_000_000 }
+  test.each([
+    [
+      'meets both limits',
+      policy,
+      recipe,
+      true,
+      'Approved by policy: quality 0.9313 ≥ 0.9, 98,000,000 parameters ≤ 100,000,000',
+    ],
+    [
+      'is too bad',
+      policy,
+      { ...recipe, estimatedQuality: 0.8 },
+      false,
+      'Left to a person by policy: quality 0.8 < 0.9, 98,000,000 parameters ≤ 100,000,000',
+    ],
+    [
+      'is too big',
+      policy,
+      { ...recipe, estimatedParameterCount: 100_000_001 },
+      false,
+      'Left to a person by policy: quality 0.9313 ≥ 0.9, 100,000,001 parameters > 100,000,000',
+    ],
+    [
+      'was not measured',
+      policy,
+      { ...recipe, estimatedQuality: null },
+      false,
+      'Left to a person by policy: quality not measured, at least 0.9 wanted, 98,000,000 parameters ≤ 100,000,000',
+    ],
+    [
+      'meets no limits',
+      { enabled: true, minimumQuality: null, maximumParameters: null },
+      recipe,
+      true,
+      'Approved by policy: no limits set',
+    ],
+  ])('a proposal that %s', (_, rules, proposal, approved, reason) => {
+    expect(applyPolicy(rules, proposal)).toEqual({ approved, reason })
+  })
+
+  test('decides nothing where it is off or absent', () => {
+    expect(applyPolicy({ ...policy, enabled: false }, recipe)).toBeNull()
+    expect(applyPolicy(null, recipe)).toBeNull()
+  })
+})
