@@ -1,11 +1,11 @@
-// students.propose: per capability students of two sizes, searched on the probe split and measured on the validation split.
+// students.propose: per capability students of two or three sizes, searched on the probe split and measured on the validation split.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import type { JobInput, LayerAnalysisOutput, ProposalOutput } from '../pool/job-types.js'
 import { capabilitiesOf, summarise } from '../probing/evaluate.js'
 import { gatesWithout } from '../probing/layer-influence.js'
 import { parseProbeSet, selectSamples } from '../probing/probe-set.js'
-import { proposalSizes, rangeReason, removeGreedily, searchPasses } from '../probing/propose.js'
+import { proposalSizes, proposedSets, rangeReason, removeGreedily, searchPasses } from '../probing/propose.js'
 import { type EncodedSample, encodeSamples, type Scorer } from '../probing/scoring.js'
 import { parameterCountOf, toRanges } from '../surgery/extract-layers.js'
 import type { Handler } from './handler.js'
@@ -18,23 +18,20 @@ const gatesFor = (layerCount: number, kept: readonly number[]) =>
     Array.from({ length: layerCount }, (_, i) => i).filter(layer => !kept.includes(layer)),
   )
 
-/** Loss of one capability's samples for each set of kept layers, in one series of batches. */
-async function lossesOf(
+/** Loss of one capability's samples with only these layers kept. */
+async function lossOf(
   scorer: Scorer,
   layerCount: number,
   samples: readonly EncodedSample[],
-  keptSets: readonly (readonly number[])[],
+  kept: readonly number[],
   done: (tokens: number) => void,
-): Promise<number[]> {
-  const rows = keptSets.flatMap(kept => {
-    const gates = gatesFor(layerCount, kept)
-    return samples.map(sample => ({ ...sample, gates }))
-  })
-  const scores = await scorer.scoreRows(rows, { done })
-  return keptSets.map((_, k) => {
-    const own = scores.slice(k * samples.length, (k + 1) * samples.length)
-    return summarise(samples, own, capabilitiesOf(samples))[0]!.loss
-  })
+): Promise<number> {
+  const gates = gatesFor(layerCount, kept)
+  const scores = await scorer.scoreRows(
+    samples.map(sample => ({ ...sample, gates })),
+    { done },
+  )
+  return summarise(samples, scores, capabilitiesOf(samples))[0]!.loss
 }
 
 /** @throws BAD_USER_INPUT where the analysis is of another model or lacks the capability */
@@ -80,12 +77,13 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
     const { layerCount } = manifest.dimensions
     const { samplesPerCapability, maxTokens } = input
     const set = await parseProbeSet(await context.payloads.get(input.probeSet))
-    const first = Array.from({ length: layerCount }, (_, i) => i)
-    const sizes = proposalSizes(
+    const all = Array.from({ length: layerCount }, (_, i) => i)
+    const { sizes, most } = proposalSizes(
       layerCount,
-      kept => parameterCountOf(manifest, first.slice(0, kept)),
+      kept => parameterCountOf(manifest, all.slice(0, kept)),
       input.maximumParameters,
     )
+    const smallest = Math.min(...sizes)
     const wanted = [...new Set(input.capabilities ?? capabilitiesOf(set))]
     const encode = (split: 'probe' | 'validation', capability: string) =>
       encodeSamples(model, selectSamples(set, { split, capabilities: [capability], samplesPerCapability }), maxTokens)
@@ -97,27 +95,30 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
     }))
 
     const tokens = (samples: readonly EncodedSample[]) => samples.reduce((sum, s) => sum + s.ids.length, 0)
-    const passes = searchPasses(layerCount, Math.min(...sizes))
-    const total = plans.reduce(
-      (sum, p) => sum + passes * tokens(p.probe) + (1 + sizes.length) * tokens(p.validation),
-      0,
+    const planned = plans.map(
+      ({ probe, validation }) =>
+        searchPasses(layerCount, smallest) * tokens(probe) + (1 + sizes.length) * tokens(validation),
     )
-    let completed = 0
+    const total = planned.reduce((sum, n) => sum + n, 0)
     const proposals: ProposalOutput[] = []
-    for (const { capability, skipLosses, probe, validation } of plans) {
+    let before = 0
+    for (const [i, { capability, skipLosses, probe, validation }] of plans.entries()) {
+      let spent = 0
       const done = (count: number) => {
-        completed += count
+        // The plan is what the search may cost at most; usually it stops earlier.
+        spent = Math.min(spent + count, planned[i]!)
         const metrics = { capability, tokensPerSecond: Math.round(scorer.tokensPerSecond), proposals: proposals.length }
-        context.progress({ stage: 'search', completed, total, unit: 'tokens', metrics })
+        context.progress({ stage: 'search', completed: before + spent, total, unit: 'tokens', metrics })
       }
-      const steps = await removeGreedily(skipLosses, Math.min(...sizes), sets =>
-        lossesOf(scorer, layerCount, probe, sets, done),
-      )
-      const keptSets = sizes.map(size => steps.find(step => step.kept.length === size)!.kept)
-      const [parentLoss = 0, ...losses] = await lossesOf(scorer, layerCount, validation, [first, ...keptSets], done)
-      keptSets.forEach((kept, i) => {
-        proposals.push(describe(input, manifest, capability, kept, skipLosses, losses[i]!, parentLoss))
-      })
+      const search = await removeGreedily(skipLosses, smallest, kept => lossOf(scorer, layerCount, probe, kept, done))
+      const parentLoss = await lossOf(scorer, layerCount, validation, all, done)
+      for (const kept of proposedSets(search, sizes, most)) {
+        const studentLoss = await lossOf(scorer, layerCount, validation, kept, done)
+        proposals.push(describe(input, manifest, capability, kept, skipLosses, studentLoss, parentLoss))
+      }
+      before += planned[i]!
     }
+    const metrics = { proposals: proposals.length, tokensPerSecond: Math.round(scorer.tokensPerSecond) }
+    context.progress({ stage: 'search', completed: total, total, unit: 'tokens', metrics })
     return { proposals }
   })

@@ -3,16 +3,17 @@ import { DomainError } from '../../lib/errors.js'
 
 /** Shares of the layers a student keeps where no size limit says otherwise. */
 const keptShares = [0.75, 0.6]
-/** Candidates measured jointly per step: the removals that look cheapest so far. */
+/** Candidates measured per step at most: the removals that look cheapest so far. */
 const candidatesPerStep = 4
 
-export interface ProposalSize {
-  keptLayers: number
-  parameterCount: number
+/** Numbers of layers to propose, greatest first, and the greatest that respects the limit. */
+export interface ProposalSizes {
+  sizes: number[]
+  most: number
 }
 
 /**
- * Numbers of layers to propose, greatest first: two sizes that respect the limit (one where only one is possible).
+ * Two sizes that respect the limit (one where only one is possible).
  * @param parameterCountOf exact parameters of a student with that many layers
  * @throws INVALID_RECIPE where the model has a single layer, BAD_USER_INPUT where even one layer exceeds the limit
  */
@@ -20,7 +21,7 @@ export function proposalSizes(
   layerCount: number,
   parameterCountOf: (keptLayers: number) => number,
   maximumParameters?: number,
-): number[] {
+): ProposalSizes {
   if (layerCount < 2)
     throw new DomainError('INVALID_RECIPE', `The model has ${layerCount} layer: there is nothing to cut`)
   let most = layerCount - 1
@@ -35,54 +36,70 @@ export function proposalSizes(
   const [large = 1, small = 1] = keptShares.map(share => Math.max(1, Math.round(share * layerCount)))
   const first = Math.min(most, large)
   const second = Math.min(small, Math.max(1, Math.round((first * small) / large)), first - 1)
-  return second >= 1 ? [first, second] : [first]
+  return { sizes: second >= 1 ? [first, second] : [first], most }
 }
 
-/** Passes over the probe samples that removeGreedily makes. */
-export function searchPasses(layerCount: number, target: number): number {
-  let passes = 0
-  for (let kept = layerCount; kept > target; kept--) passes += Math.min(kept, candidatesPerStep)
-  return passes
-}
+/** The smallest student that keeps this much of the quality on the probe split is proposed too, whatever its size. */
+const nearlyWhole = 0.95
 
-export interface GreedyStep {
-  removed: number
-  /** Layers still kept, ascending. */
-  kept: number[]
-  /** Loss on the probe split with these layers only, nats per completion token. */
-  loss: number
+/** Passes over the probe samples that removeGreedily makes at most on its way to `target` layers. */
+export const searchPasses = (layerCount: number, target: number) => 1 + candidatesPerStep * (layerCount - target)
+
+export interface GreedySearch {
+  /** Loss with all layers. */
+  base: number
+  steps: {
+    removed: number
+    /** Layers still kept, ascending. */
+    kept: number[]
+    /** Loss on the probe split with these layers only, nats per completion token. */
+    loss: number
+  }[]
 }
 
 /**
- * Removes layers one by one until `target` are left. Each step measures jointly, with all earlier removals in force, the candidates
- * whose removal looked cheapest when last measured, and takes the cheapest.
- * @param skipLosses loss increase of skipping each layer alone: where the search starts
- * @param measure probe losses of the given kept-layer sets
+ * Removes layers one by one until at most `target` are left and the quality is below `nearlyWhole`. Lazy greedy (Minoux 1978): a layer's
+ * cost, once measured, is taken as a lower bound of what it costs after further removals, so each step measures, cheapest estimate
+ * first and jointly with all earlier removals, only until a measured cost is no greater than the next estimate.
+ * @param skipLosses loss increase of skipping each layer alone: the first estimates
+ * @param measure probe loss with only these layers kept
  */
 export async function removeGreedily(
   skipLosses: readonly number[],
   target: number,
-  measure: (keptSets: number[][]) => Promise<number[]>,
-): Promise<GreedyStep[]> {
+  measure: (kept: number[]) => Promise<number>,
+): Promise<GreedySearch> {
   const estimate = [...skipLosses]
   let kept = skipLosses.map((_, layer) => layer)
-  let loss: number | undefined
-  const steps: GreedyStep[] = []
-  while (kept.length > target) {
+  const base = await measure(kept)
+  let loss = base
+  const steps: GreedySearch['steps'] = []
+  while (kept.length > target || (kept.length > 1 && Math.exp(base - loss) >= nearlyWhole)) {
     const candidates = [...kept].sort((a, b) => estimate[a]! - estimate[b]! || a - b).slice(0, candidatesPerStep)
-    const losses = await measure(candidates.map(layer => kept.filter(l => l !== layer)))
-    const best = losses.indexOf(Math.min(...losses))
-    const base = loss
-    candidates.forEach((layer, i) => {
-      // The first step's estimates stand: there is no joint loss yet to compare with.
-      if (base !== undefined) estimate[layer] = losses[i]! - base
-    })
-    const removed = candidates[best]!
-    loss = losses[best]!
-    kept = kept.filter(layer => layer !== removed)
-    steps.push({ removed, kept, loss })
+    let best: GreedySearch['steps'][number] | undefined
+    for (const removed of candidates) {
+      if (best && best.loss - loss <= estimate[removed]!) break
+      const without = kept.filter(layer => layer !== removed)
+      const measured = await measure(without)
+      estimate[removed] = measured - loss
+      if (!best || measured < best.loss) best = { removed, kept: without, loss: measured }
+    }
+    if (!best) break
+    kept = best.kept
+    loss = best.loss
+    steps.push(best)
   }
-  return steps
+  return { base, steps }
+}
+
+/**
+ * The sets of layers to propose, largest first: the given sizes, and the smallest set that keeps `nearlyWhole` of the quality.
+ * @param most greatest number of layers allowed
+ */
+export function proposedSets({ base, steps }: GreedySearch, sizes: readonly number[], most: number): number[][] {
+  const whole = steps.filter(step => step.kept.length <= most && Math.exp(base - step.loss) >= nearlyWhole).at(-1)
+  const wanted = new Set([...sizes, ...(whole ? [whole.kept.length] : [])])
+  return steps.filter(step => wanted.has(step.kept.length)).map(step => step.kept)
 }
 
 /** Below this, nats per token are noise of a few samples rather than a reason. */

@@ -88,15 +88,15 @@ describe('capability.analyze on the demo model', () => {
 })
 
 describe('students.propose on the demo model', () => {
-  it('proposes two sizes per capability whose quality the built student really has', async () => {
+  it('proposes at least two sizes per capability, with the quality that the built student really has', async () => {
     const capabilities = ['code_generation', 'translation']
     const { proposals } = await proposeStudents({ ...input(), capabilities }, context)
-    expect(proposals.map(p => p.capability)).toEqual([
-      'code_generation',
-      'code_generation',
-      'translation',
-      'translation',
-    ])
+    for (const capability of capabilities) {
+      const sizes = proposals.filter(p => p.capability === capability).map(p => expandRanges(p.layers, 8).length)
+      expect(sizes).toEqual(expect.arrayContaining([6, 5]))
+      expect(new Set(sizes).size).toBe(sizes.length)
+    }
+    expect(new Set(proposals.map(p => p.capability))).toEqual(new Set(capabilities))
     const parent = await readManifest(context.payloads, manifest)
     for (const proposal of proposals) {
       const kept = expandRanges(proposal.layers, 8)
@@ -127,7 +127,7 @@ describe('students.propose on the demo model', () => {
       { ...input(), capabilities: ['translation'], maximumParameters },
       context,
     )
-    expect(proposals.map(p => expandRanges(p.layers, 8).length)).toEqual([4, 3])
+    expect(proposals.map(p => expandRanges(p.layers, 8).length).slice(0, 2)).toEqual([4, 3])
     expect(Math.max(...proposals.map(p => p.parameterCount))).toBeLessThanOrEqual(maximumParameters)
   })
 

@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from 'vitest'
-import { proposalSizes, rangeReason, removeGreedily } from '../../../../compute/probing/propose.js'
+import { proposalSizes, proposedSets, rangeReason, removeGreedily } from '../../../../compute/probing/propose.js'
 
 const perLayer = (kept: number) => 1000 + 10 * kept
 
@@ -13,7 +13,7 @@ describe('proposalSizes', () => {
     [8, 1010, [1]],
     [30, 1200, [20, 16]],
   ])('of %i layers with at most %s parameters are %j', (layerCount, maximum, sizes) => {
-    expect(proposalSizes(layerCount, perLayer, maximum)).toEqual(sizes)
+    expect(proposalSizes(layerCount, perLayer, maximum).sizes).toEqual(sizes)
   })
 
   it('says the smallest possible count where nothing fits', () => {
@@ -39,17 +39,70 @@ describe('removeGreedily', () => {
   const skipLosses = [9, 0.01, 0.02, 0.5, 0.7, 3]
 
   it('measures jointly and so keeps one of two layers that replace each other', async () => {
-    const steps = await removeGreedily(skipLosses, 3, async sets => sets.map(loss))
+    const { base, steps } = await removeGreedily(skipLosses, 3, async kept => loss(kept))
+    expect(base).toBe(2)
     expect(steps.map(s => s.removed)).toEqual([1, 3, 4])
     expect(steps.at(-1)).toMatchObject({ kept: [0, 2, 5] })
     expect(steps.at(-1)?.loss).toBeCloseTo(3.2)
   })
 
-  it('measures a bounded number of sets per step', async () => {
-    const measure = vi.fn(async (sets: number[][]) => sets.map(loss))
-    await removeGreedily(skipLosses, 1, measure)
-    expect(measure).toHaveBeenCalledTimes(5)
-    expect(Math.max(...measure.mock.calls.map(([sets]) => sets.length))).toBe(4)
+  it('measures a candidate again only while its old cost is the least', async () => {
+    const measure = vi.fn(async (kept: number[]) => loss(kept))
+    await removeGreedily(skipLosses, 3, measure)
+    // All layers; then 1; then 2 (now dear) and 3; then 4.
+    expect(measure.mock.calls.map(([kept]) => [0, 1, 2, 3, 4, 5].filter(l => !kept.includes(l)).join(''))).toEqual([
+      '',
+      '1',
+      '12',
+      '13',
+      '134',
+    ])
+  })
+
+  it('measures a bounded number of sets per step where every estimate was too low', async () => {
+    const measure = vi.fn(async (kept: number[]) => 10 * (12 - kept.length) ** 2)
+    await removeGreedily(new Array(12).fill(0), 10, measure)
+    expect(measure).toHaveBeenCalledTimes(1 + 4 + 4)
+  })
+
+  it('goes on below the target while nothing is lost', async () => {
+    const { steps } = await removeGreedily([5, 0, 0, 0, 0, 0], 4, async kept => (kept.includes(0) ? 1 : 6))
+    expect(steps.at(-1)?.kept).toEqual([0])
+    expect(steps).toHaveLength(5)
+  })
+})
+
+describe('proposedSets', () => {
+  const search = {
+    base: 1,
+    steps: [
+      { removed: 3, kept: [0, 1, 2, 4], loss: 1.01 },
+      { removed: 2, kept: [0, 1, 4], loss: 1.02 },
+      { removed: 4, kept: [0, 1], loss: 1.2 },
+      { removed: 1, kept: [0], loss: 3 },
+    ],
+  }
+  it.each([
+    [
+      [4, 2],
+      4,
+      [
+        [0, 1, 2, 4],
+        [0, 1, 4],
+        [0, 1],
+      ],
+    ],
+    [
+      [4, 3],
+      4,
+      [
+        [0, 1, 2, 4],
+        [0, 1, 4],
+      ],
+    ],
+    [[2, 1], 2, [[0, 1], [0]]],
+  ])('of sizes %j, at most %i layers, are %j', (sizes, most, sets) => {
+    expect(proposedSets(search, sizes, most)).toEqual(sets)
   })
 })
 
