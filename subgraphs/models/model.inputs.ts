@@ -4,7 +4,6 @@ import type { TensorComponent } from '../../lib/manifest.js'
 import { registerValues, UserError } from '../build/common-types.js'
 import { ConnectionArguments } from '../build/connection.js'
 import { JobStub, Model } from './model.type.js'
-import { type QuantizationType, QuantizationTypeEnum } from './quantization.js'
 import { TensorComponentEnum } from './tensor.type.js'
 
 @ArgsType()
@@ -70,11 +69,11 @@ export class IngestModelPayload {
   userErrors!: UserError[]
 }
 
-export type ExportFormat = 'SAFETENSORS' | 'GGUF' | 'ONNX'
+export type ExportFormat = 'SAFETENSORS' | 'GGUF'
 export const ExportFormatEnum = registerValues<ExportFormat>('ExportFormat', 'File formats a model is written in.', {
-  SAFETENSORS: 'Hugging Face layout: model.safetensors, config.json and tokenizer files.',
-  GGUF: 'One .gguf file, as llama.cpp reads it.',
-  ONNX: 'A graph with weights, as ONNX Runtime reads it.',
+  SAFETENSORS:
+    'Hugging Face layout: model.safetensors, config.json and tokenizer files; byte for byte as it came where it came so.',
+  GGUF: 'The .gguf file of a model that came as one, byte for byte; not for models built here.',
 })
 
 @InputType({ description: 'Which model to write in which format.' })
@@ -83,11 +82,6 @@ export class ExportModelInput {
   modelId!: string
   @Field(() => ExportFormatEnum, { description: 'Format of the files.' })
   format!: ExportFormat
-  @Field(() => QuantizationTypeEnum, {
-    nullable: true,
-    description: 'Quantise weights on the way out; default: as they are.',
-  })
-  quantization?: QuantizationType | null
   @Field(() => String, idempotencyKey)
   idempotencyKey?: string | null
 }

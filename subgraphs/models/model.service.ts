@@ -110,10 +110,8 @@ const enqueueOnce = <K extends JobName>(
 export const exportModel = (context: RequestContext, input: ExportModelInput) =>
   enqueueOnce(context, 'exportModel', input, async em => {
     const model = await aliveModel(em, context.tenantId, fromGlobalId('Model', input.modelId, ['input', 'modelId']))
-    const quantization = input.quantization != null &&
-      input.quantization !== 'NONE' && { quantization: input.quantization }
     const { manifestHash: manifest, name } = model
-    return { type: 'model.export', input: { manifest, name, format: input.format, ...quantization }, modelId: model.id }
+    return { type: 'model.export', input: { manifest, name, format: input.format }, modelId: model.id }
   })
 
 export const verifyStorage = (context: RequestContext, input: { idempotencyKey?: string | null }) =>

@@ -1,19 +1,19 @@
-// Entities of other subgraphs as this one sees them: their key, and the fields it adds.
+// Entities of other subgraphs as this one sees them: their key, and the fields it adds. Their owner describes them. Their owners describe them.
 import { Directive, Field, ID, ObjectType } from 'type-graphql'
 import { toGlobalId } from '../../lib/ids.js'
 import { connectionOf } from '../build/connection.js'
 
 @Directive('@key(fields: "id")')
-@ObjectType({ description: 'A language model: a manifest over content-addressed tensors.' })
+@ObjectType()
 export class Model {
-  @Field(() => ID, { description: 'Global id.' })
+  @Field(() => ID, { description: 'Opaque global id; unique over all types.' })
   id!: string
 }
 
 @Directive('@key(fields: "id")')
-@ObjectType({ description: 'A piece of work in the compute pool.' })
+@ObjectType()
 export class Job {
-  @Field(() => ID, { description: 'Global id.' })
+  @Field(() => ID, { description: 'Opaque global id; unique over all types.' })
   id!: string
 }
 
