@@ -245,16 +245,19 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
           return { from, to: rows.length }
         })
         const ownGates = batch.map(index => (gates instanceof Float32Array ? gates : gates?.[index]))
-        const fetches = [...(rows.length > 0 ? ['nll', 'predictions'] : []), ...(probes ? ['norms', 'cosines'] : [])]
+        const fetches = [
+          ...(rows.length > 0 ? ['log_probabilities', 'predictions'] : []),
+          ...(probes ? ['norms', 'cosines'] : []),
+        ]
         const { results } = await measure(ids, ownGates, rows, targets, fetches)
-        const nll = rows.length > 0 ? finiteFloats(results.nll!, 'loss') : new Float32Array()
+        const logProbabilities = rows.length > 0 ? finiteFloats(results.log_probabilities!, 'loss') : new Float32Array()
         const predictions = (results.predictions?.data ?? new BigInt64Array()) as BigInt64Array
         batch.forEach((index, row) => {
           const { from, to } = starts[row]!
           let sum = 0
           let hits = 0
           for (let i = from; i < to; i++) {
-            sum += nll[i]!
+            sum -= logProbabilities[i]!
             if (Number(predictions[i]) === targets[i]) hits++
           }
           scores[index] = { nll: sum, completionTokens: to - from, hits }

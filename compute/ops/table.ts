@@ -57,12 +57,6 @@ export const ops = {
   Mul: elementwise,
   Div: elementwise,
   Sigmoid: unary,
-  /** Elementwise, to bool. */
-  Equal: define({
-    domain: '',
-    attributes: {},
-    infer: inputs => kind('bool', broadcast(at(inputs, 0), at(inputs, 1))),
-  }),
   /** Rows of `data` (input 0) by `indices` (input 1). */
   Gather: define({
     domain: '',
@@ -118,7 +112,7 @@ export const ops = {
   }),
   ReduceSum: reduceLast,
   ReduceL2: reduceLast,
-  ReduceLogSumExp: reduceLast,
+  LogSoftmax: define({ domain: '', attributes: { axis: 'int' }, infer: like }),
   /** Index of the greatest entry of the last axis; the first of equals. */
   ArgMax: define({
     domain: '',
