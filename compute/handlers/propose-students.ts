@@ -5,7 +5,15 @@ import type { JobInput, LayerAnalysisOutput, ProposalOutput } from '../pool/job-
 import { capabilitiesOf, summarise } from '../probing/evaluate.js'
 import { gatesWithout } from '../probing/layer-influence.js'
 import { parseProbeSet, selectSamples } from '../probing/probe-set.js'
-import { proposalSizes, proposedSets, rangeReason, removeGreedily, searchPasses } from '../probing/propose.js'
+import {
+  objectiveOf,
+  type ProposedSet,
+  proposalSizes,
+  proposedSets,
+  rangeReason,
+  removeGreedily,
+  searchPasses,
+} from '../probing/propose.js'
 import { type EncodedSample, encodeSamples, type Scorer } from '../probing/scoring.js'
 import { parameterCountOf, toRanges } from '../surgery/extract-layers.js'
 import type { Handler } from './handler.js'
@@ -22,6 +30,7 @@ const gatesFor = (layerCount: number, kept: readonly number[]) =>
 async function lossOf(
   scorer: Scorer,
   layerCount: number,
+  capability: string,
   samples: readonly EncodedSample[],
   kept: readonly number[],
   done: (tokens: number) => void,
@@ -31,7 +40,7 @@ async function lossOf(
     samples.map(sample => ({ ...sample, gates })),
     { done },
   )
-  return summarise(samples, scores, capabilitiesOf(samples))[0]!.loss
+  return summarise(samples, scores, [capability])[0]!.loss
 }
 
 /** @throws BAD_USER_INPUT where the analysis is of another model or lacks the capability */
@@ -42,9 +51,7 @@ function skipLossesOf(analysis: readonly LayerAnalysisOutput[], layerCount: numb
     throw new DomainError(
       'BAD_USER_INPUT',
       `The analysis says nothing about layer ${layer} and ${capability}; analyse the model first`,
-      {
-        field: ['input', 'modelId'],
-      },
+      { field: ['input', 'modelId'] },
     )
   })
 }
@@ -53,17 +60,17 @@ function describe(
   input: JobInput<'students.propose'>,
   manifest: Manifest,
   capability: string,
-  kept: readonly number[],
+  set: ProposedSet,
   skipLosses: readonly number[],
   studentLoss: number,
   parentLoss: number,
 ): ProposalOutput {
   const { layerCount } = manifest.dimensions
-  const task = capability.replaceAll(/[_-]/g, ' ')
+  const { kept } = set
   return {
     capability,
     name: `${input.modelName}-${capability.replaceAll('_', '-')}-${kept.length}of${layerCount}`,
-    objective: `${task} with ${kept.length} of ${layerCount} layers`,
+    objective: objectiveOf(capability, set, layerCount),
     layers: toRanges(kept).map(range => ({ ...range, reason: rangeReason(range, skipLosses, capability) })),
     parameterCount: parameterCountOf(manifest, kept),
     quality: Math.exp(parentLoss - studentLoss),
@@ -76,7 +83,7 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
   withScoringModel(input.manifest, context, async ({ manifest, model, scorer }) => {
     const { layerCount } = manifest.dimensions
     const { samplesPerCapability, maxTokens } = input
-    const set = await parseProbeSet(await context.payloads.get(input.probeSet))
+    const probes = await parseProbeSet(await context.payloads.get(input.probeSet))
     const all = Array.from({ length: layerCount }, (_, i) => i)
     const { sizes, most } = proposalSizes(
       layerCount,
@@ -84,9 +91,13 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
       input.maximumParameters,
     )
     const smallest = Math.min(...sizes)
-    const wanted = [...new Set(input.capabilities ?? capabilitiesOf(set))]
+    const wanted = [...new Set(input.capabilities ?? capabilitiesOf(probes))]
     const encode = (split: 'probe' | 'validation', capability: string) =>
-      encodeSamples(model, selectSamples(set, { split, capabilities: [capability], samplesPerCapability }), maxTokens)
+      encodeSamples(
+        model,
+        selectSamples(probes, { split, capabilities: [capability], samplesPerCapability }),
+        maxTokens,
+      )
     const plans = wanted.map(capability => ({
       capability,
       probe: encode('probe', capability),
@@ -110,11 +121,13 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
         const metrics = { capability, tokensPerSecond: Math.round(scorer.tokensPerSecond), proposals: proposals.length }
         context.progress({ stage: 'search', completed: before + spent, total, unit: 'tokens', metrics })
       }
-      const search = await removeGreedily(skipLosses, smallest, kept => lossOf(scorer, layerCount, probe, kept, done))
-      const parentLoss = await lossOf(scorer, layerCount, validation, all, done)
-      for (const kept of proposedSets(search, sizes, most)) {
-        const studentLoss = await lossOf(scorer, layerCount, validation, kept, done)
-        proposals.push(describe(input, manifest, capability, kept, skipLosses, studentLoss, parentLoss))
+      const measure = (samples: readonly EncodedSample[], kept: readonly number[]) =>
+        lossOf(scorer, layerCount, capability, samples, kept, done)
+      const search = await removeGreedily(skipLosses, smallest, kept => measure(probe, kept))
+      const parentLoss = await measure(validation, all)
+      for (const set of proposedSets(search, sizes, most)) {
+        const studentLoss = await measure(validation, set.kept)
+        proposals.push(describe(input, manifest, capability, set, skipLosses, studentLoss, parentLoss))
       }
       before += planned[i]!
     }

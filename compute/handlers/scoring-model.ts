@@ -3,7 +3,7 @@ import { DomainError, isDomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import { readManifest } from '../formats/manifest.js'
 import { loadTokenizer } from '../formats/tokenizer.js'
-import { openModel } from '../inference/model.js'
+import { type LoadedModel, openModel } from '../inference/model.js'
 import { createScorer, type ScoreRow, type Scorer, type ScoringModel } from '../probing/scoring.js'
 import type { HandlerContext } from './handler.js'
 
@@ -35,8 +35,8 @@ export async function withScoringModel<T>(
       const gates = rows.map(row =>
         Float32Array.from(row.gates ?? new Array<number>(loaded.dimensions.layerCount).fill(1)),
       )
-      const scores = await loaded.score(rows, { gates, probes: layerSums, signal }).catch(error => {
-        throw nameNotANumber(error, name, rows)
+      const scores = await loaded.score(rows, { gates, probes: layerSums, signal }).catch(async error => {
+        throw await explainNotANumber(error, name, loaded, rows, gates)
       })
       return scores.map(({ nll, completionTokens, hits, probes }) => ({
         nll,
@@ -52,12 +52,21 @@ export async function withScoringModel<T>(
   }
 }
 
-/** Says which model, and which layers were skipped, where all rows of the batch skipped the same. */
-function nameNotANumber(error: unknown, name: string, rows: readonly ScoreRow[]): unknown {
+/** Says which model, and after which layer the first value that is not a number appears. */
+async function explainNotANumber(
+  error: unknown,
+  name: string,
+  loaded: LoadedModel,
+  rows: readonly ScoreRow[],
+  gates: readonly Float32Array[],
+): Promise<unknown> {
   if (!isDomainError(error) || error.code !== 'NOT_A_NUMBER') return error
-  const skipped = [
-    ...new Set(rows.map(row => (row.gates ?? []).flatMap((gate, l) => (gate === 0 ? [l] : [])).join(', '))),
-  ]
-  const where = skipped.length === 1 && skipped[0] ? ` with layer ${skipped[0]} skipped` : ''
-  return new DomainError('NOT_A_NUMBER', `${name}${where}: ${error.message}`, { cause: error })
+  for (const [i, { ids }] of rows.entries()) {
+    const { norms } = await loaded.forward({ ids: [ids], gates: [gates[i]!], wantLogits: 'none' })
+    const broken = norms[0]!.findIndex(perToken => !perToken.every(Number.isFinite))
+    if (broken < 0) continue
+    const where = broken === 0 ? 'the embedding' : `the output of layer ${broken - 1}`
+    return new DomainError('NOT_A_NUMBER', `${name}: ${where} holds NaN or infinity`, { cause: error })
+  }
+  return new DomainError('NOT_A_NUMBER', `${name}: ${error.message}`, { cause: error })
 }

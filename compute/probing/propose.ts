@@ -92,15 +92,31 @@ export async function removeGreedily(
   return { base, steps }
 }
 
+export interface ProposedSet {
+  kept: number[]
+  /** Whether it is the smallest found that keeps `nearlyWhole` of the quality on the probe split. */
+  smallestWhole: boolean
+}
+
 /**
  * The sets of layers to propose, largest first: the given sizes, and the smallest set that keeps `nearlyWhole` of the quality.
  * @param most greatest number of layers allowed
  */
-export function proposedSets({ base, steps }: GreedySearch, sizes: readonly number[], most: number): number[][] {
+export function proposedSets({ base, steps }: GreedySearch, sizes: readonly number[], most: number): ProposedSet[] {
   const whole = steps.filter(step => step.kept.length <= most && Math.exp(base - step.loss) >= nearlyWhole).at(-1)
-  const wanted = new Set([...sizes, ...(whole ? [whole.kept.length] : [])])
-  return steps.filter(step => wanted.has(step.kept.length)).map(step => step.kept)
+  return steps
+    .filter(step => step === whole || sizes.includes(step.kept.length))
+    .map(step => ({ kept: step.kept, smallestWhole: step === whole }))
 }
+
+/** What a student is for, in words. */
+export function objectiveOf(capability: string, { kept, smallestWhole }: ProposedSet, layerCount: number): string {
+  const objective = `${inWords(capability)} with ${kept.length} of ${layerCount} layers`
+  if (!smallestWhole) return objective
+  return `${objective}, the fewest found that keep ${nearlyWhole * 100} % of the quality on the probe split`
+}
+
+const inWords = (capability: string) => capability.replaceAll(/[_-]/g, ' ')
 
 /** Below this, nats per token are noise of a few samples rather than a reason. */
 const negligible = 0.01
@@ -119,7 +135,7 @@ export function rangeReason(
 ): string {
   const costs = skipLosses.slice(range.from, range.to)
   const [least, most] = [Math.min(...costs), Math.max(...costs)]
-  const unit = `nats per token of ${capability.replaceAll(/[_-]/g, ' ')}`
+  const unit = `nats per token of ${inWords(capability)}`
   const what =
     costs.length === 1
       ? `layer ${range.from}: skipping it`

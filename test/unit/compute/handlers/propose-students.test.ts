@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { readManifest } from '../../../../compute/formats/manifest.js'
+import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
 import { analyzeCapabilities } from '../../../../compute/handlers/analyze-capabilities.js'
 import { buildStudent } from '../../../../compute/handlers/build-student.js'
 import { evaluateModel } from '../../../../compute/handlers/evaluate-model.js'
@@ -64,6 +64,30 @@ describe('capability.analyze on the demo model', () => {
   it('uses no more samples than asked for', async () => {
     const few = await analyzeCapabilities({ manifest, probeSet, maxTokens, samplesPerCapability: 2 }, context)
     expect(few.baseline.map(b => b.sampleCount)).toEqual(few.baseline.map(() => 2))
+  })
+
+  it('names the model and the layer where weights are not numbers', async () => {
+    const parent = await readManifest(context.payloads, manifest)
+    const broken = parent.tensors.find(t => t.role === 'layers.5.down')!
+    const { hash } = await context.payloads.put([new Uint8Array(broken.bytes).fill(0xff)])
+    const tensors = parent.tensors.map(t => (t === broken ? { ...t, payload: hash } : t))
+    const stored = await writeManifest(context.payloads, { ...parent, tensors, sourceName: 'broken' })
+    const error = await analyzeCapabilities({ manifest: stored.hash, probeSet, maxTokens }, context).catch(e => e)
+    expect(error.code).toBe('NOT_A_NUMBER')
+    expect(error.message).toBe('model broken: the output of layer 5 holds NaN or infinity')
+  })
+
+  it('refuses a probe set whose completions are all cut away', async () => {
+    const error = await analyzeCapabilities({ manifest, probeSet, maxTokens: 2 }, context).catch(e => e)
+    expect(error.code).toBe('INVALID_PROBE_DATASET')
+    expect(error.message).toContain('raise maxTokens')
+  })
+
+  it('refuses a model without a tokenizer', async () => {
+    const { tokenizer: _, ...rest } = await readManifest(context.payloads, manifest)
+    const stored = await writeManifest(context.payloads, rest)
+    const error = await analyzeCapabilities({ manifest: stored.hash, probeSet, maxTokens }, context).catch(e => e)
+    expect(error.code).toBe('NO_TOKENIZER')
   })
 
   it('stops soon after it is cancelled', async () => {

@@ -1,5 +1,11 @@
 import { describe, expect, it, vi } from 'vitest'
-import { proposalSizes, proposedSets, rangeReason, removeGreedily } from '../../../../compute/probing/propose.js'
+import {
+  objectiveOf,
+  proposalSizes,
+  proposedSets,
+  rangeReason,
+  removeGreedily,
+} from '../../../../compute/probing/propose.js'
 
 const perLayer = (kept: number) => 1000 + 10 * kept
 
@@ -102,7 +108,19 @@ describe('proposedSets', () => {
     ],
     [[2, 1], 2, [[0, 1], [0]]],
   ])('of sizes %j, at most %i layers, are %j', (sizes, most, sets) => {
-    expect(proposedSets(search, sizes, most)).toEqual(sets)
+    expect(proposedSets(search, sizes, most).map(set => set.kept)).toEqual(sets)
+  })
+})
+
+describe('objectiveOf', () => {
+  it('says where a set is the smallest that keeps the quality', () => {
+    const set = { kept: [0, 1, 4], smallestWhole: true }
+    expect(objectiveOf('code_generation', set, 8)).toBe(
+      'code generation with 3 of 8 layers, the fewest found that keep 95 % of the quality on the probe split',
+    )
+    expect(objectiveOf('code_generation', { ...set, smallestWhole: false }, 8)).toBe(
+      'code generation with 3 of 8 layers',
+    )
   })
 })
 
