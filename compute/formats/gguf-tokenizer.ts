@@ -22,7 +22,10 @@ const endTexts = ['<|im_end|>', '<|eot_id|>', '<|endoftext|>', '<|end_of_text|>'
  * The tokenizer of a GGUF file; undefined where the file has none.
  * Throws NO_TOKENIZER (kind or `pre` rule not known here) and INVALID_MODEL_FILE (lists that do not fit each other).
  */
-export function ggufTokenizer(metadata: GgufMetadata): GgufTokenizer | undefined {
+export function ggufTokenizer(
+  metadata: GgufMetadata,
+  vocabOf: (tokens: readonly string[]) => unknown = vocabObject,
+): GgufTokenizer | undefined {
   const model = metadata.get('tokenizer.ggml.model')
   const tokens = metadata.get('tokenizer.ggml.tokens')
   if (model === undefined || tokens === undefined) return undefined
@@ -32,7 +35,8 @@ export function ggufTokenizer(metadata: GgufMetadata): GgufTokenizer | undefined
   const types = numbersOf(metadata, 'tokenizer.ggml.token_type', tokens.length)
   const vocabulary: Vocabulary = { tokens, typeOf: id => types?.[id] ?? tokenType.normal }
   const facts = factsOf(metadata, vocabulary, model === 'llama' ? 'SentencePiece' : 'BPE')
-  const body = model === 'llama' ? sentencePiece(metadata, vocabulary, facts) : bytePairs(metadata, vocabulary, model)
+  const parts = model === 'llama' ? sentencePiece(metadata, vocabulary, facts) : bytePairs(metadata, vocabulary, model)
+  const body = { ...parts, model: { ...parts.model, vocab: vocabOf(tokens) } }
   const text = (id: number | undefined) => (id === undefined ? undefined : tokens[id])
   return {
     tokenizerJson: {
@@ -56,6 +60,9 @@ export function ggufTokenizer(metadata: GgufMetadata): GgufTokenizer | undefined
     facts,
   }
 }
+
+/** What differs by kind; the vocabulary is added to `model`. */
+type Body = Json & { model: Json }
 
 interface Vocabulary {
   tokens: readonly string[]
@@ -123,11 +130,35 @@ const bosTemplate = (token: string, id: number): Json => {
   }
 }
 
+/** Stands where the vocabulary belongs until the rest is text: no token can hold this. */
+const placeholder = '\u0000vocabulary\u0000'
+
+/**
+ * tokenizer.json as text, with the vocabulary written directly: an object of a hundred thousand keys takes five times as long to make as
+ * the rest of the file.
+ */
+export function ggufTokenizerText(
+  metadata: GgufMetadata,
+): (Omit<GgufTokenizer, 'tokenizerJson'> & { tokenizerText: string }) | undefined {
+  let vocab = '{}'
+  const converted = ggufTokenizer(metadata, tokens => {
+    vocab = `{${tokens.map((token, id) => `${quoted(token)}:${id}`).join(',')}}`
+    return placeholder
+  })
+  if (!converted) return undefined
+  const { tokenizerJson, ...rest } = converted
+  const [before, after] = JSON.stringify(tokenizerJson).split(JSON.stringify(placeholder)) as [string, string]
+  return { ...rest, tokenizerText: `${before}${vocab}${after}` }
+}
+
+/** Most tokens need no escapes; the others go the slow way. */
+const quoted = (token: string) => (/^[^"\\\p{C}]*$/u.test(token) ? `"${token}"` : JSON.stringify(token))
+
 /** Object.fromEntries makes own properties, whatever a token is called (`__proto__` is one). */
 const vocabObject = (tokens: readonly string[]) => Object.fromEntries(tokens.map((token, id) => [token, id]))
 
 /** `tokenizer.ggml.model` = gpt2: byte-level BPE; which text is split where is said by `pre` alone. */
-function bytePairs(metadata: GgufMetadata, { tokens }: Vocabulary, model: GgufValue): Json {
+function bytePairs(metadata: GgufMetadata, _vocabulary: Vocabulary, model: GgufValue): Body {
   if (model !== 'gpt2') {
     throw new DomainError('NO_TOKENIZER', `tokenizer.ggml.model "${model}" is not read here (known: gpt2, llama)`)
   }
@@ -154,7 +185,6 @@ function bytePairs(metadata: GgufMetadata, { tokens }: Vocabulary, model: GgufVa
       fuse_unk: false,
       byte_fallback: false,
       ignore_merges: rule.ignoreMerges ?? false,
-      vocab: vocabObject(tokens),
       // A merge joins two tokens, neither of which holds a space except as its first character.
       merges: merges.map(merge => {
         const space = merge.indexOf(' ', 1)
@@ -167,7 +197,7 @@ function bytePairs(metadata: GgufMetadata, { tokens }: Vocabulary, model: GgufVa
 const wordMark = '▁'
 
 /** `tokenizer.ggml.model` = llama: SentencePiece, whose merges are all splits of a piece into two others, best score first. */
-function sentencePiece(metadata: GgufMetadata, vocabulary: Vocabulary, facts: GgufTokenizer['facts']): Json {
+function sentencePiece(metadata: GgufMetadata, vocabulary: Vocabulary, facts: GgufTokenizer['facts']): Body {
   const { tokens } = vocabulary
   const scores = numbersOf(metadata, 'tokenizer.ggml.scores', tokens.length)
   if (!scores) throw new DomainError('NO_TOKENIZER', 'tokenizer.ggml.scores is missing; SentencePiece needs it')
@@ -196,7 +226,6 @@ function sentencePiece(metadata: GgufMetadata, vocabulary: Vocabulary, facts: Gg
       fuse_unk: true,
       byte_fallback: tokens.includes('<0x00>'),
       ignore_merges: false,
-      vocab: vocabObject(tokens),
       merges: sentencePieceMerges(vocabulary, scores),
     },
   }

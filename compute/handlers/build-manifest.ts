@@ -5,7 +5,7 @@ import { describeTensor, findArchitecture } from '../architectures/registry.js'
 import { elementCount } from '../formats/float-weights.js'
 import type { GgufMetadata } from '../formats/gguf.js'
 import { ggufArchitecture, ggufDescription, ggufDimensions, ggufMetadataJson } from '../formats/gguf-metadata.js'
-import { ggufTokenizer } from '../formats/gguf-tokenizer.js'
+import { ggufTokenizerText } from '../formats/gguf-tokenizer.js'
 import { hfArchitecture, hfDimensions, hfLicense } from '../formats/hf-config.js'
 import { hfChatTemplate, hfTokenizer } from '../formats/hf-tokenizer.js'
 import { parseJsonObject } from '../formats/json-scan.js'
@@ -77,7 +77,7 @@ function describeGguf(
     sourceConfig: jsonBytes(ggufMetadataJson(metadata)),
     tokenizer: converted && {
       ...converted.facts,
-      tokenizerJson: jsonBytes(converted.tokenizerJson),
+      tokenizerJson: Buffer.from(converted.tokenizerText),
       tokenizerConfig: jsonBytes(converted.tokenizerConfig),
     },
   }
@@ -86,7 +86,7 @@ function describeGguf(
 /** A tokenizer of a kind that is not known here does not keep the model out: generating says what is missing. */
 function tokenizerOf(metadata: GgufMetadata) {
   try {
-    return ggufTokenizer(metadata)
+    return ggufTokenizerText(metadata)
   } catch (error) {
     if (isDomainError(error) && error.code === 'NO_TOKENIZER') return undefined
     throw error
