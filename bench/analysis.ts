@@ -120,7 +120,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       const openSeconds = (performance.now() - opening) / 1000
       const lines = await readProbes('probe')
       const samples = tasks.flatMap(task => perTask[task]!.lines.map(line => lines[line]!))
-      const encoded = encodeSamples(model, samples, 192)
+      const encoded = await encodeSamples(model, samples, 192)
       const begin = performance.now()
       const found = await layerInfluence(scorer, model.layerCount, encoded, tasks, only ? { only } : {})
       const seconds = (performance.now() - begin) / 1000

@@ -10,7 +10,7 @@ export const analyzeCapabilities: Handler<'capability.analyze'> = (input, contex
   withScoringModel(input.manifest, context, async ({ model, scorer }) => {
     const set = await parseProbeSet(await context.payloads.get(input.probeSet))
     const samples = selectSamples(set, { split: 'probe', samplesPerCapability: input.samplesPerCapability })
-    const encoded = encodeSamples(model, samples, input.maxTokens)
+    const encoded = await encodeSamples(model, samples, input.maxTokens, context.signal)
     return layerInfluence(scorer, model.layerCount, encoded, capabilitiesOf(samples), {
       progress: ({ stage, completed, total, layersDone }) => {
         const metrics = { tokensPerSecond: Math.round(scorer.tokensPerSecond), layersDone, layers: model.layerCount }

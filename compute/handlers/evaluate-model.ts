@@ -14,7 +14,7 @@ const evaluateOne = (
   context: HandlerContext,
 ): Promise<CapabilityLoss[]> =>
   withScoringModel(hash, context, async ({ model, scorer }) => {
-    const encoded = encodeSamples(model, samples, maxTokens)
+    const encoded = await encodeSamples(model, samples, maxTokens, context.signal)
     const total = encoded.reduce((sum, s) => sum + s.ids.length, 0)
     let completed = 0
     return evaluate(scorer, encoded, capabilitiesOf(samples), tokens => {

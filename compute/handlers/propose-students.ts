@@ -19,6 +19,14 @@ import { parameterCountOf, toRanges } from '../surgery/extract-layers.js'
 import type { Handler } from './handler.js'
 import { withScoringModel } from './scoring-model.js'
 
+interface CapabilityPlan {
+  capability: string
+  /** The search runs on these, the proposals' quality is measured on `validation`. */
+  probe: EncodedSample[]
+  validation: EncodedSample[]
+  skipLosses: number[]
+}
+
 /** Layers that a student lacks, as gates. */
 const gatesFor = (layerCount: number, kept: readonly number[]) =>
   gatesWithout(
@@ -97,13 +105,17 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
         model,
         selectSamples(probes, { split, capabilities: [capability], samplesPerCapability }),
         maxTokens,
+        context.signal,
       )
-    const plans = wanted.map(capability => ({
-      capability,
-      probe: encode('probe', capability),
-      validation: encode('validation', capability),
-      skipLosses: skipLossesOf(input.layers, layerCount, capability),
-    }))
+    const plans: CapabilityPlan[] = []
+    for (const capability of wanted) {
+      plans.push({
+        capability,
+        probe: await encode('probe', capability),
+        validation: await encode('validation', capability),
+        skipLosses: skipLossesOf(input.layers, layerCount, capability),
+      })
+    }
 
     const tokens = (samples: readonly EncodedSample[]) => samples.reduce((sum, s) => sum + s.ids.length, 0)
     const planned = plans.map(

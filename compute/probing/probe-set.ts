@@ -1,5 +1,6 @@
 // Probe sets: prompt/completion pairs that show capabilities at work, as JSONL; parsing with line numbers, splits and selection.
 import { createHash } from 'node:crypto'
+import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
 import { DomainError } from '../../lib/errors.js'
 
@@ -117,9 +118,18 @@ export async function readProbeLines(
   return samples
 }
 
+/** Bytes parsed between two turns of the event loop: some ten milliseconds. */
+const parseBytes = 1024 * 1024
+
 /** Parses a stored probe set; its lines all name their split. */
 export async function parseProbeSet(bytes: Uint8Array): Promise<ProbeSample[]> {
-  return assignSplits(await readProbeLines([bytes]))
+  const pieces = async function* () {
+    for (let at = 0; at < bytes.length; at += parseBytes) {
+      await setImmediate()
+      yield bytes.subarray(at, at + parseBytes)
+    }
+  }
+  return assignSplits(await readProbeLines(pieces()))
 }
 
 const promptHash = (prompt: string) => createHash('sha256').update(prompt).digest('hex')

@@ -1,4 +1,5 @@
 // From samples to per-sample losses: token rows, batches of similar length whose size follows the measured speed, progress, cancelling.
+import { setImmediate } from 'node:timers/promises'
 import { DomainError } from '../../lib/errors.js'
 import { throwIfAborted } from '../../payloads/file-payload-store.js'
 import type { ProbeSample } from './probe-set.js'
@@ -61,11 +62,29 @@ export function encodeSample(
   return completionTokens > 0 ? { capability: sample.capability, ids, completionStart, completionTokens } : undefined
 }
 
-export const encodeSamples = (
+/** Longest stretch of tokenising without a turn of the event loop, so that large sets can be cancelled and heartbeats go on. */
+const encodeMilliseconds = 50
+
+/** Samples as tokens, without those whose completion is cut away. Throws CANCELLED when the signal fires. */
+export async function encodeSamples(
   model: Pick<ScoringModel, 'encode' | 'bosTokenId' | 'contextLength'>,
   samples: readonly ProbeSample[],
   maxTokens: number,
-): EncodedSample[] => samples.flatMap(sample => encodeSample(model, sample, maxTokens) ?? [])
+  signal?: AbortSignal,
+): Promise<EncodedSample[]> {
+  const encoded: EncodedSample[] = []
+  let paused = performance.now()
+  for (const sample of samples) {
+    if (performance.now() - paused > encodeMilliseconds) {
+      await setImmediate()
+      throwIfAborted(signal)
+      paused = performance.now()
+    }
+    const one = encodeSample(model, sample, maxTokens)
+    if (one) encoded.push(one)
+  }
+  return encoded
+}
 
 /** A native run cannot be stopped, so runs are kept this short: a cancelled job stops well within half a second. */
 const targetSeconds = 0.3
@@ -88,7 +107,7 @@ export function createScorer(model: ScoringModel, signal: AbortSignal) {
 
   const runBatch = async (rows: readonly ScoreRow[], layerSums: boolean): Promise<RowScore[]> => {
     // The event loop gets a turn, so that a cancellation can arrive between two native runs.
-    await new Promise(resolve => setImmediate(resolve))
+    await setImmediate()
     throwIfAborted(signal)
     const begin = performance.now()
     const scores = await model.score(rows, { layerSums })

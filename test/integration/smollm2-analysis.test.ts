@@ -34,8 +34,8 @@ describe.skipIf(!existsSync(file))('SmolLM2 against the references in ../shared'
     const reference = (await referenceNumbers<Influence>('layer_influence.json')).perTask[task]!
     const lines = await referenceProbes('probe')
     const only = [0, 11, 28]
-    const found = await withScoringModel(manifest, context, ({ model, scorer }) => {
-      const samples = encodeSamples(
+    const found = await withScoringModel(manifest, context, async ({ model, scorer }) => {
+      const samples = await encodeSamples(
         model,
         reference.lines.map(line => lines[line]!),
         192,

@@ -1,6 +1,12 @@
 import { describe, expect, it } from 'vitest'
 import { summarise } from '../../../../compute/probing/evaluate.js'
-import { createScorer, encodeSample, type ScoreRow, type ScoringModel } from '../../../../compute/probing/scoring.js'
+import {
+  createScorer,
+  encodeSample,
+  encodeSamples,
+  type ScoreRow,
+  type ScoringModel,
+} from '../../../../compute/probing/scoring.js'
 
 /** A language model by formula: every completion token costs its id in nats, halved per skipped layer. */
 const formulaModel = (
@@ -36,6 +42,26 @@ describe('encodeSample', () => {
 
   it('never scores a token that nothing precedes', () => {
     expect(encodeSample(model, { ...sample, prompt: '' }, 9)).toMatchObject({ completionStart: 1, completionTokens: 2 })
+  })
+})
+
+describe('encodeSamples', () => {
+  it('can be cancelled in the middle of a large set', async () => {
+    const controller = new AbortController()
+    const slow = {
+      ...formulaModel([]),
+      encode: (text: string) => {
+        const end = performance.now() + 5
+        while (performance.now() < end);
+        return [text.length]
+      },
+    }
+    const sample = { capability: 'c', subtask: 's', split: 'probe' as const, prompt: 'a', completion: 'b' }
+    setTimeout(() => controller.abort(), 20)
+    const started = performance.now()
+    const error = await encodeSamples(slow, new Array(1000).fill(sample), 256, controller.signal).catch(e => e)
+    expect(error.code).toBe('CANCELLED')
+    expect(performance.now() - started).toBeLessThan(1000)
   })
 })
 
