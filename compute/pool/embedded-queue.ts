@@ -289,9 +289,10 @@ export function embeddedQueue({
 
   /** Tells the worker to let go of the job, and kills it if it does not. */
   function stopRun(run: Running) {
-    if (run.cancelled) return
-    run.cancelled = true
     const { slot, job } = run
+    // Its end is being written already.
+    if (run.cancelled || !slot.jobs.has(job.id)) return
+    run.cancelled = true
     if (!run.sent) return void finish(run, (progress, seconds) => store.cancel(job.id, progress, seconds))
     run.killTimer = setTimeout(() => {
       log.warn({ jobId: job.id, pid: slot.pid }, 'worker did not let go of a cancelled job: killed')

@@ -92,6 +92,9 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
       try {
         return await db.tx(async em => {
           const job = await load(em, jobId)
+          // Whoever asked for the cancellation was promised it: a result that came at the same moment is dropped.
+          if (job.cancelRequested && job.state === 'RUNNING')
+            return change(em, job, cancel(job, progress, deviceSeconds, new Date()))
           const changes = succeed(job, output, progress, deviceSeconds, new Date())
           await effectOf(job.type)?.succeeded?.(em, { ...job, ...changes }, output as never, platform())
           return change(em, job, changes)

@@ -85,16 +85,18 @@ describe('claim', () => {
     expect((await store.get(id))?.input).toMatchObject({ manifests: [hash] })
   })
 
-  it('fails the job whose owner refuses it', async () => {
+  it('fails the job whose owner refuses it, and takes back what the owner had begun', async () => {
     const store = await open({
       'model.ingest': {
-        claim: async () => {
+        claim: async (em, job) => {
+          await em.insert(Tenant, { id: job.id, name: 'half', description: null, createdAt: new Date() })
           throw new DomainError('NOT_FOUND', 'its model was deleted')
         },
       },
     })
-    await ingest()
+    const id = await ingest()
     expect(await store.claim('io', 'io')).toMatchObject({ state: 'FAILED', error: { code: 'NOT_FOUND' } })
+    expect(await pool.db.read.countBy(Tenant, { id })).toBe(0)
     expect(await store.claim('io', 'io')).toBeUndefined()
   })
 })
@@ -141,6 +143,22 @@ describe('ends', () => {
     expect(await store.requestCancel(id)).toMatchObject({ state: 'RUNNING', cancelRequested: true })
     expect(await store.cancelRequests()).toEqual([id])
     expect(await store.recover()).toMatchObject([{ id, state: 'CANCELLED' }])
+  })
+
+  it('of a job marked for cancellation are CANCELLED, also when its result comes after all, and leave no rows', async () => {
+    let effects = 0
+    const store = await open({
+      'model.ingest': {
+        async succeeded() {
+          effects++
+        },
+      },
+    })
+    const id = await ingest()
+    await store.claim('io', 'io')
+    await store.requestCancel(id)
+    expect(await store.succeed(id, {}, null, 0)).toMatchObject({ state: 'CANCELLED' })
+    expect(effects).toBe(0)
   })
 
   it('of an unknown job are NOT_FOUND', async () => {
