@@ -3,6 +3,7 @@ import { finalStates, type JobRecord, type JobState } from '../../compute/pool/q
 import { Job as JobRow } from '../../db/entities/index.js'
 import { scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
+import { closing } from '../build/closing.js'
 import { toRecord } from '../build/enqueue.js'
 import type { Platform } from '../build/platform.js'
 import { type Job, toJob } from './job.type.js'
@@ -75,17 +76,4 @@ export function watchJobs(
   async function* stream(): AsyncGenerator<Job> {
     for await (const record of records) if (wanted(record)) yield toJob(record)
   }
-}
-
-/**
- * A generator waits for its `await` before it sees a `return()`: a client that leaves while nothing happens would leave the
- * watch open. This one closes the watch first, which ends the wait.
- */
-function closing<T>(generator: AsyncGenerator<T>, close: () => unknown): AsyncGenerator<T> {
-  const end = generator.return.bind(generator)
-  generator.return = async value => {
-    await close()
-    return end(value)
-  }
-  return generator
 }

@@ -1,0 +1,193 @@
+// Evaluations: queued for a model and a probe set; their result becomes scores and, for students, quality.
+import type { EntityManager } from 'typeorm'
+import { z } from 'zod'
+import type { JobOutput } from '../../compute/pool/job-types.js'
+import type { JobRecord } from '../../compute/pool/queue.js'
+import {
+  ModelAtom,
+  ModelEvaluation,
+  ProbeSampleCount,
+  StudentModelCapabilityMapping,
+  StudentModelRecipe,
+  StudentModelTaxonomy,
+} from '../../db/entities/index.js'
+import { addModelEvent, aliveModel } from '../../db/models.js'
+import { anyOf, scoped } from '../../db/scope.js'
+import { DomainError } from '../../lib/errors.js'
+import { newId } from '../../lib/ids.js'
+import { type ConnectionArguments, paginate } from '../build/connection.js'
+import { enqueue } from '../build/enqueue.js'
+import { idempotent } from '../build/idempotency.js'
+import { liveModel, runnableManifest } from '../build/live-model.js'
+import { loader } from '../build/loader.js'
+import type { JobEffect, RequestContext } from '../build/platform.js'
+import { chooseProbeDataset } from '../build/probe-dataset.js'
+import { type EvaluateModelInput, splitNames, toEvaluation } from './evaluation.type.js'
+import { compareScores } from './quality.js'
+
+/** `recipeId`: the student of that recipe is measured against its parent, the job's reference. */
+const evaluationContext = z.object({ probeDatasetId: z.string(), recipeId: z.string().optional() })
+
+/**
+ * Queues a measurement; students are measured beside their parent. Returns the job's row id.
+ * @throws NOT_FOUND (model, probe set, capability), UNSUPPORTED_ARCHITECTURE, NO_TOKENIZER, BAD_USER_INPUT
+ */
+export async function evaluateModel(
+  { platform, tenantId }: RequestContext,
+  input: EvaluateModelInput,
+): Promise<string> {
+  const samples = input.samplesPerCapability ?? null
+  if (samples !== null && (samples < 1 || samples > 100_000))
+    throw new DomainError('BAD_USER_INPUT', `samplesPerCapability: ${samples}, expected 1 to 100000`, {
+      field: ['input', 'samplesPerCapability'],
+    })
+  await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, input.modelId))
+  return platform.db.tx(async em => {
+    const { jobId } = await idempotent(em, tenantId, 'evaluateModel', input.idempotencyKey, input, async () => {
+      const model = await liveModel(em, tenantId, input.modelId)
+      const probeDataset = await chooseProbeDataset(em, tenantId, input.probeDatasetId)
+      const capabilities = await checkCapabilities(em, tenantId, probeDataset.id, input.capabilities)
+      const parent = model.parentModelId
+        ? await em.findOneBy(ModelAtom, { ...scoped(tenantId), id: model.parentModelId })
+        : null
+      const job = await enqueue(em, platform, {
+        tenantId,
+        type: 'model.evaluate',
+        modelId: model.id,
+        input: {
+          manifest: model.manifestHash,
+          probeSet: probeDataset.probeSetHash,
+          split: splitNames[input.split],
+          maxTokens: 256,
+          ...(samples === null ? {} : { samplesPerCapability: samples }),
+          ...(capabilities === null ? {} : { capabilities }),
+          ...(parent && !parent.deletedAt ? { reference: parent.manifestHash } : {}),
+        },
+        context: { probeDatasetId: probeDataset.id } satisfies z.infer<typeof evaluationContext>,
+      })
+      return { jobId: job.id }
+    })
+    return jobId
+  })
+}
+
+async function checkCapabilities(
+  em: EntityManager,
+  tenantId: string,
+  probeDatasetId: string,
+  wanted?: string[] | null,
+) {
+  if (wanted == null) return null
+  const field = ['input', 'capabilities']
+  if (wanted.length === 0)
+    throw new DomainError('BAD_USER_INPUT', 'capabilities: is empty; leave it out for all', { field })
+  const counts = await em.findBy(ProbeSampleCount, { ...scoped(tenantId), probeDatasetId })
+  const known = [...new Set(counts.map(({ slug }) => slug.split('/')[0]!))]
+  const unknown = wanted.find(slug => !known.includes(slug))
+  if (unknown !== undefined)
+    throw new DomainError(
+      'NOT_FOUND',
+      `capabilities: the probe set does not show "${unknown.slice(0, 200)}"; it has ${known.join(', ')}`,
+      { field },
+    )
+  return [...new Set(wanted)]
+}
+
+export const evaluateEffect: JobEffect<'model.evaluate'> = {
+  async claim(em, job, input) {
+    await aliveModel(em, job.tenantId, job.modelId!)
+    return input
+  },
+  async succeeded(em, job, output) {
+    const { tenantId } = job
+    const model = await aliveModel(em, tenantId, job.modelId!)
+    const { probeDatasetId, recipeId } = evaluationContext.parse(job.context)
+    await insertScores(em, job, model.id, probeDatasetId, output.scores)
+    const comparison = output.reference ? compareScores(output.scores, output.reference) : null
+    if (!comparison) return
+    // Only the validation split, kept apart from the search, says how good a student is.
+    const { split } = job.input as { split: string }
+    if (split !== 'validation') return
+    if (recipeId !== undefined)
+      await em.update(
+        StudentModelRecipe,
+        { ...scoped(tenantId), id: recipeId, studentModelId: model.id },
+        { measuredQuality: comparison.overall },
+      )
+    await mapQualities(em, tenantId, model.id, comparison.capabilities)
+    await addModelEvent(em, {
+      tenantId,
+      modelId: model.id,
+      kind: 'EVALUATED',
+      description: `Quality ${comparison.overall.toFixed(4)} (1 is the parent) on ${comparison.capabilities.map(c => c.capability).join(', ')}`,
+      jobId: job.id,
+    })
+  },
+}
+
+async function insertScores(
+  em: EntityManager,
+  { id: jobId, tenantId, input }: JobRecord,
+  modelId: string,
+  probeDatasetId: string,
+  scores: JobOutput<'model.evaluate'>['scores'],
+) {
+  const { split } = input as { split: string }
+  const createdAt = new Date()
+  const rows = scores.map(({ capability, loss, perplexity, accuracy, sampleCount }) => ({
+    id: newId(),
+    tenantId,
+    modelId,
+    probeDatasetId,
+    jobId,
+    createdAt,
+    slug: capability,
+    split,
+    loss,
+    perplexity,
+    accuracy,
+    sampleCount,
+  }))
+  if (rows.length > 0) await em.insert(ModelEvaluation, rows)
+}
+
+/** Measured quality replaces what the search had measured. */
+async function mapQualities(
+  em: EntityManager,
+  tenantId: string,
+  studentModelId: string,
+  qualities: readonly { capability: string; quality: number }[],
+) {
+  const rows = await em.findBy(StudentModelTaxonomy, {
+    ...scoped(tenantId),
+    slug: anyOf(qualities.map(q => q.capability)),
+  })
+  for (const { id: taxonomyId, slug } of rows) {
+    const capabilityScore = qualities.find(q => q.capability === slug)!.quality
+    const key = { ...scoped(tenantId), studentModelId, taxonomyId }
+    const { affected } = await em.update(StudentModelCapabilityMapping, key, { capabilityScore })
+    if (!affected) await em.insert(StudentModelCapabilityMapping, { ...key, id: newId(), capabilityScore })
+  }
+}
+
+/** Measurements of a model, newest first. */
+export async function listEvaluations(
+  context: RequestContext,
+  modelId: string,
+  args: ConnectionArguments,
+  list: string,
+) {
+  const query = context.platform.db.read
+    .createQueryBuilder(ModelEvaluation, 'evaluation')
+    .where({ ...scoped(context.tenantId), modelId })
+  return (await paginate(query, args, list)).map(toEvaluation)
+}
+
+export const capabilityIdBySlug = (context: RequestContext) =>
+  loader<string, string>(context, 'evaluation.capabilityIdBySlug', async slugs => {
+    const rows = await context.platform.db.read.find(StudentModelTaxonomy, {
+      select: { id: true, slug: true },
+      where: { ...scoped(context.tenantId), slug: anyOf(slugs) },
+    })
+    return new Map(rows.map(r => [r.slug, r.id]))
+  })

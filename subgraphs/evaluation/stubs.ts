@@ -1,0 +1,40 @@
+// Entities of other subgraphs as this one sees them: their key, and the fields it adds. Their owners describe them.
+import { Directive, Field, ID, ObjectType } from 'type-graphql'
+import { toGlobalId } from '../../lib/ids.js'
+
+const idDescription = 'Opaque global id; unique over all types.'
+
+@Directive('@key(fields: "id")')
+@ObjectType()
+export class Model {
+  @Field(() => ID, { description: idDescription })
+  id!: string
+}
+
+@Directive('@key(fields: "id", resolvable: false)')
+@ObjectType()
+export class Job {
+  @Field(() => ID, { description: idDescription })
+  id!: string
+}
+
+@Directive('@key(fields: "id", resolvable: false)')
+@ObjectType()
+export class Capability {
+  @Field(() => ID, { description: idDescription })
+  id!: string
+}
+
+@Directive('@key(fields: "id", resolvable: false)')
+@ObjectType()
+export class ProbeDataset {
+  @Field(() => ID, { description: idDescription })
+  id!: string
+}
+
+export const modelStub = (rowId: string) => Object.assign(new Model(), { id: toGlobalId('Model', rowId) })
+export const jobStub = (rowId: string) => Object.assign(new Job(), { id: toGlobalId('Job', rowId) })
+export const capabilityStub = (rowId: string) =>
+  Object.assign(new Capability(), { id: toGlobalId('Capability', rowId) })
+export const probeDatasetStub = (rowId: string) =>
+  Object.assign(new ProbeDataset(), { id: toGlobalId('ProbeDataset', rowId) })
