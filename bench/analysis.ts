@@ -84,6 +84,20 @@ function compareAll(found: LayerInfluence, reference: Record<string, Influence>,
   return [...rows, compare('all', reference.all, layers, block, skip)]
 }
 
+function summary(rows: ReturnType<typeof compareAll>): Record<string, unknown> {
+  const last = rows.at(-1)!
+  const worst = (pick: (row: (typeof rows)[number]) => number) => Math.max(...rows.map(pick))
+  return {
+    blockInfluenceRankCorrelation: last.blockInfluence.rankCorrelation,
+    blockInfluenceLargestRelativeDeviation: worst(r => r.blockInfluence.relative),
+    skipLossRankCorrelation: last.skipLoss.rankCorrelation,
+    skipLossLeastRankCorrelation: -worst(r => -r.skipLoss.rankCorrelation),
+    skipLossLargestRelativeDeviation: worst(r => r.skipLoss.relative),
+    skipLossLargestDeviationNats: worst(r => r.skipLoss.absolute),
+    tasks: rows,
+  }
+}
+
 async function readProbes(split: Split): Promise<ProbeSample[]> {
   const lines = await readProbeLines([await readFile(shared('data', 'probes', `${split}.jsonl`))])
   return assignSplits(lines.map(line => ({ ...line, split })))
@@ -139,8 +153,10 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         analysisSeconds: seconds,
         tokens,
         tokensPerSecond: tokens / seconds,
-        comparison: compareAll(found, perTask, tasks, layers),
-        nll: { examples: chosen.length, largestRelativeDeviation: Math.max(0, ...nll) },
+        // Rank correlation over all tasks together, deviations the worst of any task.
+        ...summary(compareAll(found, perTask, tasks, layers)),
+        nllExamples: chosen.length,
+        nllLargestRelativeDeviation: Math.max(0, ...nll),
       }
     })
   } finally {
