@@ -1,4 +1,6 @@
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -63,6 +65,27 @@ describe('probes.import', () => {
     const error = await importProbes({ source }, context).catch(e => e)
     expect(error.code).toBe(code)
     expect(error.message).toContain(message)
+  })
+
+  it('reads a set over HTTP and keeps no download', async () => {
+    const server = createServer((_, response) => response.end(line('sums', 'a') + line('sums', 'b')))
+    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+    const { port } = server.address() as AddressInfo
+    const open = { ...context, env: { ...context.env, HARTONOMOUS_ALLOW_PRIVATE_SOURCES: true } }
+    try {
+      const before = (await readdir(context.dataFolder)).sort()
+      const output = await importProbes({ source: `http://127.0.0.1:${port}/set.jsonl` }, open)
+      expect(output.sampleCount).toBe(2)
+      const left = (await readdir(context.dataFolder)).filter(name => !before.includes(name))
+      for (const name of left) expect(await readdir(join(context.dataFolder, name), { recursive: true })).toEqual([])
+    } finally {
+      server.close()
+    }
+  })
+
+  it('refuses an address of this machine unless allowed', async () => {
+    const error = await importProbes({ source: 'http://127.0.0.1:9/set.jsonl' }, context).catch(e => e)
+    expect(error.code).toBe('SOURCE_REFUSED')
   })
 
   it('reads what it wrote to the same set', async () => {
