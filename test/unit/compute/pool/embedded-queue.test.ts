@@ -3,11 +3,12 @@ import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
+import type { JobOutput } from '../../../../compute/pool/job-types.js'
 import type { JobRecord } from '../../../../compute/pool/queue.js'
 import { Job, Tenant } from '../../../../db/entities/index.js'
 import { anyOf } from '../../../../db/scope.js'
 import { DomainError } from '../../../../lib/errors.js'
-import { compiledFile } from '../../../../lib/project.js'
+import { compiledFile, projectFile } from '../../../../lib/project.js'
 import { eventsOf, isAlive, openTestPool, type TestPool, workerPids } from '../../../testkit/pool.js'
 
 let pool: TestPool
@@ -86,6 +87,29 @@ describe('a job', () => {
     const id = await ingest()
     expect(await pool.ended(id)).toMatchObject({ state: 'FAILED', error: { code: 'CONFLICT' } })
     expect(await pool.db.read.countBy(Tenant, { id })).toBe(0)
+  })
+})
+
+describe('interactive jobs', () => {
+  it('run several at a time in one process beside the io worker, and stream their text in order', async () => {
+    pool = await openTestPool()
+    const { output } = await pool.ended(await pool.enqueue('model.ingest', { source: projectFile('demo', 'model') }))
+    const { manifest } = output as JobOutput<'model.ingest'>
+    const prompts = ['a', 'b', 'c', 'd']
+    const ids = await Promise.all(
+      prompts.map(prompt => pool.enqueue('model.generate', { manifest, prompt, maxTokens: 24, temperature: 0 })),
+    )
+    const streams = await Promise.all(ids.map(id => eventsOf(pool.queue.watch(id))))
+    for (const events of streams) {
+      const last = events.at(-1)
+      expect(last).toMatchObject({ kind: 'job', job: { state: 'SUCCEEDED', deviceId: 'cpu-0' } })
+      const deltas = events.filter(e => e.kind === 'delta')
+      const text = last?.kind === 'job' && (last.job.output as JobOutput<'model.generate'>).text
+      expect(deltas.map(d => d.textDelta).join('')).toBe(text)
+      expect(deltas.map(d => d.index)).toEqual(deltas.map(d => d.index).sort((a, b) => a - b))
+    }
+    expect(workerPids('interactive')).toHaveLength(1)
+    expect(workerPids('device')).toHaveLength(0)
   })
 })
 
