@@ -2,8 +2,10 @@
 
 import { ArgsType, type ClassType, Directive, Field, Int, ObjectType } from 'type-graphql'
 import type { ObjectLiteral, SelectQueryBuilder } from 'typeorm'
+import { andAnyOf } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { PageInfo } from './common-types.js'
+import { groupBy } from './loader.js'
 
 export const maximumPageSize = 100
 export const defaultPageSize = 50
@@ -136,8 +138,8 @@ export async function paginate<E extends ObjectLiteral>(
   order: Order[] = [],
 ): Promise<Page<E>> {
   const { size, backward } = checkPage(args)
-  const keys: Order[] = [...order, { property: 'id', descending: order[0] ? order[0].descending : true }]
-  const mark = `${list}:${keys.map(k => (k.descending ? '-' : '') + k.property).join()}`
+  const keys = sortKeys(order)
+  const mark = markOf(list, keys)
   const column = (key: Order) => `${query.alias}.${key.property}`
   const page = query.clone()
 
@@ -157,16 +159,93 @@ export async function paginate<E extends ObjectLiteral>(
   page.orderBy()
   for (const key of keys) page.addOrderBy(column(key), Boolean(key.descending) !== backward ? 'DESC' : 'ASC')
   const rows = await page.take(size + 1).getMany()
-  const more = rows.length > size
-  if (more) rows.pop()
-  if (backward) rows.reverse()
+  return toPage(query, args, mark, keys, rows, () => query.clone().getCount())
+}
 
+/**
+ * The same list of many parents (the tensors of each model) by two queries in all: one for the rows, one for the totals where one is asked
+ * for. With a cursor, which belongs to one parent's list, it is a page per parent.
+ * @param query as for `paginate`, without the parents
+ * @param parent property that holds the parent's id
+ * @param list name of one parent's list
+ */
+export async function paginateEach<E extends ObjectLiteral>(
+  query: SelectQueryBuilder<E>,
+  args: ConnectionArguments,
+  parent: string,
+  parentIds: readonly string[],
+  list: (parentId: string) => string,
+  order: Order[] = [],
+): Promise<Map<string, Page<E>>> {
+  const { size, backward } = checkPage(args)
+  const parentColumn = `${query.alias}.${parent}`
+  if (args.after != null || args.before != null || parentIds.length === 1) {
+    const one = (id: string) =>
+      paginate(query.clone().andWhere(`${parentColumn} = :parentId`, { parentId: id }), args, list(id), order)
+    return new Map(await Promise.all(parentIds.map(async id => [id, await one(id)] as const)))
+  }
+  const keys = sortKeys(order)
+  const direction = (key: Order) => (Boolean(key.descending) !== backward ? 'DESC' : 'ASC')
+  const all = andAnyOf(query.clone(), parentColumn, parentIds)
+  const terms = keys.map(key => `${query.alias}.${key.property} ${direction(key)}`).join(', ')
+  const ranked = all
+    .clone()
+    .select(`${query.alias}.id`, 'id')
+    .addSelect(`ROW_NUMBER() OVER (PARTITION BY ${parentColumn} ORDER BY ${terms})`, 'place')
+  const page = query.connection.manager
+    .createQueryBuilder<E>(query.expressionMap.mainAlias!.target, query.alias)
+    .where(`${query.alias}.id IN (SELECT ranked.id FROM (${ranked.getQuery()}) ranked WHERE ranked.place <= :size)`)
+    .setParameters({ ...ranked.getParameters(), size: size + 1 })
+  for (const key of keys) page.addOrderBy(`${query.alias}.${key.property}`, direction(key))
+  const rows = groupBy(await page.getMany(), row => row[parent] as string)
+
+  let counts: Promise<Map<string, number>> | undefined
+  const countAll = async () => {
+    const found = await all
+      .clone()
+      .select(parentColumn, 'parent')
+      .addSelect('COUNT(*)', 'n')
+      .groupBy(parentColumn)
+      .getRawMany<{ parent: string; n: number }>()
+    return new Map(found.map(row => [row.parent, Number(row.n)]))
+  }
+  const count = async (id: string) => {
+    counts ??= countAll()
+    return (await counts).get(id) ?? 0
+  }
+  return new Map(
+    parentIds.map(id => [id, toPage(query, args, markOf(list(id), keys), keys, rows.get(id) ?? [], () => count(id))]),
+  )
+}
+
+const sortKeys = (order: readonly Order[]): Order[] => [
+  ...order,
+  { property: 'id', descending: order[0] ? order[0].descending : true },
+]
+
+/** What the cursors of a list begin with: its name and order. */
+const markOf = (list: string, keys: readonly Order[]) =>
+  `${list}:${keys.map(k => (k.descending ? '-' : '') + k.property).join()}`
+
+/** @param rows up to one more than the page holds, in the order they were read */
+function toPage<E extends ObjectLiteral>(
+  query: SelectQueryBuilder<E>,
+  args: ConnectionArguments,
+  mark: string,
+  keys: readonly Order[],
+  rows: E[],
+  count: () => Promise<number>,
+): Page<E> {
+  const { size, backward } = checkPage(args)
+  const more = rows.length > size
+  const shown = more ? rows.slice(0, size) : rows
+  if (backward) shown.reverse()
   const { driver } = query.connection
   const metadata = query.expressionMap.mainAlias!.metadata
   const cursorOf = (row: E) =>
     encodeCursor(
       mark,
-      // As the database holds it: dates become numbers, so that the comparison above needs no conversion.
+      // As the database holds it: dates become numbers, so that the comparison with it needs no conversion.
       keys.map(key => {
         const property = metadata.findColumnWithPropertyName(key.property)!
         const value: unknown = driver.preparePersistentValue(property.getEntityValue(row), property)
@@ -174,9 +253,9 @@ export async function paginate<E extends ObjectLiteral>(
       }),
     )
   return new Page(
-    rows.map(node => ({ cursor: cursorOf(node), node })),
+    shown.map(node => ({ cursor: cursorOf(node), node })),
     { previous: backward ? more : args.after != null, next: backward ? args.before != null : more },
-    () => query.clone().getCount(),
+    count,
   )
 }
 

@@ -2,6 +2,7 @@
 import { Arg, Args, Ctx, FieldResolver, ID, Mutation, Query, Resolver, Root } from 'type-graphql'
 import { parseGlobalId } from '../../lib/ids.js'
 import { ConnectionArguments, type Page, paginateArray } from '../build/connection.js'
+import { loader } from '../build/loader.js'
 import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
 import { BigIntScalar } from '../build/schema.js'
@@ -89,7 +90,10 @@ export class ModelResolver {
     @Args(() => TensorsArguments) args: TensorsArguments,
     @Ctx() context: RequestContext,
   ): Promise<Page<Tensor>> {
-    return (await listTensors(context, model.row.id, args)).map(toTensor)
+    const pages = loader(context, `models.tensors ${JSON.stringify(args)}`, (ids: readonly string[]) =>
+      listTensors(context, ids, args),
+    )
+    return (await pages.load(model.row.id))!.map(toTensor)
   }
 
   @FieldResolver(() => Tokenizer, {

@@ -6,7 +6,7 @@ import { aliveModel, deleteModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId } from '../../lib/ids.js'
-import { type Page, paginate } from '../build/connection.js'
+import { type Page, paginate, paginateEach } from '../build/connection.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import type { RequestContext } from '../build/platform.js'
@@ -22,7 +22,9 @@ export interface IngestContext {
 
 /** `name LIKE %text%` whatever the case; `%`, `_` and `\` in the text mean themselves. */
 function andNameContains<T extends object>(query: SelectQueryBuilder<T>, text: string) {
-  const pattern = `%${text.toLowerCase().replace(/[\\%_[]/g, '\\$&')}%`
+  // Lower case as SQLite's LOWER knows it: of ASCII letters only.
+  const lower = text.replace(/[A-Z]/g, letter => letter.toLowerCase())
+  const pattern = `%${lower.replace(/[\\%_[]/g, '\\$&')}%`
   return query.andWhere(`LOWER(${query.alias}.name) LIKE :nameContains ESCAPE '\\'`, { nameContains: pattern })
 }
 
@@ -38,17 +40,17 @@ export function listModels({ platform, tenantId }: RequestContext, args: ModelsA
   return paginate(query, args, 'models')
 }
 
-/** A model's tensors in the order of its manifest. */
+/** Pages of several models' tensors in the order of their manifests, by model id. */
 export function listTensors(
   { platform, tenantId }: RequestContext,
-  modelId: string,
+  modelIds: readonly string[],
   args: TensorsArguments,
-): Promise<Page<TensorAtom>> {
-  const query = platform.db.read.createQueryBuilder(TensorAtom, 't').where({ ...scoped(tenantId), modelId })
+): Promise<Map<string, Page<TensorAtom>>> {
+  const query = platform.db.read.createQueryBuilder(TensorAtom, 't').where(scoped(tenantId))
   if (args.layerIndex != null) query.andWhere('t.layerIndex = :layer', { layer: args.layerIndex })
   if (args.component != null) query.andWhere('t.component = :component', { component: args.component })
   if (args.nameContains) andNameContains(query, args.nameContains)
-  return paginate(query, args, `tensors ${modelId}`, [{ property: 'ordinal' }])
+  return paginateEach(query, args, 'modelId', modelIds, id => `tensors ${id}`, [{ property: 'ordinal' }])
 }
 
 function checkLength(name: string, text: string | null | undefined, minimum: number, maximum: number) {

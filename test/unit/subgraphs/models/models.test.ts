@@ -1,7 +1,7 @@
 // The models subgraph on a real database and payload store: fields, filters, mutations, effects.
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { Job, ModelAtom, TensorAtom } from '../../../../db/entities/index.js'
-import { registerModel } from '../../../../db/models.js'
+import { deleteModel, registerModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
 import { parseGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { subgraph } from '../../../../subgraphs/models/subgraph.js'
@@ -136,9 +136,13 @@ test('lineage goes both ways, and shared tensors name who shares them', async ()
 test('models are listed newest first and filtered', async () => {
   const parent = await addModel(kit.platform, 'Alpha 100%')
   await addModel(kit.platform, 'beta', makeManifest({ architecture: 'gpt2' }))
+  const odd = await addModel(kit.platform, 'É[a-z]_x')
   await addStudent(parent, 2, 'alpha-cut')
   const names = async (args: string) =>
     (await ask(`{ models${args} { nodes { name } } }`)).models.nodes.map((n: { name: string }) => n.name)
+  expect(await names('(nameContains: "É[A-Z]_")')).toEqual(['É[a-z]_x'])
+  expect(await names('(nameContains: "_")')).toEqual(['É[a-z]_x'])
+  await kit.platform.db.tx(em => deleteModel(em, defaultTenantId, odd.id))
   expect(await names('')).toEqual(['alpha-cut', 'beta', 'Alpha 100%'])
   expect(await names('(nameContains: "ALPHA")')).toEqual(['alpha-cut', 'Alpha 100%'])
   expect(await names('(nameContains: "100%")')).toEqual(['Alpha 100%'])
@@ -151,12 +155,52 @@ test('twenty models with everything about them cost as many queries as one', asy
   const parent = await addModel(kit.platform, 'parent')
   const query =
     '{ models(first: 100) { nodes { name uniqueBytes parent { name } students { nodes { name } } layers { index tensors { sharedWith { nodes { name } } } } history { kind } } } }'
+  const tensors =
+    '{ models(first: 100) { nodes { tensors(last: 3, nameContains: "_PROJ") { totalCount nodes { name } } } } }'
   const one = await queriesOf(kit.platform.db.read, () => ask(query))
   for (let i = 0; i < 20; i++) await addStudent(parent, 2, `s${i}`)
   const many = await queriesOf(kit.platform.db.read, () => ask(query))
   // The list itself, unique bytes, parents, students, tensors, holders, holding models, events.
   expect(one.length).toBeLessThanOrEqual(8)
   expect(many.length).toBeLessThanOrEqual(8)
+  // The list, its tensors, their totals.
+  expect(await queriesOf(kit.platform.db.read, () => ask(tensors))).toHaveLength(3)
+})
+
+test('pages of tensors are each model’s own, from either end, in one query or one by one', async () => {
+  const parent = await addModel(kit.platform, 'parent')
+  await addStudent(parent, 2)
+  const of = async (args: string, filter = '') =>
+    (
+      await ask(
+        `{ models${filter} { nodes { tensors(${args}) { totalCount nodes { layerIndex name } pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } } } }`,
+      )
+    ).models.nodes.map((n: { tensors: object }) => n.tensors)
+  for (const args of [
+    'first: 2',
+    'last: 2',
+    'first: 2, component: ATTENTION',
+    'last: 100',
+    'first: 0',
+    'first: 1, layerIndex: 5',
+  ]) {
+    const together = await of(args)
+    expect(together).toEqual([...(await of(args, '(isStudent: true)')), ...(await of(args, '(isStudent: false)'))])
+  }
+  const [student, whole] = await of('last: 2, component: ATTENTION')
+  expect(student).toMatchObject({
+    totalCount: 2,
+    nodes: [{ layerIndex: 0 }, { layerIndex: 1 }],
+    pageInfo: { hasPreviousPage: false },
+  })
+  expect(whole).toMatchObject({
+    totalCount: 8,
+    nodes: [{ layerIndex: 6 }, { layerIndex: 7 }],
+    pageInfo: { hasPreviousPage: true },
+  })
+  const before = `last: 2, component: ATTENTION, before: "${whole.pageInfo.startCursor}"`
+  expect((await of(before, '(isStudent: false)'))[0].nodes).toMatchObject([{ layerIndex: 4 }, { layerIndex: 5 }])
+  await expect(of(before)).rejects.toMatchObject({ code: 'INVALID_CURSOR' })
 })
 
 test('an unknown, malformed or deleted id is null; as an entity a deleted model is still there', async () => {
