@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { killRun } from './kill-run.js'
+import { killRun } from './kill/kill-run.js'
 
 /** `--kills N` (200), `--seed N` (1). Throws where anything was lost, naming it. */
 export async function run(args: string[]): Promise<Record<string, unknown>> {

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
-import { killRun } from '../../bench/kill-run.js'
+import { killRun } from '../../bench/kill/kill-run.js'
 
 it('six kill -9 of server and worker during ingests and builds break no model, orphan no payload and leave no job unended', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'kill-'))

@@ -4,12 +4,12 @@ import { once } from 'node:events'
 import { cp, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { finalStates } from '../compute/pool/queue.js'
-import { openDatabase } from '../db/data-source.js'
-import { Job, ModelAtom, ProbeDataset, StudentModelRecipe, TensorAtom, TensorPayload } from '../db/entities/index.js'
-import { type Manifest, manifestPayloads, manifestSchema } from '../lib/manifest.js'
-import { compiledFile, projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+import { finalStates } from '../../compute/pool/queue.js'
+import { openDatabase } from '../../db/data-source.js'
+import { Job, ModelAtom, ProbeDataset, StudentModelRecipe, TensorAtom, TensorPayload } from '../../db/entities/index.js'
+import { type Manifest, manifestPayloads, manifestSchema } from '../../lib/manifest.js'
+import { compiledFile, projectFile } from '../../lib/project.js'
+import { openFilePayloadStore } from '../../payloads/file-payload-store.js'
 
 export interface KillRunOptions {
   /** Empty folder to work in: sources and data. */
