@@ -46,7 +46,7 @@ export const documents = {
   retryJob: `mutation Retry($input: RetryJobInput!) { retryJob(input: $input) { job { id state } userErrors { field message code } } }`,
   verifyStorage: `mutation Verify { verifyStorage(input: {}) { job { id } userErrors { field message code } } }`,
   collectGarbage: `mutation Collect { collectGarbage(input: {}) { job { id } userErrors { field message code } } }`,
-  storage: `query Storage { storage { payloadCount payloadBytes modelBytes savedBytes } }`,
+  storage: `query Storage { storage { modelCount payloadCount storedBytes logicalBytes savedBytes deduplicationRatio } }`,
 } as const
 
 function analysisFragment() {

@@ -60,3 +60,19 @@ export async function collect(session: Session) {
     ? printJson(output)
     : print(`${output.removed} payloads removed, ${quantity(output.bytes, 'bytes')} freed.`)
 }
+
+interface Storage {
+  modelCount: number
+  payloadCount: number
+  storedBytes: number
+  logicalBytes: number
+  savedBytes: number
+}
+
+export async function storage(session: Session) {
+  const { storage: s } = await session.client.query<{ storage: Storage }>(documents.storage)
+  if (session.json) return printJson(s)
+  print(
+    `${s.modelCount} models of ${quantity(Number(s.logicalBytes), 'bytes')} in ${s.payloadCount} payloads of ${quantity(Number(s.storedBytes), 'bytes')}: sharing saves ${quantity(Number(s.savedBytes), 'bytes')}.`,
+  )
+}

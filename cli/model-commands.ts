@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { createInterface } from 'node:readline/promises'
-import { heatMap, table } from '../lib/client/tables.js'
+import { heatMap, shadeLegend, table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
 import { allPages, findModel } from './find.js'
@@ -72,7 +72,7 @@ export function analysisText(analysis: Analysis): string {
     `Probe set ${analysis.probeDataset.name} version ${analysis.probeDataset.version}. Loss in nats per completion token.`,
     table(['capability', 'loss', 'perplexity', 'exact', 'samples'], scoreRows(analysis.baseline)),
     '',
-    'What a layer carries (the darker, the more the loss rises when it is skipped):',
+    `What a layer carries: loss increase when it is skipped, nats per token (${shadeLegend}):`,
     heatMap(analysis.layers, slugs),
     '',
     table(['capability', 'most needed layers (nats lost without)', 'least needed'], rows),

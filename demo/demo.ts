@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import pc from 'picocolors'
 import { launchPlatform } from '../lib/client/launch-platform.js'
 import { connectPlatform, type PlatformClient } from '../lib/client/platform-client.js'
-import { heatMap, ranges, table } from '../lib/client/tables.js'
+import { heatMap, ranges, shadeLegend, table } from '../lib/client/tables.js'
 import { quantity, type WatchedJob, watchJob } from '../lib/client/watch-job.js'
 import { projectFile } from '../lib/project.js'
 import { demoDocuments as documents } from './documents.js'
@@ -65,15 +65,28 @@ async function runJob(
   return watchJob(client, job.id, label)
 }
 
-/** The smallest student that keeps at least 90 % of its capability's quality; the best one where none does. */
-function chooseRecipe(recipes: Recipe[]): Recipe {
-  const bySize = [...recipes].sort(
-    (a, b) => a.estimatedParameterCount - b.estimatedParameterCount || b.estimatedQuality - a.estimatedQuality,
-  )
+/** The smallest student of at least half the layers that keeps 95 % of its capability's quality; the best one where none does. */
+function chooseRecipe(recipes: Recipe[], layerCount: number): Recipe {
   const best = [...recipes].sort((a, b) => b.estimatedQuality - a.estimatedQuality)[0]
-  const chosen = bySize.find(r => r.estimatedQuality >= 0.9) ?? best
+  const kept = (r: Recipe) => r.layers.reduce((sum, l) => sum + l.to - l.from, 0)
+  const good = recipes.filter(r => r.estimatedQuality >= 0.95 && kept(r) * 2 >= layerCount)
+  const chosen = good.sort((a, b) => kept(a) - kept(b) || b.estimatedQuality - a.estimatedQuality)[0] ?? best
   if (!chosen) throw new Error('No student was proposed')
   return chosen
+}
+
+/** Share of exactly right answers per skill on held-out items, by the newest measurement. */
+async function accuracies(client: PlatformClient, modelId: string): Promise<Map<string, number | null>> {
+  type Scores = {
+    model: {
+      evaluations: {
+        nodes: { split: string; accuracy: number | null; createdAt: string; capability: { slug: string } }[]
+      }
+    }
+  }
+  const { model } = await client.query<Scores>(documents.scores, { id: modelId })
+  const held = model.evaluations.nodes.filter(e => e.split === 'VALIDATION')
+  return new Map(held.sort((a, b) => a.createdAt.localeCompare(b.createdAt)).map(e => [e.capability.slug, e.accuracy]))
 }
 
 async function ask(client: PlatformClient, modelId: string, item: Item): Promise<string> {
@@ -131,7 +144,7 @@ async function report(client: PlatformClient) {
   })
   const slugs = analysed.analysis.baseline.map(b => b.capability.slug)
   heading('2. Which layers matter for what')
-  say('Each layer was skipped in turn; the darker, the more the loss on that skill rises (nats per token).')
+  say(`Each layer was skipped in turn. Loss increase in nats per token: ${shadeLegend}`)
   say(heatMap(analysed.analysis.layers, slugs))
   const mostNeeded = slugs.map(slug => {
     const losses = analysed.analysis.layers
@@ -156,7 +169,7 @@ async function report(client: PlatformClient) {
   say(
     'Quality is measured on held-out samples against the parent: exp(-(student loss - parent loss)), 1.0 is the parent.',
   )
-  const chosen = chooseRecipe(recipes.nodes)
+  const chosen = chooseRecipe(recipes.nodes, parent.layerCount)
   say(
     table(
       ['recipe', 'skill', 'layers kept', 'parameters', 'quality'],
@@ -195,7 +208,22 @@ async function report(client: PlatformClient) {
       `Quality on ${chosen.capability.name}: ${measured.measuredQuality.toFixed(3)} measured after building, ${chosen.estimatedQuality.toFixed(3)} predicted.`,
     )
 
-  heading('5. The same questions to both')
+  heading('5. What it can still do')
+  const [before, after] = await timed('examine', async () => {
+    for (const model of [parent, student])
+      await runJob(client, documents.evaluateModel, { modelId: model.id, probeDatasetId }, `examine ${model.name}`)
+    return Promise.all([accuracies(client, parent.id), accuracies(client, student.id)])
+  })
+  const percent = (share: number | null | undefined) => (share == null ? '–' : `${(100 * share).toFixed(0)}%`)
+  say('Exactly right answers on held-out items:')
+  say(
+    table(
+      ['skill', 'parent', 'student'],
+      slugs.map(slug => [slug, percent(before.get(slug)), percent(after.get(slug))]),
+    ),
+  )
+
+  heading('6. The same questions to both')
   const questions = [...new Set(samples.map(s => s.task))].flatMap(task =>
     samples.filter(s => s.task === task && s.split === 'validation').slice(3, 4),
   )

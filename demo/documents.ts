@@ -27,5 +27,7 @@ export const demoDocuments = {
   recipe: `query($id: ID!) {
     recipe(id: $id) { measuredQuality student { id name architecture layerCount parameterCount sizeBytes uniqueBytes tensors(first: 1) { totalCount } } }
   }`,
+  evaluateModel: `mutation($input: EvaluateModelInput!) { evaluateModel(input: $input) { ${started} } }`,
+  scores: `query($id: ID!) { model(id: $id) { evaluations(first: 100) { nodes { split loss accuracy createdAt capability { slug } } } } }`,
   jobs: `{ jobs(first: 20) { nodes { id type } } }`,
 } as const

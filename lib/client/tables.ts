@@ -10,7 +10,7 @@ export function table(head: string[], rows: string[][]): string {
   const t = new Table({
     head: head.map(h => pc.bold(h)),
     colAligns: numeric.map(n => (n ? 'right' : 'left')),
-    style: { head: [], border: ['gray'], compact: true },
+    style: { head: [], border: [], compact: true },
     chars: {
       top: '',
       'top-mid': '',
@@ -33,17 +33,24 @@ export function table(head: string[], rows: string[][]): string {
   return t.toString()
 }
 
-const shades = [' ', '░', '▒', '▓', '█']
-/** One character for 0 to 1: the darker, the more. */
-export const shade = (value: number): string => shades[Math.max(0, Math.min(4, Math.round(value * 4)))] ?? ' '
+const shades = [' ', '░', '▒', '▓', '█'] as const
+/** Least loss increase, in nats per token, of each shade: a layer that costs 1 nat has made the right token 2.7 times less likely. */
+const shadeFrom = [0, 0.02, 0.1, 0.3, 1] as const
+/** One character for a loss increase: the darker, the more is lost without the layer. */
+export const shade = (lossIncrease: number): string =>
+  shades[shadeFrom.findLastIndex(from => lossIncrease >= from)] ?? ' '
+export const shadeLegend = shades
+  .map((s, i) => (i === 0 ? '' : `${s} ≥ ${shadeFrom[i]}`))
+  .filter(Boolean)
+  .join('  ')
 
 /** `[0,3) [5,8)` */
 export const ranges = (layers: { from: number; to: number }[]): string =>
   layers.map(l => (l.to - l.from === 1 ? `${l.from}` : `${l.from}–${l.to - 1}`)).join(', ')
 
-/** Rows = capabilities, columns = layers, shade = score; a heat map of one line per capability. */
+/** Rows = capabilities, columns = layers, shade = loss increase when the layer is skipped. */
 export function heatMap(
-  layers: { layerIndex: number; capabilities: { capability: { slug: string }; score: number }[] }[],
+  layers: { layerIndex: number; capabilities: { capability: { slug: string }; lossIncrease: number }[] }[],
   slugs: string[],
 ): string {
   const width = Math.max(...slugs.map(s => s.length))
@@ -52,7 +59,9 @@ export function heatMap(
     .map(l => (l.layerIndex % 5 === 0 ? String(l.layerIndex) : '').padEnd(cell).slice(0, cell))
     .join('')
   const lines = slugs.map(slug => {
-    const cells = layers.map(l => shade(l.capabilities.find(c => c.capability.slug === slug)?.score ?? 0).repeat(cell))
+    const cells = layers.map(l =>
+      shade(l.capabilities.find(c => c.capability.slug === slug)?.lossIncrease ?? 0).repeat(cell),
+    )
     return `${slug.padEnd(width)}  ${pc.cyan(cells.join(''))}`
   })
   return [`${' '.repeat(width)}  ${pc.dim(header)}`, ...lines].join('\n')

@@ -3,8 +3,8 @@ import { stripVTControlCharacters } from 'node:util'
 import { expect, test } from 'vitest'
 import { heatMap, ranges, shade } from '../../../../lib/client/tables.js'
 
-test('a score maps to five shades and stays within them', () => {
-  expect([-1, 0, 0.25, 0.5, 0.75, 1, 7].map(shade).join('')).toBe('  ░▒▓██')
+test('a loss increase maps to five shades by its size in nats', () => {
+  expect([-1, 0, 0.05, 0.2, 0.5, 1, 7].map(shade).join('')).toBe('  ░▒▓██')
 })
 
 test('ranges are printed with their last layer, single layers alone', () => {
@@ -17,9 +17,9 @@ test('ranges are printed with their last layer, single layers alone', () => {
 })
 
 test('the heat map has one line per capability and two cells per layer', () => {
-  const layers = [1, 0.5, 0].map((score, layerIndex) => ({
+  const layers = [1, 0.2, 0].map((lossIncrease, layerIndex) => ({
     layerIndex,
-    capabilities: [{ capability: { slug: 'translation' }, score }],
+    capabilities: [{ capability: { slug: 'translation' }, lossIncrease }],
   }))
   const lines = stripVTControlCharacters(heatMap(layers, ['translation', 'math'])).split('\n')
   expect(lines).toEqual(['             0     ', 'translation  ██▒▒  ', 'math               '])
