@@ -152,7 +152,12 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
       ownTemporary.delete(name)
     }
 
-    function stage(hash: string, name: string, file: FileHandle) {
+    async function stage(hash: string, name: string, file: FileHandle) {
+      if (closed) {
+        await file.close()
+        await discard(name)
+        throw new Error('This batch has ended')
+      }
       const synced = gate(async () => {
         try {
           await file.datasync()
@@ -183,7 +188,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
         await discard(name)
         return { hash, bytes: bytes.length, written: false }
       }
-      stage(hash, name, file)
+      await stage(hash, name, file)
       return { hash, bytes: bytes.length, written: true }
     }
 
@@ -222,7 +227,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
           await discard(name)
           return { hash: digest, bytes, written: false }
         }
-        stage(digest, name, file)
+        await stage(digest, name, file)
         return { hash: digest, bytes, written: true }
       } catch (error) {
         await iterator.return?.()

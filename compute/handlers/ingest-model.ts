@@ -1,5 +1,6 @@
 // `model.ingest`: a source's files -> payloads and a manifest that names them. Nothing appears in the store before all of it is durable.
 import { readFile } from 'node:fs/promises'
+import { setImmediate } from 'node:timers/promises'
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadBatch } from '../../payloads/payload-store.js'
@@ -37,25 +38,31 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
     onBytes(0)
     const hashes: StoredRange[] = []
     const sourceFiles: SourceFiles = []
-    // The tokenizer is converted on this thread while the first tensors are read and written in others.
-    let description: Promise<ModelDescription> | undefined
+    let description: ModelDescription | undefined
     for (const file of files) {
-      const work = storeTensors(
-        { file: file.handle, name: file.name, batch: store, signal, onBytes },
-        file.content.tensors,
-      )
-      description ??= new Promise(resolve => setImmediate(() => resolve(describeModel(files, auxiliary))))
-      const [stored] = await Promise.all([work, description])
-      hashes.push(...stored)
+      const options = { file: file.handle, name: file.name, batch: store, onBytes }
+      const storeAll = (stop: AbortSignal) => storeTensors({ ...options, signal: stop }, file.content.tensors)
+      if (description) hashes.push(...(await storeAll(signal)))
+      else {
+        // The tokenizer is converted on this thread while the first tensors are read and written in others.
+        const describe = async () => {
+          await setImmediate()
+          return describeModel(files, auxiliary)
+        }
+        const [stored, described] = await bothOrNone(signal, storeAll, describe)
+        hashes.push(...stored)
+        description = described
+      }
       sourceFiles.push(await storeFile(file, store))
     }
+    if (!description) throw invalid('The source holds no weight file')
     for (const [name, bytes] of auxiliary) {
       const { hash } = await store.putBytes(bytes)
       sourceFiles.push({ name, bytes: bytes.length, header: hash, tensors: [] })
     }
 
     context.progress({ stage: 'manifest', completed: 0, total: 1, unit: 'manifests' })
-    const manifest = await makeManifest(await description!, files, hashes, sourceFiles, store)
+    const manifest = await makeManifest(description, files, hashes, sourceFiles, store)
     const { hash } = await store.putBytes(encodeManifest(manifest))
     for (const file of files) await file.checkUnchanged()
     await batch.commit()
@@ -73,6 +80,26 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
     for (const file of files) await file.handle.close()
     await source.close()
   }
+}
+
+/** Runs both; where one fails, the other is stopped and awaited, so that nothing goes on in the background. */
+async function bothOrNone<A, B>(
+  signal: AbortSignal,
+  first: (stop: AbortSignal) => Promise<A>,
+  second: () => Promise<B>,
+): Promise<[A, B]> {
+  const stop = new AbortController()
+  const failed = (error: unknown): never => {
+    stop.abort(error)
+    throw error
+  }
+  const [a, b] = await Promise.allSettled([
+    first(AbortSignal.any([signal, stop.signal])).catch(failed),
+    second().catch(failed),
+  ])
+  if (b.status === 'rejected') throw b.reason
+  if (a.status === 'rejected') throw a.reason
+  return [a.value, b.value]
 }
 
 /** A batch that counts what was new. */

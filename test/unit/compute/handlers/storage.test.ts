@@ -1,0 +1,90 @@
+// Verification and garbage collection over a store with models, strays and damage.
+import { existsSync } from 'node:fs'
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { ensureFloat32, readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
+import { readManifest } from '../../../../compute/formats/manifest.js'
+import { collectGarbage } from '../../../../compute/handlers/collect-garbage.js'
+import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { verifyStorage } from '../../../../compute/handlers/verify-storage.js'
+import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+import { ggufBytes } from '../../../testkit/weight-files.js'
+
+let context: TestHandlerContext
+let folder: string
+let manifest: string
+beforeEach(async () => {
+  context = await handlerContext()
+  folder = await mkdtemp(join(tmpdir(), 'source-'))
+  await writeFile(join(folder, 'm.gguf'), ggufBytes())
+  manifest = (await ingestModel({ source: folder }, context)).manifest
+})
+afterEach(async () => {
+  await context.dispose()
+  await rm(folder, { recursive: true, force: true })
+})
+
+const count = async () => {
+  let payloads = 0
+  for await (const _ of context.payloads.list()) payloads++
+  return payloads
+}
+const quantised = async () => (await readManifest(context.payloads, manifest)).tensors.find(t => t.dtype === 'Q8_0')!
+
+test('verification finds a changed byte and nothing else', async () => {
+  const sound = await verifyStorage({}, context)
+  expect(sound).toMatchObject({ payloads: await count(), corrupt: [] })
+  const { payload } = await quantised()
+  await writeFile(context.payloads.path(payload), Buffer.alloc(34, 1))
+  expect((await verifyStorage({}, context)).corrupt).toEqual([payload])
+})
+
+test('garbage is what no living manifest or probe set needs, temporary files and derived files of dead payloads included', async () => {
+  const before = await count()
+  const probeSet = (await context.payloads.put([Buffer.from('probes')])).hash
+  const stray = await context.payloads.put([Buffer.from('stray payload')])
+  await writeFile(join(context.payloads.root, 'tmp', '999999999-left'), 'half')
+  await mkdir(join(context.dataFolder, 'exports', '.tmp-dead'), { recursive: true })
+  const derived = await ensureFloat32(context, await quantised())
+  const kept = await collectGarbage({ manifests: [manifest], payloads: [probeSet] }, context)
+  expect(kept).toEqual({ removed: 1, bytes: stray.bytes })
+  expect(await count()).toBe(before + 1)
+  expect(existsSync(derived)).toBe(true)
+  expect(await readdir(join(context.payloads.root, 'tmp'))).toEqual([])
+  expect(await readdir(join(context.dataFolder, 'exports'))).toEqual([])
+  await collectGarbage({ manifests: [], payloads: [] }, context)
+  expect(await count()).toBe(0)
+  expect(existsSync(derived)).toBe(false)
+})
+
+test('a living manifest that cannot be read stops the collection before anything is removed', async () => {
+  const before = await count()
+  const missing = 'ab'.repeat(32)
+  await expect(collectGarbage({ manifests: [missing], payloads: [] }, context)).rejects.toMatchObject({
+    code: 'PAYLOAD_MISSING',
+  })
+  expect(await count()).toBe(before)
+})
+
+test('a float32 file is made once, by several makers at once, and holds the tensor’s values', async () => {
+  const tensor = await quantised()
+  const paths = await Promise.all([1, 2, 3].map(() => ensureFloat32(context, tensor)))
+  expect(new Set(paths).size).toBe(1)
+  const values = await readTensorFloat32(context.payloads, tensor)
+  expect(values).toHaveLength(32)
+  // 32 values q * d, d the half in the first two bytes (32 and 33 as little-endian half: 0x2120).
+  expect(values[0]).toBeCloseTo(34 * (2 ** (8 - 15) * (1 + 0x120 / 1024)), 6)
+  expect(await readdir(join(paths[0]!, '..'))).toHaveLength(1)
+})
+
+test('the payload itself is the float32 file where it is float32', async () => {
+  const tensor = (await readManifest(context.payloads, manifest)).tensors.find(t => t.dtype === 'F32')!
+  expect(await ensureFloat32(context, tensor)).toBe(context.payloads.path(tensor.payload))
+})
+
+test('a tensor whose bytes do not fit its shape is refused with both numbers', async () => {
+  const tensor = { ...(await quantised()), shape: [2, 32] }
+  await expect(ensureFloat32(context, tensor)).rejects.toThrow(/34 bytes, expected 68/)
+})
