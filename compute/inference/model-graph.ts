@@ -14,6 +14,8 @@ export type GraphVariant = 'generate' | 'measure'
 /** Where the float32 form of a tensor lies; roles as in the architecture (`layers.3.q`). */
 export type LocateWeight = (role: string) => ExternalData
 
+/** Far below the product of two hidden states' norms, far above the least float32. */
+const leastNormProduct = 1e-20
 /** GroupQueryAttention rotates by itself only where the head size is a multiple of this. */
 const fusedRotaryMultiple = 16
 
@@ -224,7 +226,9 @@ function addProbes(g: GraphBuilder, hidden: readonly Value[]): void {
     const product = apply(g, 'Mul', [hidden[layer]!, after], {}, { name: `product.${layer}` })
     const dot = apply(g, 'ReduceSum', [product, lastAxis], { keepdims: 0 }, { name: `dot.${layer}` })
     const scale = apply(g, 'Mul', [norms[layer]!, norms[layer + 1]!], {}, { name: `norm_product.${layer}` })
-    return asRow(apply(g, 'Div', [dot, scale], {}, { name: `cosine.${layer}` }), `cosine_row.${layer}`)
+    // A hidden state of zeros has no direction: its cosine is 0, not a division by zero.
+    const safe = apply(g, 'Max', [scale, g.float32(leastNormProduct)], {}, { name: `norm_product_safe.${layer}` })
+    return asRow(apply(g, 'Div', [dot, safe], {}, { name: `cosine.${layer}` }), `cosine_row.${layer}`)
   })
   const normRows = norms.map((n, i) => asRow(n, `norm_row.${i}`))
   g.output(apply(g, 'Concat', normRows, { axis: 0 }, { name: 'norms' }))

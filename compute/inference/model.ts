@@ -105,26 +105,31 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   const factors = tensors.get('rope_factors')
   const ropeFactors = factors && (await readTensorFloat32(context.payloads, factors))
   let rope: RopeTables = ropeTables(d, ropeStep, ropeFactors)
-  const locations = new Map<string, ExternalData>()
-  for (const [role, tensor] of tensors) {
-    context.signal?.throwIfAborted()
-    const length = tensor.shape.reduce((product, size) => product * size, 4)
-    locations.set(role, {
-      location: relative(context.dataFolder, await ensureFloat32(context, tensor)),
-      offset: 0,
-      length,
-    })
+  /** The float32 file of every tensor; made where the cache of derived files does not hold it (any more). */
+  const weightFiles = async (signal?: AbortSignal): Promise<Map<string, ExternalData>> => {
+    const files = new Map<string, ExternalData>()
+    for (const [role, tensor] of tensors) {
+      throwIfCancelled(signal)
+      const path = await ensureFloat32({ ...context, signal }, tensor)
+      const length = tensor.shape.reduce((product, size) => product * size, 4)
+      files.set(role, { location: relative(context.dataFolder, path), offset: 0, length })
+    }
+    return files
   }
+  // Now, so that whoever opens a model waits for it and hears what is wrong with it.
+  await weightFiles(context.signal)
 
   const sessions = new Map<GraphVariant, Promise<Session>>()
   let disposed = false
-  const session = (variant: GraphVariant): Promise<Session> => {
+  const session = async (variant: GraphVariant): Promise<Session> => {
     if (disposed) throw new Error(`model ${manifest.sourceName ?? manifest.architecture} was disposed`)
     const known = sessions.get(variant)
     if (known) return known
-    const created = createSession(
-      buildModelGraph(model, variant, role => locations.get(role)!),
-      { weightsFolder: context.dataFolder, threads: context.env.HARTONOMOUS_THREADS },
+    const created = weightFiles().then(files =>
+      createSession(
+        buildModelGraph(model, variant, role => files.get(role)!),
+        { weightsFolder: context.dataFolder, threads: context.env.HARTONOMOUS_THREADS },
+      ),
     )
     sessions.set(variant, created)
     created.catch(() => sessions.delete(variant))
@@ -183,6 +188,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       targets: int64s(targets),
       ...ropeFeeds(0, batch.length, seq),
     }
+    if (fetches.length === 0) return { seq, results: {} }
     return { seq, results: await (await session('measure')).run(feeds, fetches) }
   }
 

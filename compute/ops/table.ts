@@ -56,6 +56,7 @@ export const ops = {
   Sub: elementwise,
   Mul: elementwise,
   Div: elementwise,
+  Max: elementwise,
   Sigmoid: unary,
   /** Rows of `data` (input 0) by `indices` (input 1). */
   Gather: define({

@@ -40,7 +40,8 @@ export async function createSession(graph: Graph, { weightsFolder, threads = 0 }
     executionProviders: ['cpu'],
     ...(threads > 0 ? { intraOpNumThreads: threads } : {}),
     graphOptimizationLevel: 'all',
-    // The pattern of one batch shape would be kept for every other one (measured: a third of the memory of varied batches).
+    logSeverityLevel: 3, // errors: they come as exceptions anyway, warnings are about the machine
+    // A kept memory pattern fits one batch shape only, and lengths vary from run to run.
     enableMemPattern: false,
     extra: {
       session: {
@@ -92,11 +93,11 @@ export const int32s = (values: readonly number[], shape: readonly number[] = [va
   shape,
 })
 
-/** The float values of a result. Throws NOT_A_NUMBER where one is NaN, naming the result. */
+/** The float values of a result. Throws NOT_A_NUMBER where one is NaN or infinite, naming the result. */
 export function finiteFloats(tensor: RuntimeTensor, name: string): Float32Array {
   const data = tensor.data as Float32Array
   for (let i = 0; i < data.length; i++) {
-    if (Number.isNaN(data[i])) throw new DomainError('NOT_A_NUMBER', `${name} is not a number at index ${i}`)
+    if (!Number.isFinite(data[i])) throw new DomainError('NOT_A_NUMBER', `${name} is ${data[i]} at index ${i}`)
   }
   return data
 }
