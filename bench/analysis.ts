@@ -120,7 +120,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     jobId: 'bench',
     payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
     dataFolder,
-    env: readEnv({ ...process.env, HARTONOMOUS_DATA: dataFolder }),
+    env: { ...readEnv(), HARTONOMOUS_DATA: dataFolder },
     log: makeLogger('bench'),
     signal: new AbortController().signal,
     progress: () => {},
@@ -132,6 +132,16 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     const opening = performance.now()
     return await withScoringModel(manifest, context, async ({ model, scorer }) => {
       const openSeconds = (performance.now() - opening) / 1000
+      const step = Number(values['nll-step'])
+      const { examples } = await json<Nll>(shared('reference', 'nll_smollm2.json'))
+      // Examples whose completion is cut away count nothing.
+      const scored = examples.filter(example => example.completionTokens > 0)
+      const chosen = step > 0 ? scored.filter((_, i) => i % step === 0) : []
+      const validation = await readProbes('validation')
+      const rows = chosen.map(example => encodeSample(model, validation[example.index]!, 256)!)
+      const scores = await scorer.scoreRows(rows)
+      const nll = chosen.map((example, i) => Math.abs(scores[i]!.nll / example.nll - 1))
+
       const lines = await readProbes('probe')
       const samples = tasks.flatMap(task => perTask[task]!.lines.map(line => lines[line]!))
       const encoded = await encodeSamples(model, samples, 192)
@@ -140,14 +150,6 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       const seconds = (performance.now() - begin) / 1000
       const layers = found.layers.map(l => l.layerIndex)
       const tokens = encoded.reduce((sum, s) => sum + s.ids.length, 0) * (layers.length + 1)
-
-      const step = Number(values['nll-step'])
-      const { examples } = await json<Nll>(shared('reference', 'nll_smollm2.json'))
-      const chosen = step > 0 ? examples.filter((_, i) => i % step === 0) : []
-      const validation = await readProbes('validation')
-      const rows = chosen.map(example => encodeSample(model, validation[example.index]!, 256)!)
-      const scores = await scorer.scoreRows(rows)
-      const nll = chosen.map((example, i) => Math.abs(scores[i]!.nll / example.nll - 1))
       return {
         openSeconds,
         analysisSeconds: seconds,

@@ -61,7 +61,7 @@ describe('encodeSamples', () => {
     const started = performance.now()
     const error = await encodeSamples(slow, new Array(1000).fill(sample), 256, controller.signal).catch(e => e)
     expect(error.code).toBe('CANCELLED')
-    expect(performance.now() - started).toBeLessThan(1000)
+    expect(performance.now() - started).toBeLessThan(5000)
   })
 })
 
