@@ -47,12 +47,17 @@ async function get(address: string, headers: Record<string, string>, options: Do
     const location = response.headers.location
     if (response.statusCode < 300 || response.statusCode > 399 || typeof location !== 'string')
       return { ...response, url }
-    await response.body.dump()
+    discardBody(response)
     url = checkUrl(location, options.allowPrivate, url)
   }
   throw new DomainError('SOURCE_REFUSED', `${address.slice(0, 200)}: more than ${maximumRedirects} redirects`, {
     field,
   })
+}
+
+/** Ends an answer whose body nobody wants, however long it is. */
+function discardBody({ body }: { body: Dispatcher.ResponseData['body'] }) {
+  body.on('error', () => {}).destroy()
 }
 
 type Response = Awaited<ReturnType<typeof get>>
@@ -63,8 +68,8 @@ const header = (response: Response, name: string): string | undefined => {
 }
 
 /** A status that is no success, as an error; server troubles are worth another attempt. */
-async function refuseStatus(response: Response, address: string): Promise<never> {
-  await response.body.dump().catch(() => {})
+function refuseStatus(response: Response, address: string): never {
+  discardBody(response)
   const status = response.statusCode
   const shown = address.slice(0, 200)
   if (status === 404 || status === 410) throw new DomainError('SOURCE_NOT_FOUND', `${shown}: HTTP ${status}`, { field })
@@ -118,10 +123,10 @@ export async function downloadBytes(
   const attempt = async () => {
     const response = await get(address, {}, options)
     if (optional && response.statusCode === 404) {
-      await response.body.dump()
+      discardBody(response)
       return undefined
     }
-    if (response.statusCode !== 200) return await refuseStatus(response, address)
+    if (response.statusCode !== 200) return refuseStatus(response, address)
     const chunks: Uint8Array[] = []
     let bytes = 0
     for await (const chunk of response.body) {
@@ -190,18 +195,18 @@ async function fetchPart(
   const status = response.statusCode
   if (status === 416 && have > 0) {
     // The partial file is longer than the server's: another file under the same address.
-    await response.body.dump()
+    discardBody(response)
     await rm(note, { force: true })
     throw new Error('HTTP 416: the file has changed')
   }
-  if (status !== 200 && status !== 206) return await refuseStatus(response, address)
+  if (status !== 200 && status !== 206) return refuseStatus(response, address)
   const validator = strongValidator(response)
   let total: number | undefined
   if (status === 206) {
     const match = /^bytes (\d+)-\d+\/(\d+)$/.exec(header(response, 'content-range') ?? '')
     total = match ? Number(match[2]) : undefined
     if (Number(match?.[1]) !== have || (known?.total !== undefined && total !== known.total)) {
-      await response.body.dump()
+      discardBody(response)
       await rm(note, { force: true })
       throw new Error(`asked for bytes from ${have}, got ${header(response, 'content-range')}`)
     }
@@ -211,11 +216,11 @@ async function fetchPart(
     total = Number.isSafeInteger(length) ? length : undefined
   }
   if (total !== undefined && total > options.maximumBytes) {
-    response.body.destroy()
+    discardBody(response)
     throw tooLarge(address, total, options.maximumBytes)
   }
   await writeFile(note, JSON.stringify({ url: address, validator, total } satisfies Partial))
-  const file = await open(part, have > 0 ? 'r+' : 'w')
+  const file = await open(part, 'a')
   try {
     await file.truncate(have)
     await appendBody(response, file, have, total, options, address, onGain)
