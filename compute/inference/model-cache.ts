@@ -59,13 +59,21 @@ export function createModelCache(limits: ModelCacheLimits = defaultLimits()): Mo
     ])
     return { model, tokenizer }
   }
+  const enter = (hash: string, context: ModelContext): Entry => {
+    const entry: Entry = { opened: open(hash, context), users: 0, bytes: 0 }
+    // An opening that failed may succeed next time; it also may fail when nobody waits for it any more.
+    entry.opened.catch(() => {
+      if (entries.get(hash) === entry) entries.delete(hash)
+    })
+    return entry
+  }
 
   return {
     get open() {
       return [...entries.keys()]
     },
     async use(hash, context, use) {
-      const entry: Entry = entries.get(hash) ?? { opened: open(hash, context), users: 0, bytes: 0 }
+      const entry = entries.get(hash) ?? enter(hash, context)
       entries.delete(hash)
       entries.set(hash, entry)
       entry.users++
@@ -74,10 +82,6 @@ export function createModelCache(limits: ModelCacheLimits = defaultLimits()): Mo
         entry.bytes = opened.model.manifest.parameterCount * 4
         await trim()
         return await use(opened)
-      } catch (error) {
-        // An opening that failed may succeed next time; one that somebody no longer waits for goes on for the next caller.
-        if (entry.bytes === 0 && !context.signal?.aborted && entries.get(hash) === entry) entries.delete(hash)
-        throw error
       } finally {
         entry.users--
         await trim()
