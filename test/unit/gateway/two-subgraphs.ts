@@ -12,7 +12,7 @@ const jobsSdl = `${link}
   type Query { job(id: ID!): Job  broken: String  missing: Job }
   type Mutation { retry(id: ID!): Job }
   type Subscription { jobProgress(id: ID!): Job  breaks: Job }
-  type Job @key(fields: "id") { id: ID! completed: Int! model: Model visits: Int! }
+  type Job @key(fields: "id") { id: ID! completed: Int! model: Model visits: Int! blob: String! }
   type Model @key(fields: "id", resolvable: false) { id: ID! }`
 
 const modelsSdl = `${link}
@@ -90,7 +90,11 @@ export function twoSubgraphs(): Fixture {
         resolve: (event: Event) => event,
       },
     },
-    Job: { model: (job: Event) => (job.id === 'none' ? null : model(job.id)), visits },
+    Job: {
+      model: (job: Event) => (job.id === 'none' ? null : model(job.id)),
+      visits,
+      blob: () => 'x'.repeat(1 << 16),
+    },
   }
   const models = {
     Query: { models: page },
