@@ -33,7 +33,8 @@ export function runLlamaFloat64(
   const weight = (name: string) => tensors.get(name)!
   const linear = (name: string, x: Vector): Vector => {
     const { data, shape } = weight(name)
-    return Array.from({ length: shape[0]! }, (_, row) => dot(data, x, row * x.length))
+    const bias = tensors.get(name.replace('.weight', '.bias'))?.data
+    return Array.from({ length: shape[0]! }, (_, row) => dot(data, x, row * x.length) + (bias?.[row] ?? 0))
   }
   const norm = (name: string, x: Vector): Vector => {
     const scale = 1 / Math.sqrt(dot(x, x) / x.length + size('rms_norm_eps'))
@@ -61,15 +62,17 @@ export function runLlamaFloat64(
     const values = normed.map(x => linear(at('self_attn.v_proj'), x))
     const attended = queries.map((query, position) => {
       const mixed: Vector = []
+      // A window of w: position i sees i - w + 1 … i (transformers' sliding_window_overlay).
+      const first = Math.max(0, position + 1 - Number(config.sliding_window ?? Infinity))
       for (let head = 0; head < heads; head++) {
         const own = query.slice(head * headSize, (head + 1) * headSize)
         const from = Math.floor(head / groups) * headSize
-        const scores = keys.slice(0, position + 1).map(key => dot(key, own, from) / Math.sqrt(headSize))
+        const scores = keys.slice(first, position + 1).map(key => dot(key, own, from) / Math.sqrt(headSize))
         const top = Math.max(...scores)
         const weights = scores.map(score => Math.exp(score - top))
         const total = weights.reduce((a, b) => a + b, 0)
         for (let i = 0; i < headSize; i++) {
-          mixed.push(weights.reduce((sum, w, past) => sum + (w / total) * values[past]![from + i]!, 0))
+          mixed.push(weights.reduce((sum, w, past) => sum + (w / total) * values[first + past]![from + i]!, 0))
         }
       }
       return linear(at('self_attn.o_proj'), mixed).map(x => x * gate)

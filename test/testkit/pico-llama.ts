@@ -13,6 +13,10 @@ export interface PicoOptions {
   vocabulary?: number
   context?: number
   tied?: boolean
+  /** Biases on all linear layers but the head. */
+  bias?: boolean
+  /** Tokens a position may look back, itself included (Mistral). */
+  window?: number
 }
 
 export interface PicoLlama {
@@ -40,8 +44,10 @@ export function makePicoLlama(options: PicoOptions = {}): PicoLlama {
   const tensors: PicoLlama['tensors'] = new Map()
   const add = (name: string, shape: number[], value: () => number) =>
     tensors.set(name, { shape, data: Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, value) })
-  const matrix = (name: string, rows: number, columns: number) =>
+  const matrix = (name: string, rows: number, columns: number) => {
     add(name, [rows, columns], () => normal() / Math.sqrt(columns))
+    if (options.bias && name !== 'lm_head.weight') add(name.replace('.weight', '.bias'), [rows], () => normal() / 4)
+  }
   const norm = (name: string) => add(`${name}.weight`, [o.hidden], () => 1 + normal() / 10)
   const headSize = o.hidden / o.heads
 
@@ -64,7 +70,8 @@ export function makePicoLlama(options: PicoOptions = {}): PicoLlama {
     tensors,
     config: {
       architectures: ['LlamaForCausalLM'],
-      model_type: 'llama',
+      model_type: options.window ? 'mistral' : 'llama',
+      sliding_window: options.window ?? null,
       hidden_size: o.hidden,
       intermediate_size: o.intermediate,
       num_hidden_layers: o.layers,

@@ -33,6 +33,8 @@ const worst = (a: ArrayLike<number>, b: ArrayLike<number>) =>
 const shapes: [string, PicoOptions][] = [
   ['head size 8, groups of 2, tied', { heads: 4, keyValueHeads: 2 }],
   ['head size 16, groups of 2, untied', { heads: 2, keyValueHeads: 1, tied: false }],
+  ['head size 16, a window of 4', { heads: 2, keyValueHeads: 1, window: 4 }],
+  ['head size 16, biases', { heads: 2, keyValueHeads: 2, bias: true }],
   ['head size 32, one head', { heads: 1, keyValueHeads: 1, layers: 3 }],
 ]
 
