@@ -148,6 +148,23 @@ describe.runIf(present)('SentencePiece from GGUF metadata', () => {
   })
 })
 
+describe.runIf(present)('the Llama 2 vocabulary of a GGUF file', () => {
+  test.each([
+    ['Hello world', [15043, 3186]],
+    ['The quick brown fox', [450, 4996, 17354, 1701, 29916]],
+    ['<s>x</s>', [1, 921, 2]],
+    ['\u0001', [29871, 4]],
+  ])('%j has the ids that Llama 2 is known to give', async (text, ids) => {
+    const file = await open(sharedFile('models', 'llama-2-tiny-random-gguf', 'llama-2-tiny-random.gguf'))
+    const { metadata } = await readGguf(fileAccess(file, (await file.stat()).size, 'llama-2.gguf'))
+    await file.close()
+    const { tokenizerJson, tokenizerConfig, facts } = ggufTokenizer(metadata)!
+    const tokenizer = createTokenizer(tokenizerJson, tokenizerConfig, facts)
+    expect(tokenizer.encode(text)).toEqual(ids)
+    expect(tokenizer.decode(tokenizer.encode(text), { skipSpecialTokens: false })).toBe(text.replace('<s>', '<s> '))
+  })
+})
+
 describe('a manifest without a tokenizer', () => {
   test('is refused by name', async () => {
     const payloads = { get: async () => new Uint8Array() }

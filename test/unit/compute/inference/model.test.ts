@@ -114,6 +114,34 @@ describe.each(shapes)('a pico Llama, %s', (name, options) => {
   })
 })
 
+/** Rows of each head reordered from pairs (i, i + d/2) to pairs (2i, 2i + 1): what GGUF converters do to q and k. */
+function interleaveRows(tensor: { shape: number[]; data: Float32Array }, headSize: number): void {
+  const columns = tensor.shape[1]!
+  const original = tensor.data.slice()
+  for (let row = 0; row < tensor.shape[0]!; row++) {
+    const inHead = row % headSize
+    const target = row - inHead + (inHead < headSize / 2 ? 2 * inHead : 2 * (inHead - headSize / 2) + 1)
+    tensor.data.set(original.subarray(row * columns, (row + 1) * columns), target * columns)
+  }
+}
+
+test.each([
+  [8, 4],
+  [16, 2],
+])('interleaved q/k rows (GGUF) of head size %i give the same logits', async (headSize, heads) => {
+  const folder = join(context.dataFolder, `interleaved-${headSize}`)
+  const pico = await writePicoLlama(folder, { heads, keyValueHeads: 1 })
+  const reference = runLlamaFloat64(pico, ids)
+  for (const [name, tensor] of pico.tensors) if (/[qk]_proj/.test(name)) interleaveRows(tensor, headSize)
+  await writeFile(join(folder, 'model.safetensors'), encodeSafetensors(pico.tensors))
+  const manifest = await readManifest(context.payloads, (await ingestModel({ source: folder }, context)).manifest)
+  manifest.dimensions.ropeLayout = 'interleaved'
+  const model = await openModel(manifest, context)
+  const { logits } = await model.forward({ ids: [ids], wantLogits: 'all' })
+  expect(worst(logits[0]!, reference.logits.flat())).toBeLessThan(2e-5)
+  await model.dispose()
+})
+
 describe('limits of a loaded model', () => {
   test('prompts longer than a chunk run in several, with one result', async () => {
     const { pico, model } = await openPico('long', { context: 400, heads: 2, keyValueHeads: 1 })
