@@ -153,7 +153,9 @@ export async function generateStream(
 ): Promise<AsyncGenerator<GenerationEvent>> {
   const { jobId, events } = await start(context, input)
   let ended = false
+  let left = false
   return closing(stream(), async () => {
+    left = true
     await events.return?.()
     if (!ended) await giveUp(context, jobId)
   })
@@ -185,6 +187,7 @@ export async function generateStream(
         return
       }
     }
+    if (left) return
     ended = true
     throw new DomainError('SHUTTING_DOWN', 'The server stops before the text is finished')
   }
