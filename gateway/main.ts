@@ -37,10 +37,11 @@ async function main(): Promise<void> {
     `Hartonomous serves ${gateway.url}/graphql (explorer, queries, subscriptions); data in ${env.HARTONOMOUS_DATA}\n`,
   )
 
-  let stopping = false
+  let stoppingSince = 0
   const stop = (signal: NodeJS.Signals) => {
-    if (stopping) process.exit(1)
-    stopping = true
+    // Terminals signal the whole group and npm passes its own signal on: two at once are one wish.
+    if (stoppingSince) return Date.now() - stoppingSince > 500 && process.exit(1)
+    stoppingSince = Date.now()
     log.info({ signal }, 'stopping')
     setTimeout(() => {
       log.warn('still busy after ten seconds, ending anyway')

@@ -5,6 +5,7 @@ import { mkdir, symlink, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
 import { connect } from 'node:net'
 import { join } from 'node:path'
+import { createClient } from 'graphql-sse'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import WebSocket from 'ws'
 import { compiledFile, projectFile } from '../../../lib/project.js'
@@ -68,6 +69,13 @@ describe('subscriptions', () => {
       { data: { cancelJob: { userErrors: [{ code: 'NOT_FOUND' }] } } },
     ])
   })
+  test('the client of graphql-sse understands the event stream', async () => {
+    const client = createClient({ url: `${p.url}/graphql`, singleConnection: false, retryAttempts: 0 })
+    const seen: unknown[] = []
+    for await (const e of client.iterate({ query: '{ __typename }' })) seen.push(e)
+    client.dispose()
+    expect(seen).toEqual([{ data: { __typename: 'Query' } }])
+  })
   test('a subscription over plain HTTP is refused with what to do instead', async () => {
     const answer = await p.raw('subscription { jobsChanged { id } }')
     expect(code(answer)).toBe('BAD_REQUEST')
@@ -123,6 +131,11 @@ describe('limits', () => {
       'cost',
       '{ models(first: 100) { nodes { tensors(first: 100) { nodes { sharedWith(first: 100) { nodes { id } } } } } } }',
       'OPERATION_TOO_EXPENSIVE',
+    ],
+    [
+      'introspection of introspection',
+      `{ __schema { types { ${'fields { type { '.repeat(4)} name ${'} }'.repeat(4)} } } }`,
+      'GRAPHQL_VALIDATION_FAILED',
     ],
     ['syntax', '{ models { ', 'GRAPHQL_PARSE_FAILED'],
     ['unknown field', '{ nope }', 'GRAPHQL_VALIDATION_FAILED'],
@@ -291,6 +304,28 @@ describe('the end', () => {
     } finally {
       await own.stop()
     }
+  })
+  test('a second signal ends at once', async () => {
+    const own = await startTestPlatform()
+    const { job } = await own.mutate(
+      'ingestModel',
+      { source: projectFile('demo', 'model'), name: 'late' },
+      'job { id }',
+    )
+    expect(job.id).toBeTruthy()
+    const half = connect(Number(new URL(own.url).port), '127.0.0.1')
+    // A request that never ends keeps the drain waiting.
+    half.write(
+      'POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{',
+    )
+    half.on('error', () => {})
+    await new Promise(resolve => setTimeout(resolve, 200))
+    process.kill(own.pid, 'SIGTERM')
+    await new Promise(resolve => setTimeout(resolve, 800))
+    const started = Date.now()
+    process.kill(own.pid, 'SIGTERM')
+    await own.stop()
+    expect(Date.now() - started).toBeLessThan(2000)
   })
   test('a port in use is one sentence and exit code 1', async () => {
     const child = spawn(process.execPath, [compiledFile('gateway/main.js')], {
