@@ -13,7 +13,6 @@ import { demoDocuments as documents } from './documents.js'
 interface Item {
   task: string
   subtask: string
-  split: string
   prompt: string
   completion: string
 }
@@ -46,6 +45,17 @@ interface Recipe {
 const say = (text = '') => process.stdout.write(`${text}\n`)
 const heading = (text: string) => say(`\n${pc.bold(text)}`)
 const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`
+
+const probesFolder = projectFile('demo', 'probes')
+
+/** The fourth held-out item of every skill: a fixed choice, made before anyone saw the answers. */
+function onePerSkill(jsonl: string): Item[] {
+  const items = jsonl
+    .trim()
+    .split('\n')
+    .map(line => JSON.parse(line) as Item)
+  return [...new Set(items.map(i => i.task))].flatMap(task => items.filter(i => i.task === task).slice(3, 4))
+}
 
 const times: [string, number][] = []
 async function timed<T>(stage: string, work: () => Promise<T>): Promise<T> {
@@ -108,10 +118,7 @@ async function compare(client: PlatformClient, items: Item[], parent: Model, stu
 }
 
 async function report(client: PlatformClient) {
-  const samples = (await readFile(projectFile('demo', 'probes', 'demo.jsonl'), 'utf8'))
-    .trim()
-    .split('\n')
-    .map(line => JSON.parse(line) as Item)
+  const questions = onePerSkill(await readFile(join(probesFolder, 'validation.jsonl'), 'utf8'))
 
   const ingested = await timed('ingest', () =>
     runJob(client, documents.ingestModel, { source: projectFile('demo', 'model'), name: 'demo' }, 'ingest'),
@@ -125,12 +132,7 @@ async function report(client: PlatformClient) {
   )
 
   await timed('probe set', () =>
-    runJob(
-      client,
-      documents.importProbeDataset,
-      { name: 'demo', source: projectFile('demo', 'probes', 'demo.jsonl') },
-      'probe set',
-    ),
+    runJob(client, documents.importProbeDataset, { name: 'demo', source: probesFolder }, 'probe set'),
   )
   const { probeDatasets } = await client.query<{ probeDatasets: { id: string; name: string }[] }>(
     documents.probeDatasets,
@@ -224,9 +226,6 @@ async function report(client: PlatformClient) {
   )
 
   heading('6. The same questions to both')
-  const questions = [...new Set(samples.map(s => s.task))].flatMap(task =>
-    samples.filter(s => s.task === task && s.split === 'validation').slice(3, 4),
-  )
   await timed('questions', () => compare(client, questions, parent, student))
 }
 

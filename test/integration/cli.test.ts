@@ -1,0 +1,124 @@
+// The command line as a person uses it: the compiled CLI against a running platform, from ingest to generate.
+import { spawn } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { projectFile } from '../../lib/project.js'
+import { startTestPlatform, type TestPlatform } from '../testkit/platform.js'
+
+let platform: TestPlatform
+let url: string
+const folder = mkdtempSync(join(tmpdir(), 'hartonomous-cli-'))
+
+beforeAll(async () => {
+  platform = await startTestPlatform()
+  url = platform.url
+})
+afterAll(async () => {
+  await platform.stop()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+interface Outcome {
+  code: number
+  out: string
+  err: string
+}
+
+function cli(args: string[], interruptOn?: RegExp): Promise<Outcome> {
+  return new Promise(resolve => {
+    const child = spawn(process.execPath, [projectFile('cli', 'bin.mjs'), ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    let out = ''
+    let err = ''
+    let interrupted = false
+    child.stdout.on('data', d => (out += d))
+    child.stderr.on('data', d => {
+      err += d
+      if (interruptOn?.test(err) && !interrupted) interrupted = child.kill('SIGINT')
+    })
+    child.once('exit', code => resolve({ code: code ?? -1, out, err }))
+  })
+}
+const run = (...args: string[]) => cli(['--url', url, ...args])
+const json = async (...args: string[]) => {
+  const { code, out, err } = await cli(['--url', url, '--json', ...args])
+  expect(err.includes('Failed') ? err : '').toBe('')
+  expect(code).toBe(0)
+  return JSON.parse(out)
+}
+
+test('a model goes from ingest to a generating student by commands alone', async () => {
+  const parent = await json('ingest', projectFile('demo', 'model'), '--name', 'parent')
+  expect(parent).toMatchObject({ name: 'parent', architecture: 'llama', layerCount: 8 })
+
+  const probes = projectFile('demo', 'probes')
+  const analysis = await json('analyze', 'parent', '--probes', probes, '--samples', '4')
+  expect(analysis.layers).toHaveLength(8)
+  expect(analysis.baseline).toHaveLength(7)
+
+  const recipes = await json('propose', 'parent', '--probes', probes, '--samples', '4', '--capability', 'translation')
+  expect(recipes.length).toBeGreaterThanOrEqual(2)
+  const recipe = recipes[0]
+  expect((await run('approve', recipe.id)).code).toBe(0)
+  const student = await json('build', recipe.id)
+  expect(student).toMatchObject({ isStudent: true, parent: { name: 'parent' }, uniqueBytes: 0 })
+
+  const answer = await json('generate', student.id, 'English: big blue bear. Velan:', '--max-tokens', '8')
+  expect(answer.usage.completionTokens).toBeGreaterThan(0)
+  const exported = await json('export', student.id)
+  expect(exported.files.map((f: { path: string }) => f.path.split('/').at(-1))).toContain('model.safetensors')
+}, 120_000)
+
+test('tables name what was measured', async () => {
+  const { out, code } = await run('show', 'parent')
+  expect(code).toBe(0)
+  expect(out).toContain('What a layer carries')
+  expect(out).toMatch(/translation .*layer|translation/)
+  expect((await run('models')).out).toContain('student')
+  expect((await run('recipes', '--parent', 'parent')).out).toContain('BUILT')
+  expect((await run('jobs')).out).toContain('CAPABILITY_ANALYZE')
+  expect((await run('storage')).out).toContain('sharing saves')
+  expect((await run('verify')).out).toContain('all whole')
+  expect((await run('gc')).out).toContain('payloads removed')
+})
+
+test('a name that no model has fails with code 1 and says so', async () => {
+  const { code, err } = await run('show', 'nobody')
+  expect(code).toBe(1)
+  expect(err).toContain('Failed [NOT_FOUND]: No model has the id or name "nobody"')
+})
+
+test('a corrupt file fails with code 1, names the field and leaves no model', async () => {
+  const file = join(folder, 'broken.gguf')
+  writeFileSync(file, 'GGUF')
+  const { code, err } = await run('ingest', file, '--name', 'broken')
+  expect(code).toBe(1)
+  expect(err).toContain('Failed [INVALID_MODEL_FILE]')
+  expect((await json('models')).map((m: { name: string }) => m.name)).not.toContain('broken')
+})
+
+test('an unknown command, a missing argument and a malformed number are wrong usage: 2', async () => {
+  expect((await cli(['nope'])).code).toBe(2)
+  expect((await cli(['show'])).code).toBe(2)
+  expect((await cli(['generate', 'x', 'y', '--max-tokens', 'many'])).code).toBe(2)
+  expect((await cli(['--help'])).code).toBe(0)
+})
+
+test('an address where nothing answers fails with code 1 and says how to start one', async () => {
+  const { code, err } = await cli(['--url', 'http://127.0.0.1:1', 'models'])
+  expect(code).toBe(1)
+  expect(err).toContain('npm start')
+})
+
+test('an interrupt ends with 130, and the job goes on', async () => {
+  const probes = projectFile('demo', 'probes')
+  const { code, err } = await cli(['--url', url, 'propose', 'parent', '--probes', probes], /propose:/)
+  expect(code).toBe(130)
+  const id = /hartonomous watch (\S+)`/.exec(err)?.[1]
+  expect(id).toBeTruthy()
+  const watched = await run('watch', id ?? '')
+  expect(watched.err + watched.out).toContain('SUCCEEDED')
+})
