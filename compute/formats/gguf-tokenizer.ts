@@ -142,7 +142,7 @@ export function ggufTokenizerText(
 ): (Omit<GgufTokenizer, 'tokenizerJson'> & { tokenizerText: string }) | undefined {
   let vocab = '{}'
   const converted = ggufTokenizer(metadata, tokens => {
-    vocab = `{${tokens.map((token, id) => `${quoted(token)}:${id}`).join(',')}}`
+    vocab = vocabText(tokens)
     return placeholder
   })
   if (!converted) return undefined
@@ -151,8 +151,14 @@ export function ggufTokenizerText(
   return { ...rest, tokenizerText: `${before}${vocab}${after}` }
 }
 
-/** Most tokens need no escapes; the others go the slow way. */
-const quoted = (token: string) => (/^[^"\\\p{C}]*$/u.test(token) ? `"${token}"` : JSON.stringify(token))
+/** The vocabulary as the text of a JSON object: all tokens are escaped in one call, then taken apart and numbered. */
+function vocabText(tokens: readonly string[]): string {
+  // Not JSON.stringify(tokens) split at `","`: the token `",` is written `"\","`, which falls apart in the wrong place.
+  const together = JSON.stringify(tokens.join('\u0000')).slice(1, -1).split('\\u0000')
+  // A token that itself holds the separator gives more parts than tokens.
+  const parts = together.length === tokens.length ? together : tokens.map(token => JSON.stringify(token).slice(1, -1))
+  return `{${parts.map((part, id) => `"${part}":${id}`).join(',')}}`
+}
 
 /** Object.fromEntries makes own properties, whatever a token is called (`__proto__` is one). */
 const vocabObject = (tokens: readonly string[]) => Object.fromEntries(tokens.map((token, id) => [token, id]))
