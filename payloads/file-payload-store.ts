@@ -1,5 +1,5 @@
 // The payload store on a folder: root/<first two hex digits>/<sha256>, written in root/tmp, synced, renamed, folder synced.
-import { createHash, randomUUID, webcrypto } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -10,8 +10,8 @@ import type { PayloadBatch, PayloadStore, PutResult } from './payload-store.js'
 const chunkBytes = 1024 * 1024
 /** A payload up to this size is held in memory until its hash is known, so that an existing one costs no write at all. */
 const holdBytes = 4 * 1024 * 1024
-/** Syncs under way at once: libuv runs four file operations in parallel. */
-const parallelSyncs = 4
+/** Syncs under way at once: the file system's journal commits those that wait together in one go. */
+const parallelSyncs = 32
 /** Written files that wait for their sync, each an open descriptor: far below the usual limit of 1,024. */
 const maximumUnsynced = 64
 /** A temporary file of another living process is its own affair, unless it is this old. */
@@ -49,14 +49,6 @@ export async function syncFolder(path: string) {
   } finally {
     await folder.close()
   }
-}
-
-/** Above this size a hash is worth a thread of libuv's pool, so that it runs beside other work. */
-const threadedHashBytes = 128 * 1024
-
-async function sha256(bytes: Uint8Array): Promise<string> {
-  if (bytes.length < threadedHashBytes) return createHash('sha256').update(bytes).digest('hex')
-  return Buffer.from(await webcrypto.subtle.digest('SHA-256', bytes as BufferSource)).toString('hex')
 }
 
 /** Runs `work` over the items, at most `limit` at once; the first error is thrown after all that began have ended. */
@@ -179,7 +171,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
 
     async function putBytes(bytes: Uint8Array, known?: string): Promise<PutResult> {
       throwIfAborted(signal)
-      const hash = known ?? (await sha256(bytes))
+      const hash = known ?? createHash('sha256').update(bytes).digest('hex')
       if (await present(hash, bytes.length)) return { hash, bytes: bytes.length, written: false }
       const { name, file } = await write(f => writeAll(f, bytes), `a payload of ${bytes.length} bytes`)
       if (staged.has(hash)) {

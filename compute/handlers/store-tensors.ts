@@ -7,9 +7,11 @@ import { readExactly } from '../formats/random-access.js'
 import type { TensorEntry } from '../formats/tensor-file.js'
 
 /** Tensors in flight: one is hashed on this thread while the others are read and written in libuv's. */
-const lanes = 3
-/** A tensor up to this size is read once into memory, hashed there and written from there; three lanes hold at most 96 MB. */
-const wholeBytes = 32 * 1024 * 1024
+const lanes = 4
+/** Tensors up to this size pass through their lane's own buffer, which stays in the processor's cache. */
+const laneBytes = 2 * 1024 * 1024
+/** Tensors up to this size are read into memory once, hashed there and written from there, one at a time. */
+const wholeBytes = 64 * 1024 * 1024
 /** Larger ones pass in chunks of this size. */
 const chunkBytes = 4 * 1024 * 1024
 
@@ -70,24 +72,34 @@ async function* copied(chunks: AsyncIterable<Uint8Array>) {
 /** Stores the tensors (in the order given, so that the disk reads ahead) and returns hash and size of each, in the same order. */
 export async function storeTensors(source: Source, tensors: readonly TensorEntry[]): Promise<StoredRange[]> {
   const results: StoredRange[] = new Array(tensors.length)
+  const large = makeTurns()
+  let shared = Buffer.alloc(0)
+  const storeWhole = async (tensor: TensorEntry, buffer: Buffer): Promise<PutResult> => {
+    const bytes = buffer.subarray(0, tensor.bytes)
+    await readExactly(source.file, bytes, tensor.offset, source.name)
+    const result = await source.batch.putBytes(bytes)
+    source.onBytes(tensor.bytes)
+    return result
+  }
+  const store = (tensor: TensorEntry, own: Buffer): Promise<PutResult> => {
+    if (tensor.bytes <= own.length) return storeWhole(tensor, own)
+    // One large tensor at a time, so that memory is bounded whatever the model's size.
+    return large(() => {
+      if (tensor.bytes > wholeBytes) return storeLarge(source, tensor)
+      if (shared.length < tensor.bytes) shared = Buffer.allocUnsafeSlow(tensor.bytes)
+      return storeWhole(tensor, shared)
+    })
+  }
   let next = 0
   let failed = false
   const lane = async () => {
-    let buffer = Buffer.alloc(0)
+    const own = Buffer.allocUnsafeSlow(laneBytes)
     while (next < tensors.length && !failed) {
       source.signal.throwIfAborted()
       const index = next++
       const tensor = tensors[index]!
       try {
-        if (tensor.bytes > wholeBytes) {
-          results[index] = { name: tensor.name, ...(await storeLarge(source, tensor)) }
-          continue
-        }
-        if (buffer.length < tensor.bytes) buffer = Buffer.allocUnsafeSlow(tensor.bytes)
-        const bytes = buffer.subarray(0, tensor.bytes)
-        await readExactly(source.file, bytes, tensor.offset, source.name)
-        results[index] = { name: tensor.name, ...(await source.batch.putBytes(bytes)) }
-        source.onBytes(tensor.bytes)
+        results[index] = { name: tensor.name, ...(await store(tensor, own)) }
       } catch (error) {
         failed = true
         throw error
@@ -98,4 +110,14 @@ export async function storeTensors(source: Source, tensors: readonly TensorEntry
   const error = ended.find(result => result.status === 'rejected')
   if (error) throw error.reason
   return results
+}
+
+/** Runs one piece of work after the other. */
+function makeTurns() {
+  let last: Promise<unknown> = Promise.resolve()
+  return <T>(work: () => Promise<T>): Promise<T> => {
+    const turn = last.then(work)
+    last = turn.catch(() => {})
+    return turn
+  }
 }
