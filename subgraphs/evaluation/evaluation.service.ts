@@ -6,7 +6,6 @@ import type { JobRecord } from '../../compute/pool/queue.js'
 import {
   ModelAtom,
   ModelEvaluation,
-  ProbeSampleCount,
   StudentModelCapabilityMapping,
   StudentModelRecipe,
   StudentModelTaxonomy,
@@ -21,7 +20,7 @@ import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import { loader } from '../build/loader.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
-import { chooseProbeDataset } from '../build/probe-dataset.js'
+import { chooseProbeDataset, samplesByCapability } from '../build/probe-dataset.js'
 import { type EvaluateModelInput, splitNames, toEvaluation } from './evaluation.type.js'
 import { compareScores } from './quality.js'
 
@@ -81,8 +80,7 @@ async function checkCapabilities(
   const field = ['input', 'capabilities']
   if (wanted.length === 0)
     throw new DomainError('BAD_USER_INPUT', 'capabilities: is empty; leave it out for all', { field })
-  const counts = await em.findBy(ProbeSampleCount, { ...scoped(tenantId), probeDatasetId })
-  const known = [...new Set(counts.map(({ slug }) => slug.split('/')[0]!))]
+  const known = [...(await samplesByCapability(em, tenantId, probeDatasetId)).keys()]
   const unknown = wanted.find(slug => !known.includes(slug))
   if (unknown !== undefined)
     throw new DomainError(

@@ -1,5 +1,5 @@
 // Building: an approved recipe becomes a job, its result a model with lineage, and then a measurement.
-import { type EntityManager, Like } from 'typeorm'
+import { type EntityManager, Like, MoreThan } from 'typeorm'
 import { z } from 'zod'
 import {
   CapabilityAnalysis,
@@ -18,7 +18,7 @@ import { manifestSchema } from '../../lib/manifest.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import type { JobEffect, Platform, RequestContext } from '../build/platform.js'
-import { chooseProbeDataset } from '../build/probe-dataset.js'
+import { chooseProbeDataset, samplesByCapability } from '../build/probe-dataset.js'
 import { findRecipe, moveRecipe } from './recipe.service.js'
 import { keptLayers } from './recipe-layers.js'
 import { allows, nextStatus } from './recipe-status.js'
@@ -130,15 +130,19 @@ async function mapCapability(em: EntityManager, recipe: StudentModelRecipe, stud
   })
 }
 
-/** Queues the measurement of student against parent on the validation split; the evaluation subgraph writes what comes of it. */
+/**
+ * Queues the measurement of student against parent on the validation split; the evaluation subgraph writes what comes of it.
+ * Nothing is queued where the probe set has no validation samples for it.
+ */
 async function measure(
   em: EntityManager,
   platform: Platform,
   recipe: StudentModelRecipe,
   models: { student: string; manifest: string; parent: string },
 ) {
-  const { tenantId, capability } = recipe
-  const probeSet = await probeSetFor(em, recipe)
+  const { tenantId } = recipe
+  const { probeSet, capabilities } = await probeSetFor(em, recipe)
+  if (capabilities.length === 0) return
   await enqueue(em, platform, {
     tenantId,
     type: 'model.evaluate',
@@ -149,7 +153,7 @@ async function measure(
       probeSet: probeSet.probeSetHash,
       split: 'validation',
       maxTokens: 256,
-      ...(capability === null ? {} : { capabilities: [capability] }),
+      capabilities,
     },
     context: { probeDatasetId: probeSet.id, recipeId: recipe.id },
   })
@@ -157,28 +161,33 @@ async function measure(
 
 /**
  * What a student is measured on: the set its recipe was found with; for recipes written by hand the set of the parent's newest analysis,
- * or the product's own, or the newest set that has the capability.
+ * the product's own, or the newest set, whichever comes first that has validation samples of the recipe's capability.
  */
-async function probeSetFor(em: EntityManager, recipe: StudentModelRecipe): Promise<ProbeDataset> {
-  const { tenantId, capability } = recipe
+async function probeSetFor(
+  em: EntityManager,
+  { tenantId, parentModelId, probeDatasetId, capability }: StudentModelRecipe,
+) {
   const newest = { order: { id: 'DESC' } } as const
-  const shows = (id: string) =>
-    capability === null ||
-    em.existsBy(ProbeSampleCount, { ...scoped(tenantId), probeDatasetId: id, slug: Like(`${capability}/%`) })
   const analysis = await em.findOne(CapabilityAnalysis, {
-    where: { ...scoped(tenantId), modelId: recipe.parentModelId },
+    where: { ...scoped(tenantId), modelId: parentModelId },
     ...newest,
   })
-  let id = recipe.probeDatasetId
-  if (id === null && analysis && (await shows(analysis.probeDatasetId))) id = analysis.probeDatasetId
   const builtIn = await chooseProbeDataset(em, tenantId, null)
-  if (id === null && (await shows(builtIn.id))) id = builtIn.id
-  if (id === null) {
-    const count = await em.findOne(ProbeSampleCount, {
-      where: { ...scoped(tenantId), slug: Like(`${capability}/%`) },
-      ...newest,
-    })
-    id = count?.probeDatasetId ?? builtIn.id
+  const shown =
+    capability === null
+      ? null
+      : await em.findOne(ProbeSampleCount, {
+          where: { ...scoped(tenantId), slug: Like(`${capability}/%`), validationCount: MoreThan(0) },
+          ...newest,
+        })
+  const candidates = probeDatasetId ? [probeDatasetId] : [analysis?.probeDatasetId, builtIn.id, shown?.probeDatasetId]
+  for (const id of candidates) {
+    if (id === undefined) continue
+    const samples = await samplesByCapability(em, tenantId, id)
+    const measurable = [...samples].flatMap(([slug, { validation }]) => (validation > 0 ? [slug] : []))
+    const capabilities = capability === null ? measurable : measurable.filter(slug => slug === capability)
+    if (capabilities.length > 0)
+      return { probeSet: await em.findOneByOrFail(ProbeDataset, { ...scoped(tenantId), id }), capabilities }
   }
-  return em.findOneByOrFail(ProbeDataset, { ...scoped(tenantId), id })
+  return { probeSet: builtIn, capabilities: [] }
 }

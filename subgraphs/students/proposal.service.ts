@@ -12,6 +12,7 @@ import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import { groupBy } from '../build/loader.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
+import { samplesByCapability } from '../build/probe-dataset.js'
 import { applyPolicy } from './approval-policy.js'
 import { checkParameterLimit, findPolicy } from './policy.service.js'
 import { checkLayers, layersKey } from './recipe-layers.js'
@@ -46,6 +47,7 @@ export async function proposeStudents({ platform, tenantId }: RequestContext, in
       const layers = await readLayers(em, analysis)
       const capabilities = checkCapabilities(input.capabilities, layers)
       const probeSet = await em.findOneByOrFail(ProbeDataset, { ...scoped(tenantId), id: analysis.probeDatasetId })
+      await checkValidation(em, probeSet, capabilities ?? measuredCapabilities(layers))
       const samplesPerCapability = samples ?? analysis.samplesPerCapability
       const job = await enqueue(em, platform, {
         tenantId,
@@ -107,6 +109,22 @@ async function readLayers(em: EntityManager, analysis: CapabilityAnalysis): Prom
   }))
 }
 
+const measuredCapabilities = (layers: readonly LayerAnalysisOutput[]) => [
+  ...new Set(layers.flatMap(l => l.capabilities.map(c => c.capability))),
+]
+
+/** Proposals are judged on samples that the search does not see. */
+async function checkValidation(em: EntityManager, set: ProbeDataset, capabilities: readonly string[]) {
+  const samples = await samplesByCapability(em, set.tenantId, set.id)
+  const lacking = capabilities.filter(slug => !samples.get(slug)?.validation)
+  if (lacking.length > 0)
+    throw new DomainError(
+      'INVALID_PROBE_DATASET',
+      `Probe set "${set.name}" has no validation samples of ${lacking.join(', ')}: proposals could not be judged`,
+      { field: ['input', 'probeDatasetId'] },
+    )
+}
+
 function checkCapabilities(
   wanted: string[] | null | undefined,
   layers: readonly LayerAnalysisOutput[],
@@ -115,7 +133,7 @@ function checkCapabilities(
   const field = ['input', 'capabilities']
   if (wanted.length === 0)
     throw new DomainError('BAD_USER_INPUT', 'capabilities: is empty; leave it out for all', { field })
-  const measured = [...new Set(layers.flatMap(l => l.capabilities.map(c => c.capability)))]
+  const measured = measuredCapabilities(layers)
   const unknown = wanted.find(slug => !measured.includes(slug))
   if (unknown !== undefined)
     throw new DomainError(

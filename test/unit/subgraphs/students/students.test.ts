@@ -2,8 +2,10 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { JobOutput } from '../../../../compute/pool/job-types.js'
 import {
+  CapabilityAnalysis,
   Job,
   ModelAtom,
+  ProbeSampleCount,
   StudentModelCapabilityMapping,
   StudentModelRecipe,
   TensorPayload,
@@ -379,6 +381,15 @@ describe('proposeStudents', () => {
     expect(rows.map(r => r.estimatedQuality)).toEqual([0.95])
   })
 
+  test('refuses a probe set without validation samples', async () => {
+    await analyse()
+    const { probeDatasetId } = await p.platform.db.read.findOneByOrFail(CapabilityAnalysis, { modelId: parent.id })
+    await p.platform.db.tx(em => em.update(ProbeSampleCount, { probeDatasetId }, { validationCount: 0 }))
+    const { userErrors } = await propose({ capabilities: ['translation'] })
+    expect(userErrors).toMatchObject([{ code: 'INVALID_PROBE_DATASET' }])
+    expect(userErrors[0].message).toContain('no validation samples of translation')
+  })
+
   test.each([
     ['a capability that was not measured', { capabilities: ['cooking'] }, 'NOT_FOUND'],
     ['an empty list', { capabilities: [] }, 'BAD_USER_INPUT'],
@@ -459,6 +470,14 @@ describe('buildStudent', () => {
     await succeed(p, 'student.build', await startBuild(recipeId), await buildOutput())
     const mappings = await p.platform.db.read.find(StudentModelCapabilityMapping)
     expect(mappings.map(m => m.capabilityScore)).toEqual([0.9])
+  })
+
+  test('a hand-written recipe is measured on all that the parent was analysed on', async () => {
+    await analyse()
+    const recipe = await approvedRecipe()
+    await succeed(p, 'student.build', await startBuild(recipe.id), await buildOutput())
+    const { input } = await p.platform.db.read.findOneByOrFail(Job, { type: 'model.evaluate' })
+    expect((input as { capabilities: string[] }).capabilities).toHaveLength(7)
   })
 
   test('only approved recipes are built, and each once', async () => {
