@@ -66,7 +66,7 @@ program
 program
   .command('analyze <model>')
   .description('measure which layer carries which capability')
-  .option('--samples <n>', 'samples per capability', integer)
+  .option('--samples <n>', 'samples per capability (0: all)', integer, 8)
   .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the built-in one)')
   .action(run(models.analyze))
 program
@@ -74,7 +74,7 @@ program
   .description('propose students: which layers to keep, how large, how good')
   .option('--capability <slug>', 'only for this capability (repeatable)', collect)
   .option('--maximum-parameters <n>', 'upper bound of the student’s parameters', integer)
-  .option('--samples <n>', 'samples per capability', integer)
+  .option('--samples <n>', 'samples per capability (0: all)', integer, 8)
   .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the one last analysed with)')
   .action(run(students.propose))
 program

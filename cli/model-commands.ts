@@ -118,7 +118,7 @@ export async function analyze(session: Session, reference: string, o: { samples?
   const input = {
     modelId: model.id,
     probeDatasetId: await probeSetId(session, o.probes),
-    samplesPerCapability: o.samples,
+    samplesPerCapability: o.samples || undefined,
   }
   await runJob(session, documents.analyzeModel, input, 'analyze')
   const data = await session.client.query<{ model: { analysis: Analysis } }>(documents.analysis, { id: model.id })

@@ -42,7 +42,7 @@ export async function propose(session: Session, reference: string, o: ProposeOpt
     modelId: model.id,
     capabilities: o.capability,
     maximumParameters: o.maximumParameters,
-    samplesPerCapability: o.samples,
+    samplesPerCapability: o.samples || undefined,
     probeDatasetId: await probeSetId(session, o.probes),
   }
   await runJob(session, documents.proposeStudents, input, 'propose')
