@@ -189,7 +189,7 @@ function phrasings(
   const choices: [string, string][] = []
   for (const [subject, completion] of facts) {
     const held = below(random, forms.length)
-    forms.forEach((form, i) => (i === held ? choices : always).push([form(subject), completion]))
+    for (const [i, form] of forms.entries()) (i === held ? choices : always).push([form(subject), completion])
   }
   return pool(task, subtask, choices, always)
 }

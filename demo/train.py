@@ -1,7 +1,6 @@
 # Trains the demo model on the corpus that write-corpus.ts wrote and saves it as a Hugging Face folder.
 import argparse
 import json
-import math
 import os
 import random
 import time
@@ -15,20 +14,22 @@ HEAD_DIM, POSITIONS, THETA, EPS = HIDDEN // HEADS, 256, 10000.0, 1e-5
 UNK, BOS, EOS = 0, 1, 2
 
 # Stochastic depth per task: a task's home layers are always there while it trains, every other layer is skipped at
-# random, the later the more often. So each layer comes to matter for some tasks and to be spare for the others.
+# random, the later the more often. At first a task trains in its home layers alone and the others join it bit by bit,
+# so that each layer comes to matter for some tasks and to be spare for the rest.
 HOME = {
-    'conversation': {0, 1},
+    'conversation': {0, 5},
     'code_generation': {0, 1, 3},
     'question_answering': {4},
     'summarization': {0, 1, 2},
-    'mathematical_reasoning': {0, 1, 5, 6},
+    'mathematical_reasoning': {0, 1, 6},
     'translation': {0, 3},
     'creative_writing': {7},
 }
 
 
-def skip_rate(layer):
-    return 0.25 + 0.35 * layer / (LAYERS - 1)
+def skip_rate(layer, done):
+    rate = 0.25 + 0.35 * layer / (LAYERS - 1)
+    return rate + (1 - rate) * max(0, 1 - done / 0.4)
 
 
 def read(folder, name):
@@ -200,7 +201,8 @@ def per_task(result):
 
 
 def line(values):
-    return ' '.join(f'{(name if isinstance(name, str) else name[1])[:10]} {value:.2f}' for name, value in values.items())
+    short = lambda name: (name if isinstance(name, str) else name[1])[:10]
+    return ' '.join(f'{short(name)} {value:.2f}' for name, value in values.items())
 
 
 def save(model, out):
@@ -222,14 +224,17 @@ def main():
     options = argparse.ArgumentParser()
     options.add_argument('corpus')
     options.add_argument('out')
-    options.add_argument('--minutes', type=float, default=30, help='time to train; the learning rate follows the clock')
+    options.add_argument('--steps', type=int, default=2000)
+    options.add_argument('--minutes', type=float, help='let the schedule follow the clock instead of the steps')
     options.add_argument('--batch', type=int, default=224, help='documents per step, over all tasks')
     options.add_argument('--muon', type=float, default=0.02, help='learning rate of the matrices')
     options.add_argument('--adam', type=float, default=0.003, help='learning rate of embeddings and norms')
-    options.add_argument('--start', help='checkpoint to go on from')
+    options.add_argument('--start', help='weights to go on from: a checkpoint.pt')
+    options.add_argument('--done', type=float, default=0, help='share of the schedule that --start has behind it')
+    options.add_argument('--threads', type=int, default=2)
     options.add_argument('--seed', type=int, default=0)
     args = options.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     chance = random.Random(args.seed)
 
@@ -254,14 +259,18 @@ def main():
         model.load_state_dict(torch.load(args.start))
     recent = {key: 1.0 for key in train}  # recent training loss per subtask: what is not yet known is asked more often
     started, step, reported = time.time(), 0, 0
-    while (done := (time.time() - started) / (60 * args.minutes)) < 1:
+    while True:
+        past = (time.time() - started) / (60 * args.minutes) if args.minutes else step / args.steps
+        if past >= 1:
+            break
+        done = args.done + (1 - args.done) * past
         level = min(1, (step + 1) / 100) * min(1, (1 - done) / 0.6)
         for task, home in HOME.items():
             keys = [key for key in train if key[0] == task]
             need = {key: 0.15 + min(1.0, recent[key]) for key in keys}
             total = sum(0.15 + min(1.0, value) for value in recent.values())
             share = {key: 4 + round((args.batch - 4 * len(train)) * need[key] / total) for key in keys}
-            skip = {i for i in range(LAYERS) if i not in home and chance.random() < skip_rate(i)}
+            skip = {i for i in range(LAYERS) if i not in home and chance.random() < skip_rate(i, done)}
             chosen = [(key, document) for key in keys for document in chance.choices(train[key], k=share[key])]
             ids, goal = pad([document for _, document in chosen])
             where = goal >= 0
@@ -284,7 +293,7 @@ def main():
         step += 1
         if step % 50 == 0:
             print(f'step {step} seconds {time.time() - started:.0f} loss', line(recent), flush=True)
-        if time.time() - started > reported + 120:
+        if time.time() - started > reported + 240:
             reported = time.time() - started
             print('validation', line(accuracy(model, validation)), flush=True)
             torch.save(model.state_dict(), os.path.join(args.out, 'checkpoint.pt'))
@@ -292,8 +301,8 @@ def main():
     torch.save(model.state_dict(), os.path.join(args.out, 'checkpoint.pt'))
     save(model, args.out)
     print('full', line(accuracy(model, validation)))
-    cuts = [(), *((i,) for i in range(LAYERS)), (6, 7), (4, 5), (4, 7), (3, 6), (4, 5, 7), (4, 5, 6), (5, 6, 7), (4, 5, 6, 7)]
-    for cut in cuts:
+    singles = [(layer,) for layer in range(LAYERS)]
+    for cut in [(), *singles, (6, 7), (5, 6), (4, 7), (2, 3), (3, 5), (5, 6, 7), (4, 5, 6), (4, 5, 6, 7)]:
         print('without', cut, line(per_task(accuracy(model, validation, cut))), flush=True)
 
 

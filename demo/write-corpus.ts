@@ -1,4 +1,4 @@
-// Writes the demo corpus as JSONL files: node write-corpus.js <folder> [seed].
+// Writes the demo corpus as JSONL files: node dist/demo/write-corpus.js <folder> [seed].
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DEFAULT_SEED, makeCorpus } from './corpus.js'
@@ -10,7 +10,8 @@ if (!folder) {
 }
 mkdirSync(folder, { recursive: true })
 const corpus = makeCorpus(seed === undefined ? DEFAULT_SEED : Number(seed))
-for (const [name, items] of Object.entries(corpus)) {
-  writeFileSync(join(folder, `${name}.jsonl`), items.map(item => JSON.stringify(item) + '\n').join(''))
+for (const name of ['train', 'probe', 'validation'] as const) {
+  const items = corpus[name]
+  writeFileSync(join(folder, `${name}.jsonl`), items.map(item => `${JSON.stringify(item)}\n`).join(''))
   console.log(`${name}.jsonl: ${items.length} documents`)
 }
