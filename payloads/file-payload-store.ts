@@ -1,6 +1,6 @@
 // The payload store on a folder: root/<first two hex digits>/<sha256>, written in root/tmp, synced, renamed, folder synced.
 import { createHash, randomUUID } from 'node:crypto'
-import { constants } from 'node:fs'
+import { constants, mkdirSync } from 'node:fs'
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { DomainError } from '../lib/errors.js'
@@ -89,6 +89,17 @@ async function sizeOf(path: string): Promise<number | undefined> {
   }
 }
 
+/**
+ * All 256 folders at once: no put has to make one and make it durable, which would cost as much as the payloads themselves.
+ * Synchronous, because 256 round trips to a thread take longer than the calls. The last folder stands for all.
+ */
+async function makeFolders(root: string) {
+  const names = Array.from({ length: 256 }, (_, i) => join(root, i.toString(16).padStart(2, '0')))
+  if ((await stat(names[255]!).catch(() => undefined))?.isDirectory()) return
+  for (const name of names) mkdirSync(name, { recursive: true })
+  await syncFolder(root)
+}
+
 /** Temporary files of this process that are still being written. */
 const ownTemporary = new Set<string>()
 
@@ -108,6 +119,7 @@ function processLives(pid: number): boolean {
 export async function openFilePayloadStore(root: string): Promise<PayloadStore> {
   const temporary = join(root, 'tmp')
   await mkdir(temporary, { recursive: true })
+  await makeFolders(root)
   const folderOf = (hash: string) => join(root, hash.slice(0, 2))
 
   function path(hash: string): string {
@@ -241,16 +253,13 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
       try {
         for (const entry of staged.values()) await entry.synced
         throwIfAborted(signal)
-        const folders = new Set([...staged.keys()].map(folderOf))
-        let made = false
-        for (const folder of folders) if (await mkdir(folder, { recursive: true })) made = true
+        const touched = new Set([...staged.keys()].map(folderOf))
         await forEachLimit(staged, parallelSyncs, async ([hash, entry]) => {
           // Another writer may have put the same payload meanwhile: the same bytes, so either may stay.
           await rename(entry.temporary, path(hash))
           ownTemporary.delete(entry.temporary)
         })
-        await forEachLimit(folders, parallelSyncs, syncFolder)
-        if (made) await syncFolder(root)
+        await forEachLimit(touched, parallelSyncs, syncFolder)
         staged.clear()
         closed = true
       } catch (error) {
