@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import { jobEvents, watchAllCapacity } from '../../../../compute/pool/events.js'
 import type { JobEvent, JobRecord, JobState } from '../../../../compute/pool/queue.js'
@@ -21,6 +23,10 @@ async function drain<T>(stream: AsyncIterable<T>): Promise<T[]> {
   for await (const event of stream) all.push(event)
   return all
 }
+
+setFlagsFromString('--expose-gc')
+/** What is still referenced is measured, not what happens to be uncollected. */
+const collectGarbage = runInNewContext('gc') as () => void
 
 describe('watch', () => {
   it('gives a reader who keeps up every event in order and ends after the final state', async () => {
@@ -115,12 +121,12 @@ describe('watch', () => {
     const events = jobEvents()
     const streams = Array.from({ length: 1000 }, () => events.watch('j1'))
     const lists = Array.from({ length: 1000 }, () => events.watchAll('t1'))
-    global.gc?.()
+    collectGarbage()
     const before = process.memoryUsage().heapUsed
     for (let i = 1; i <= 20_000; i++) events.progress(makeJob('RUNNING', i))
     for (let i = 0; i < 5_000; i++) events.delta(delta(i, 'a token'))
     for (let i = 0; i < 2_000; i++) events.state(makeJob('RUNNING', 0, `other ${i}`))
-    global.gc?.()
+    collectGarbage()
     const grown = process.memoryUsage().heapUsed - before
     // One shared log of 5,000 deltas, and 1,000 lists of at most 256 references.
     expect(grown).toBeLessThan(100e6)
