@@ -130,6 +130,9 @@ async function report(client: PlatformClient) {
     `${parent.name}: a ${parent.architecture} of ${parent.layerCount} layers and ${quantity(parent.parameterCount)} parameters, as ` +
       `${parent.tensors.totalCount} tensors (${quantity(parent.sizeBytes, 'bytes')}), each stored once under its SHA-256.`,
   )
+  say(
+    'It was trained so that each skill has layers of its own (demo/model/README.md says how); real models are less tidy.',
+  )
 
   await timed('probe set', () =>
     runJob(client, documents.importProbeDataset, { name: 'demo', source: probesFolder }, 'probe set'),
