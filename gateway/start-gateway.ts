@@ -1,5 +1,5 @@
 // Puts the gateway together: platform or remote subgraphs, graph, port. What main.ts runs and tests start in their own process.
-import { type Env } from '../lib/env.js'
+import type { Env } from '../lib/env.js'
 import { DomainError } from '../lib/errors.js'
 import { toGlobalId } from '../lib/ids.js'
 import type { Logger } from '../lib/log.js'
@@ -23,7 +23,13 @@ export interface RunningGateway {
 /** Time that running jobs get to end before they go back to the queue. */
 const jobGraceMs = 3_000
 
+/** @throws BAD_USER_INPUT where the environment asks for what is not there, DATA_FOLDER_IN_USE, and the operating system's own errors */
 export async function startGateway(env: Env, log: Logger): Promise<RunningGateway> {
+  if (env.HARTONOMOUS_MODE === 'cluster')
+    throw new DomainError(
+      'BAD_USER_INPUT',
+      'HARTONOMOUS_MODE=cluster is not built yet: use embedded, with HARTONOMOUS_SUBGRAPHS for subgraphs in processes of their own',
+    )
   const platform = await startPlatform(env, log)
   try {
     const metrics = gatewayMetrics(platform.gauges)

@@ -14,9 +14,13 @@ const schema = z.object({
     .string()
     .default('./data')
     .transform(p => resolve(p)),
+  /** How the platform is put together; the gateway refuses what it cannot do yet. */
   HARTONOMOUS_MODE: z.enum(['embedded', 'cluster']).default('embedded'),
   /** `sqlite` (a file in the data folder) or a SQL Server address, `mssql://user:password@host:port/database`. */
-  HARTONOMOUS_DATABASE: z.string().default('sqlite'),
+  HARTONOMOUS_DATABASE: z
+    .string()
+    .regex(/^(sqlite$|mssql:)/, 'expected sqlite or mssql://user:password@host:port/database')
+    .default('sqlite'),
   /** Subgraphs that run as processes of their own, `models=http://127.0.0.1:4101/graphql,…`; the others run in the gateway. */
   HARTONOMOUS_SUBGRAPHS: z
     .string()
@@ -56,10 +60,19 @@ const schema = z.object({
 
 export type Env = z.output<typeof schema>
 
-/** Parses the environment; a malformed variable is named with its value and stops the process at once. */
+/** Their values may hold passwords: an error names them without. */
+const secret = new Set(['HARTONOMOUS_DATABASE', 'HF_TOKEN'])
+
+/**
+ * Parses the environment; a malformed variable is named with its value and stops the process at once. An empty one (`PORT=` as in a
+ * copied .env.example) counts as absent.
+ */
 export function readEnv(source: Record<string, string | undefined> = process.env): Env {
-  const result = schema.safeParse(source)
+  const result = schema.safeParse(Object.fromEntries(Object.entries(source).filter(([, value]) => value !== '')))
   if (result.success) return result.data
-  const lines = result.error.issues.map(i => `${i.path.join('.')}=${source[String(i.path[0])] ?? ''}: ${i.message}`)
+  const lines = result.error.issues.map(({ path, message }) => {
+    const name = String(path[0])
+    return `${name}${secret.has(name) ? '' : `=${source[name] ?? ''}`}: ${message}`
+  })
   throw new Error(`Environment: ${lines.join('; ')}`)
 }

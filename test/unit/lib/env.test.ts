@@ -22,3 +22,13 @@ test('every variable is listed in .env.example', () => {
 test('a malformed variable is named with its value', () => {
   expect(() => readEnv({ PORT: 'x' })).toThrow(/PORT=x/)
 })
+
+test('an empty variable is the default', () => {
+  expect(readEnv({ PORT: '', HF_TOKEN: '', HARTONOMOUS_THREADS: '' })).toEqual(readEnv({}))
+})
+
+test('a malformed database address is refused without its password', () => {
+  const read = () => readEnv({ HARTONOMOUS_DATABASE: 'postgres://user:hunter2@host/db' })
+  expect(read).toThrow(/HARTONOMOUS_DATABASE: expected sqlite or mssql/)
+  expect(read).not.toThrow(/hunter2/)
+})
