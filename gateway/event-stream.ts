@@ -42,6 +42,8 @@ export function eventStreams(streams?: { opened(): void; closed(): void }): Even
     const gone = () => void stream.return?.()
     closers.add(close)
     response.once('close', gone)
+    // It may have left while the operation was begun; 'close' does not come again.
+    if (response.destroyed) gone()
     const keepAlive = setInterval(() => {
       if (!response.writableNeedDrain) response.write(':\n\n')
     }, keepAliveMs)

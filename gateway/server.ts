@@ -100,6 +100,17 @@ export async function startServer<Context extends object>(
   app.get('/exports/*', exportDownloads(options.dataFolder, options.finishedExport))
   app.get('/', async (_request, reply) => reply.redirect('/graphql'))
   app.route({ method: ['GET', 'POST'], url: '/graphql', handler: serveGraphql })
+  app.route({
+    method: ['HEAD', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'],
+    url: '/graphql',
+    handler: (request, reply) =>
+      sendError(
+        reply.header('allow', 'GET, POST'),
+        405,
+        'BAD_REQUEST',
+        `${request.method} is not served; use GET or POST`,
+      ),
+  })
 
   async function serveGraphql(request: FastifyRequest, reply: FastifyReply) {
     const accept = request.headers.accept ?? '*/*'
@@ -109,7 +120,13 @@ export async function startServer<Context extends object>(
       const operation = streamedOperation(request)
       if (typeof operation === 'string') return sendError(reply, 400, 'BAD_REQUEST', operation)
       reply.hijack()
-      await sse.serve(await gateway.operate(operation, () => newContext(signal)), reply.raw)
+      try {
+        await sse.serve(await gateway.operate(operation, () => newContext(signal)), reply.raw)
+      } catch (error) {
+        // Nobody else ends a hijacked response.
+        presentError(error, log)
+        reply.raw.destroy()
+      }
       return
     }
     const headers = new HeaderMap()

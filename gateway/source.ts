@@ -47,6 +47,8 @@ export function mapStream<A, B>(
         if (result && !result.done && open) return { done: false, value: await map(result.value) }
       } catch (error) {
         end()
+        // Readers do not call return() after a next() that failed: where only `map` did, the source would stay open.
+        void Promise.resolve(upstream.return?.()).catch(() => {})
         throw error
       }
       end()

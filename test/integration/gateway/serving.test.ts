@@ -142,6 +142,8 @@ describe('limits', () => {
     ['page', '{ models(first: 100000) { totalCount } }', 'BAD_USER_INPUT'],
     ['negative page', '{ models(last: -1) { totalCount } }', 'BAD_USER_INPUT'],
     ['both ends', '{ models(first: 1, last: 1) { totalCount } }', 'BAD_USER_INPUT'],
+    ['a number of another type', '{ models(first: "ten") { totalCount } }', 'GRAPHQL_VALIDATION_FAILED'],
+    ['an id of another type', '{ model(id: 1.5) { id } }', 'GRAPHQL_VALIDATION_FAILED'],
     ['cursor', '{ models(after: "xx") { totalCount nodes { id } } }', 'INVALID_CURSOR'],
   ]
   test.each(cases)('%s is refused alike over HTTP, WebSocket and SSE', async (_, query, expected) => {
@@ -167,6 +169,24 @@ describe('limits', () => {
     expect(status).toBe(400)
     expect(code(JSON.parse(text))).toBe('BAD_REQUEST')
     expect(text).not.toMatch(/stack|node_modules/)
+  })
+  test('variables of wrong types are BAD_USER_INPUT and name the variable', async () => {
+    const query = 'query($first: Int, $id: ID!) { models(first: $first) { totalCount } model(id: $id) { id } }'
+    for (const variables of [{ first: 'ten', id: 'x' }, { first: 1, id: { a: 1 } }, { first: 1 }]) {
+      const answer = await p.raw(query, variables)
+      expect(code(answer)).toBe('BAD_USER_INPUT')
+      expect(answer.errors?.[0]?.message).toMatch(/^Variable "\$(first|id)"/)
+    }
+  })
+  test('what a dashboard asks for is not too expensive', async () => {
+    const answer =
+      await p.raw(`{ models(first: 50) { totalCount nodes { name parent { name } students(first: 10) { nodes { name } }
+      capabilityScores { loss capability { name } } recipes(first: 10) { nodes { name status } } } } }`)
+    expect(answer.errors).toBeUndefined()
+  })
+  test('other methods are told which are served', async () => {
+    const { status, headers, text } = await http('/graphql', {}, 'PUT')
+    expect([status, headers.allow, code(JSON.parse(text))]).toEqual([405, 'GET, POST', 'BAD_REQUEST'])
   })
   test('a hash instead of a query is told to send the query', async () => {
     const body = '{"extensions":{"persistedQuery":{"version":1,"sha256Hash":"00"}}}'
@@ -346,6 +366,19 @@ describe('the end', () => {
     expect(text.trim().split('\n')).toEqual([
       expect.stringMatching(/^Something else serves on 127\.0\.0\.1:\d+ already/),
     ])
+  })
+  test('a mode that is not built is refused at start, not ignored', async () => {
+    const child = spawn(process.execPath, [compiledFile('gateway/main.js')], {
+      env: { ...process.env, PORT: '0', HARTONOMOUS_DATA: join(p.dataFolder, 'other'), HARTONOMOUS_MODE: 'cluster' },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+    let text = ''
+    child.stderr.on('data', d => {
+      text += d
+    })
+    const [exitCode] = await once(child, 'exit')
+    expect(exitCode).toBe(1)
+    expect(text).toMatch(/^HARTONOMOUS_MODE=cluster is not built yet/)
   })
   test('a data folder in use is one sentence and exit code 1', async () => {
     const child = spawn(process.execPath, [compiledFile('gateway/main.js')], {
