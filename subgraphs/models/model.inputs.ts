@@ -40,7 +40,7 @@ const userErrors = { description: 'What was wrong with the input; empty where al
 export class IngestModelInput {
   @Field(() => String, {
     description:
-      'A path or file:, https: or hf:owner/name[@revision]: one file (.safetensors, .gguf), a sharded index, a folder, or a repository. At most 4096 characters.',
+      'A path or file:, https: or hf:owner/name[/file][@revision]: one file (.safetensors, .gguf), a sharded index, a folder, or a repository. At most 4096 characters.',
   })
   source!: string
   @Field(() => String, {

@@ -20,8 +20,15 @@ export interface IngestContext {
   source: string
 }
 
+/** Names are no longer (the column's width); SQLite refuses patterns of some 50,000. */
+const maximumNameLength = 400
+
 /** `name LIKE %text%` whatever the case; `%`, `_` and `\` in the text mean themselves. */
 function andNameContains<T extends object>(query: SelectQueryBuilder<T>, text: string) {
+  if (text.length > maximumNameLength)
+    throw new DomainError('BAD_USER_INPUT', `nameContains: ${text.length} characters, at most ${maximumNameLength}`, {
+      field: ['nameContains'],
+    })
   // Lower case as SQLite's LOWER knows it: of ASCII letters only.
   const lower = text.replace(/[A-Z]/g, letter => letter.toLowerCase())
   const pattern = `%${lower.replace(/[\\%_[]/g, '\\$&')}%`
@@ -73,6 +80,10 @@ export async function ingestModel(
   checkLength('name', input.name, 1, 200)
   checkLength('version', input.version, 0, 100)
   checkLength('revision', input.revision, 1, 200)
+  if (input.revision != null && !/^hf:/i.test(input.source))
+    throw new DomainError('BAD_USER_INPUT', 'revision: only hf: sources have revisions', {
+      field: ['input', 'revision'],
+    })
   return platform.db.tx(async em => {
     const { jobId } = await idempotent(em, tenantId, 'ingestModel', input.idempotencyKey, input, async () => {
       const context: IngestContext = {

@@ -29,9 +29,12 @@ export function checkSource(source: string, env: Pick<Env, 'HARTONOMOUS_ALLOW_PR
   const scheme = /^([a-z][a-z0-9+.-]+):/i.exec(source)?.[1]?.toLowerCase()
   if (scheme === undefined) return { name: clean(nameOfPath(source), source) }
   if (scheme === 'hf') {
-    const match = /^hf:([\w.-]+)\/([\w.-]+)(@[\w./-]+)?$/i.exec(source)
-    if (!match?.[2]) throw refuse(`source: "${source.slice(0, 100)}", expected hf:owner/name or hf:owner/name@revision`)
-    return { name: match[2] }
+    const [, repository, name, file] = /^hf:([\w.-]+\/([\w.-]+))(?:\/([^@/\\]+))?(?:@.+)?$/i.exec(source) ?? []
+    if (!repository || !name || repository.includes('..'))
+      throw refuse(
+        `source: "${source.slice(0, 100)}", expected hf:owner/name, hf:owner/name@revision or hf:owner/name/file`,
+      )
+    return { name: file ? clean(nameOfPath(`${name}/${file}`), name) : name }
   }
   // Plain http only where private sources are allowed (a mirror in one's own network).
   const schemes = env.HARTONOMOUS_ALLOW_PRIVATE_SOURCES ? ['file', 'https', 'http'] : ['file', 'https']

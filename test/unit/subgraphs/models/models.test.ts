@@ -306,11 +306,30 @@ test.each([
   ['http://example.com/y.gguf', 'SOURCE_REFUSED', 'source'],
   ['https://user:pw@example.com/y.gguf', 'SOURCE_REFUSED', 'source'],
   ['hf:onlyowner', 'BAD_USER_INPUT', 'source'],
-  ['x'.repeat(5000), 'BAD_USER_INPUT', 'source'],
 ])('the source %j is refused with %s and leaves no job', async (source, code, name) => {
   const { ingestModel } = await ask(ingest, { input: { source } })
   expect(ingestModel).toMatchObject({ job: null, userErrors: [{ code, field: ['input', name] }] })
   expect(await kit.platform.db.read.count(Job)).toBe(0)
+})
+
+test('a source of 5,000 characters is a mistake', async () => {
+  const { ingestModel } = await ask(ingest, { input: { source: 'x'.repeat(5000) } })
+  expect(ingestModel).toMatchObject({ job: null, userErrors: [{ code: 'BAD_USER_INPUT', field: ['input', 'source'] }] })
+})
+
+test('a revision is for hf: sources only', async () => {
+  const { ingestModel } = await ask(ingest, { input: { source: '/models/x.gguf', revision: 'main' } })
+  expect(ingestModel).toMatchObject({
+    job: null,
+    userErrors: [{ code: 'BAD_USER_INPUT', field: ['input', 'revision'] }],
+  })
+  const hub = await ask(ingest, { input: { source: 'hf:owner/name', revision: 'main' } })
+  expect(hub.ingestModel).toMatchObject({ job: { id: expect.any(String) }, userErrors: [] })
+})
+
+test('a filter text longer than any name is refused, not a database error', async () => {
+  const query = 'query ($text: String) { models(nameContains: $text) { totalCount } }'
+  await expect(ask(query, { text: 'x'.repeat(60_000) })).rejects.toMatchObject({ code: 'BAD_USER_INPUT' })
 })
 
 test('a finished export has addresses to download from, and is in the history', async () => {

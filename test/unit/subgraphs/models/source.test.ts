@@ -15,6 +15,8 @@ test.each([
   ['https://example.com/models/a.gguf?download=true', 'a'],
   ['https://example.com', 'example.com'],
   ['hf:HuggingFaceTB/SmolLM2-135M-Instruct@main', 'SmolLM2-135M-Instruct'],
+  ['hf:owner/many-GGUF/many.Q4_K_M.gguf@v1', 'many.Q4_K_M'],
+  ['hf:owner/some/model.safetensors', 'some'],
   ['C:\\models\\a.gguf', 'C:\\models\\a'],
 ])('%s is called %s', (source, name) => {
   expect(checkSource(source, env).name).toBe(name)
@@ -25,6 +27,9 @@ test('http is for those who allow private sources', () => {
   expect(checkSource('http://10.0.0.1/a.gguf', { HARTONOMOUS_ALLOW_PRIVATE_SOURCES: true }).name).toBe('a')
 })
 
-test.each(['https://%', 'file:///%E0%A4%A', 'a\0b'])('%j is not an address', source => {
-  expect(() => checkSource(source, env)).toThrow(expect.objectContaining({ code: 'BAD_USER_INPUT' }))
-})
+test.each(['hf:..', 'hf:../..', 'hf:owner', 'hf:owner/name/folder/file.gguf', 'https://%', 'file:///%E0%A4%A', 'a\0b'])(
+  '%j is not an address',
+  source => {
+    expect(() => checkSource(source, env)).toThrow(expect.objectContaining({ code: 'BAD_USER_INPUT' }))
+  },
+)
