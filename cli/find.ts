@@ -27,22 +27,19 @@ export async function allPages<T>(
   }
 }
 
+/** @param candidates newest first, as the API lists them */
 function choose<T extends { id: string; name: string }>(kind: string, reference: string, candidates: T[]): T {
   const byId = candidates.find(c => c.id === reference)
   if (byId) return byId
-  const named = candidates.filter(c => c.name === reference)
-  const newest = named.at(-1)
+  const newest = candidates.find(c => c.name === reference)
   if (!newest) throw new PlatformError(`No ${kind} has the id or name "${reference}"`, 'NOT_FOUND')
   return newest
 }
 
 export async function findModel(session: Session, reference: string): Promise<ModelSummary> {
-  const models = await allPages<ModelSummary>(session, documents.models, 'models')
-  return choose('model', reference, byAge(models))
+  return choose('model', reference, await allPages<ModelSummary>(session, documents.models, 'models'))
 }
 
 export async function findRecipe(session: Session, reference: string): Promise<RecipeSummary> {
   return choose('recipe', reference, await allPages<RecipeSummary>(session, documents.recipes, 'recipes'))
 }
-
-const byAge = (models: ModelSummary[]) => [...models].sort((a, b) => a.createdAt.localeCompare(b.createdAt))

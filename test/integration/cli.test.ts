@@ -85,6 +85,19 @@ test('tables name what was measured', async () => {
   expect((await run('gc')).out).toContain('payloads removed')
 })
 
+test('of several recipes of one name the newest is meant', async () => {
+  const file = join(folder, 'recipe.yaml')
+  writeFileSync(
+    file,
+    'merge_method: passthrough\nslices:\n  - sources:\n      - model: parent\n        layer_range: [0, 4]\n',
+  )
+  const older = await json('create-recipe', file)
+  const newer = await json('create-recipe', file)
+  expect(newer.name).toBe(older.name)
+  expect((await json('recipe', older.name)).id).toBe(newer.id)
+  expect((await json('recipe', older.id)).id).toBe(older.id)
+}, 60_000)
+
 test('a name that no model has fails with code 1 and says so', async () => {
   const { code, err } = await run('show', 'nobody')
   expect(code).toBe(1)
