@@ -94,9 +94,9 @@ function factsOf(metadata: GgufMetadata, { tokens, typeOf }: Vocabulary, kind: s
   // llama.cpp's defaults: SentencePiece models and the Llama 3 rule begin with BOS.
   const usual = kind === 'SentencePiece' || String(metadata.get('tokenizer.ggml.pre')).startsWith('llama')
   const ends = new Set([id('eos'), id('eot'), id('eom')].filter(value => value !== undefined))
-  tokens.forEach((token, index) => {
-    if (typeOf(index) === tokenType.control && endTexts.includes(token)) ends.add(index)
-  })
+  for (let index = 0; index < tokens.length; index++) {
+    if (typeOf(index) === tokenType.control && endTexts.includes(tokens[index]!)) ends.add(index)
+  }
   return {
     kind,
     vocabularySize: tokens.length,
@@ -109,14 +109,22 @@ function factsOf(metadata: GgufMetadata, { tokens, typeOf }: Vocabulary, kind: s
 }
 
 function addedTokens({ tokens, typeOf }: Vocabulary): Json[] {
-  const special = (type: number) => type === tokenType.control || type === tokenType.unknown
-  return tokens.flatMap((content, id) => {
+  const added: Json[] = []
+  for (let id = 0; id < tokens.length; id++) {
     const type = typeOf(id)
-    if (!special(type) && type !== tokenType.userDefined) return []
-    return [
-      { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: special(type) },
-    ]
-  })
+    const special = type === tokenType.control || type === tokenType.unknown
+    if (!special && type !== tokenType.userDefined) continue
+    added.push({
+      id,
+      content: tokens[id],
+      single_word: false,
+      lstrip: false,
+      rstrip: false,
+      normalized: false,
+      special,
+    })
+  }
+  return added
 }
 
 const bosTemplate = (token: string, id: number): Json => {

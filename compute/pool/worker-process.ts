@@ -1,6 +1,6 @@
 // One worker process as its parent sees it: start, talk, notice that it is silent or gone.
 import { type ChildProcess, fork } from 'node:child_process'
-import type { Env } from '../../lib/env.js'
+import { type Env, fileWorkEnvironment } from '../../lib/env.js'
 import type { Lane } from './job-types.js'
 import type { FromWorker, ToWorker } from './messages.js'
 
@@ -39,6 +39,7 @@ export function startWorker(
   const child = fork(file, [String(process.pid), lane], {
     execArgv: [],
     serialization: 'advanced',
+    ...(lane === 'io' ? { env: fileWorkEnvironment() } : {}),
     stdio: ['ignore', 2, 2, 'ipc'],
   })
   let silentSeconds = 0
