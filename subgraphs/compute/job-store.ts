@@ -26,6 +26,20 @@ const exclusiveTypes = jobNames.filter(type => isExclusive({ type }))
 export function openJobStore(db: Database, effects: JobEffects, platform: () => Platform): JobStore {
   const effectOf = (type: JobName) => effects[type] as JobEffect<JobName> | undefined
 
+  /**
+   * What an owner throws that is neither expected nor the machine's trouble is a bug, which would come again with every attempt to
+   * write: it fails this one job, instead of holding up its lane for ever.
+   */
+  async function asOwner<T>(job: JobRecord, effect: () => Promise<T> | undefined): Promise<T | undefined> {
+    try {
+      return await effect()
+    } catch (error) {
+      if (isDomainError(error) || isMachineTrouble(error)) throw error
+      platform().log.error({ err: error, jobId: job.id, type: job.type }, 'the effect of a job failed')
+      throw new DomainError('INTERNAL_SERVER_ERROR', `A bug on our side; the server log has it under job ${job.id}`)
+    }
+  }
+
   async function change(em: EntityManager, job: JobRecord, changes: JobChanges): Promise<JobRecord> {
     await em.update(Job, { id: job.id }, changes as Parameters<typeof em.update<Job>>[2])
     const after = { ...job, ...changes }
@@ -73,7 +87,7 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
           const job = toRecord(row)
           if (!mayStart(job, running.map(toRecord), oldestExclusive ?? undefined, now)) continue
           try {
-            const input = await effectOf(job.type)?.claim?.(em, job, job.input as never)
+            const input = await asOwner(job, () => effectOf(job.type)?.claim?.(em, job, job.input as never))
             return await change(em, job, { ...claim(job, deviceId, now), input: input ?? job.input })
           } catch (error) {
             if (isDomainError(error)) refused = { jobId: job.id, error }
@@ -96,7 +110,8 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
           if (job.cancelRequested && job.state === 'RUNNING')
             return change(em, job, cancel(job, progress, deviceSeconds, new Date()))
           const changes = succeed(job, output, progress, deviceSeconds, new Date())
-          await effectOf(job.type)?.succeeded?.(em, { ...job, ...changes }, output as never, platform())
+          const ended = { ...job, ...changes }
+          await asOwner(job, () => effectOf(job.type)?.succeeded?.(em, ended, output as never, platform()))
           return change(em, job, changes)
         })
       } catch (error) {
@@ -139,4 +154,12 @@ async function load(em: EntityManager, id: string): Promise<JobRecord> {
   const row = await em.findOneBy(Job, { id })
   if (!row) throw new DomainError('NOT_FOUND', `No job has the id ${id}`)
   return toRecord(row)
+}
+
+/** The database or the disk, not the effect: may pass, so that the change is worth another try. */
+function isMachineTrouble(error: unknown): boolean {
+  const { code, driverError } = error as { code?: unknown; driverError?: { code?: unknown } }
+  return /^(SQLITE_(BUSY|LOCKED|FULL|IOERR|CANTOPEN|NOMEM|READONLY)|ENOSPC|EDQUOT|EIO|EMFILE|ENFILE|ENOMEM)/.test(
+    String(driverError?.code ?? code ?? ''),
+  )
 }

@@ -102,6 +102,40 @@ describe('claim', () => {
 })
 
 describe('ends', () => {
+  it('fail a job whose owner has a bug, once and for all, and let the lane go on', async () => {
+    const bug = async () => {
+      throw new TypeError('cannot read properties of undefined')
+    }
+    const store = await open({ 'model.ingest': { succeeded: bug }, 'probes.import': { claim: bug } })
+    const [ingested, imported, next] = [
+      await ingest(),
+      await pool.enqueue('probes.import', { source: 'x' }),
+      await ingest(),
+    ]
+    const failure = { state: 'FAILED', error: { code: 'INTERNAL_SERVER_ERROR', message: expect.any(String) } }
+    await store.claim('io', 'io')
+    expect(await store.succeed(ingested, {}, null, 0)).toMatchObject(failure)
+    expect(await store.claim('io', 'io')).toMatchObject({ id: imported, ...failure })
+    expect((await store.claim('io', 'io'))?.id).toBe(next)
+  })
+
+  it('leave a job running whose result the full disk did not take: the queue tries again', async () => {
+    let full = true
+    const store = await open({
+      'model.ingest': {
+        async succeeded() {
+          if (full) throw Object.assign(new Error('database or disk is full'), { code: 'SQLITE_FULL' })
+        },
+      },
+    })
+    const id = await ingest()
+    await store.claim('io', 'io')
+    await expect(store.succeed(id, {}, null, 0)).rejects.toThrow('disk is full')
+    expect((await store.get(id))?.state).toBe('RUNNING')
+    full = false
+    expect((await store.succeed(id, {}, null, 0)).state).toBe('SUCCEEDED')
+  })
+
   it('run the owner’s effect in the transaction of the state, once', async () => {
     const store = await open({
       'model.ingest': {
