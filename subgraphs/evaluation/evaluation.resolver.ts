@@ -16,7 +16,7 @@ export class EvaluationResolver {
     @Args(() => ConnectionArguments) args: ConnectionArguments,
     @Ctx() context: RequestContext,
   ) {
-    return listEvaluations(context, fromGlobalId('Model', modelId, ['modelId']), args, 'evaluations')
+    return listEvaluations(context, fromGlobalId('Model', modelId, ['modelId']), args)
   }
 
   @Mutation(() => EvaluateModelPayload, {
@@ -60,6 +60,6 @@ export class ModelResolver {
     @Args(() => ConnectionArguments) args: ConnectionArguments,
     @Ctx() context: RequestContext,
   ) {
-    return listEvaluations(context, fromGlobalId('Model', model.id), args, 'Model.evaluations')
+    return listEvaluations(context, fromGlobalId('Model', model.id), args)
   }
 }

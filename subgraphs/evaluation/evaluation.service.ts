@@ -14,7 +14,7 @@ import { addModelEvent, aliveModel } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { newId } from '../../lib/ids.js'
-import { type ConnectionArguments, paginate } from '../build/connection.js'
+import { type ConnectionArguments, paginateEach } from '../build/connection.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
@@ -168,17 +168,15 @@ async function mapQualities(
   }
 }
 
-/** Measurements of a model, newest first. */
-export async function listEvaluations(
-  context: RequestContext,
-  modelId: string,
-  args: ConnectionArguments,
-  list: string,
-) {
-  const query = context.platform.db.read
-    .createQueryBuilder(ModelEvaluation, 'evaluation')
-    .where({ ...scoped(context.tenantId), modelId })
-  return (await paginate(query, args, list)).map(toEvaluation)
+/** A page of a model's measurements, newest first; the same pages of several models are one query. */
+export async function listEvaluations(context: RequestContext, modelId: string, args: ConnectionArguments) {
+  const pages = loader(context, `evaluation.evaluations ${JSON.stringify(args)}`, (ids: readonly string[]) => {
+    const query = context.platform.db.read
+      .createQueryBuilder(ModelEvaluation, 'evaluation')
+      .where(scoped(context.tenantId))
+    return paginateEach(query, args, 'modelId', ids, id => `evaluations ${id}`)
+  })
+  return (await pages.load(modelId))!.map(toEvaluation)
 }
 
 export const capabilityIdBySlug = (context: RequestContext) =>

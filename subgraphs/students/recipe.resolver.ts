@@ -27,7 +27,7 @@ import {
   recipeOfStudent,
   recipesOfProposal,
 } from './recipe.loaders.js'
-import { approveRecipe, createRecipe, listRecipes, rejectRecipe } from './recipe.service.js'
+import { approveRecipe, createRecipe, listRecipes, recipesOfModel, rejectRecipe } from './recipe.service.js'
 import { ApprovalPolicy, Recipe, RecipeConnection, RecipeStatus } from './recipe.type.js'
 import { printRecipeYaml } from './recipe-yaml.js'
 import { Capability, capabilityStub, Job, jobStub, Model, modelStub } from './stubs.js'
@@ -178,7 +178,7 @@ export class ModelResolver {
     @Args(() => ConnectionArguments) args: ConnectionArguments,
     @Ctx() context: RequestContext,
   ) {
-    return listRecipes(context, { parentModelId: fromGlobalId('Model', model.id) }, args, 'Model.recipes')
+    return recipesOfModel(context, fromGlobalId('Model', model.id), args)
   }
 
   @FieldResolver(() => Recipe, { nullable: true, description: 'The recipe it was built from; null on other models.' })

@@ -11,9 +11,10 @@ import { aliveModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId, newId, parseGlobalId, toGlobalId } from '../../lib/ids.js'
-import { type ConnectionArguments, paginate } from '../build/connection.js'
+import { type ConnectionArguments, paginate, paginateEach } from '../build/connection.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel } from '../build/live-model.js'
+import { loader } from '../build/loader.js'
 import type { RequestContext } from '../build/platform.js'
 import type { RecipeStatus } from './recipe.type.js'
 import { toRecipe } from './recipe.type.js'
@@ -215,12 +216,22 @@ export async function listRecipes(
   context: RequestContext,
   filter: { parentModelId?: string | null; status?: RecipeStatus | null },
   args: ConnectionArguments,
-  list = 'recipes',
 ) {
   const query = context.platform.db.read.createQueryBuilder(StudentModelRecipe, 'recipe').where({
     ...scoped(context.tenantId),
     ...(filter.parentModelId == null ? {} : { parentModelId: filter.parentModelId }),
     ...(filter.status == null ? {} : { status: filter.status }),
   })
-  return (await paginate(query, args, list)).map(toRecipe)
+  return (await paginate(query, args, 'recipes')).map(toRecipe)
+}
+
+/** A page of a model's recipes, newest first; the same pages of several models are one query. */
+export async function recipesOfModel(context: RequestContext, modelId: string, args: ConnectionArguments) {
+  const pages = loader(context, `students.recipesOfModel ${JSON.stringify(args)}`, (ids: readonly string[]) => {
+    const query = context.platform.db.read
+      .createQueryBuilder(StudentModelRecipe, 'recipe')
+      .where(scoped(context.tenantId))
+    return paginateEach(query, args, 'parentModelId', ids, id => `Model.recipes ${id}`)
+  })
+  return (await pages.load(modelId))!.map(toRecipe)
 }

@@ -1,4 +1,4 @@
-// Entities of other subgraphs as this one sees them: their key, and the fields it adds. Their owner describes them. Their owners describe them.
+// Entities of other subgraphs as this one sees them: their key, and the fields it adds. Their owners describe them.
 import { Directive, Field, ID, ObjectType } from 'type-graphql'
 import { toGlobalId } from '../../lib/ids.js'
 import { connectionOf } from '../build/connection.js'

@@ -16,6 +16,7 @@ import { fromGlobalId, newId, toGlobalId } from '../../../../lib/ids.js'
 import type { Manifest } from '../../../../lib/manifest.js'
 import { subgraph } from '../../../../subgraphs/students/subgraph.js'
 import { subgraph as taxonomy } from '../../../../subgraphs/taxonomy/subgraph.js'
+import { queriesOf } from '../../../testkit/count-queries.js'
 import {
   addModel,
   cancelJob,
@@ -546,4 +547,18 @@ test('recipes are pages, newest first', async () => {
     after: recipes.pageInfo.endCursor,
   })
   expect(rest.recipes.nodes).toEqual([{ name: 'a' }])
+})
+
+test('the recipes of many models are read in one query, each model its own', async () => {
+  const others = await Promise.all(['b', 'c'].map(name => addModel(p.platform, name)))
+  const ids = [modelId, ...others.map(m => toGlobalId('Model', m.id))]
+  for (const parentModelId of ids) await newRecipe({ parentModelId })
+  let entities: { recipes: { nodes: { parentModel: { id: string } }[] } }[] = []
+  const queries = await queriesOf(p.platform.db.read, async () => {
+    const source =
+      'query($r: [_Any!]!) { _entities(representations: $r) { ... on Model { recipes(first: 5) { nodes { parentModel { id } } } } } }'
+    entities = (await ask(source, { r: ids.map(id => ({ __typename: 'Model', id })) }))._entities
+  })
+  expect(queries).toHaveLength(1)
+  expect(entities.map(e => e.recipes.nodes.map(n => n.parentModel.id))).toEqual(ids.map(id => [id]))
 })

@@ -8,6 +8,7 @@ import { fromGlobalId, newId, toGlobalId } from '../../../../lib/ids.js'
 import { readBuiltInProbes } from '../../../../subgraphs/taxonomy/built-in-probes.js'
 import { subgraph } from '../../../../subgraphs/taxonomy/subgraph.js'
 import { nameOfSlug, withAncestors } from '../../../../subgraphs/taxonomy/taxonomy.service.js'
+import { queriesOf } from '../../../testkit/count-queries.js'
 import {
   addModel,
   jobOf,
@@ -307,6 +308,27 @@ describe('importProbeDataset', () => {
   ])('refuses %j', async (input, field) => {
     expect((await importSet(input)).userErrors).toEqual([{ field: ['input', field], code: 'BAD_USER_INPUT' }])
   })
+})
+
+test('the students of all capabilities are read in one query, each capability its own', async () => {
+  const { capabilities } = await ask('{ capabilities(level: 0) { id } }')
+  for (const [i, { id }] of capabilities.entries()) {
+    const model = await addModel(p.platform, `student ${i}`)
+    const mapping = { studentModelId: model.id, taxonomyId: fromGlobalId('Capability', id), capabilityScore: 0.5 }
+    await p.platform.db.tx(em =>
+      em.insert(StudentModelCapabilityMapping, { id: newId(), tenantId: defaultTenantId, ...mapping }),
+    )
+  }
+  let answer: Awaited<ReturnType<typeof ask>>
+  const queries = await queriesOf(p.platform.db.read, async () => {
+    answer = await ask('{ capabilities(level: 0) { id students(first: 5) { nodes { id } } } }')
+  })
+  expect(queries).toHaveLength(2)
+  const ids = answer!.capabilities.map((c: { students: { nodes: { id: string }[] } }) =>
+    c.students.nodes.map(n => n.id),
+  )
+  expect(ids.map((own: string[]) => own.length)).toEqual(ids.map(() => 1))
+  expect(new Set(ids.flat()).size).toBe(capabilities.length)
 })
 
 test('students of a capability come best first, without deleted ones', async () => {
