@@ -108,8 +108,6 @@ export async function registerModel(em: EntityManager, model: NewModel): Promise
       positionZ: positions[ordinal]!.z,
     }),
   )
-  for (let i = 0; i < tensors.length; i += insertChunk) await em.insert(TensorAtom, tensors.slice(i, i + insertChunk))
-
   const sizes = new Map(manifest.tensors.map(t => [t.payload, t.bytes]))
   const counts = new Map<string, number>()
   for (const t of manifest.tensors) counts.set(t.payload, (counts.get(t.payload) ?? 0) + 1)
@@ -124,6 +122,7 @@ export async function registerModel(em: EntityManager, model: NewModel): Promise
     )
   }
   await countReferences(em, new Map([...counts].filter(([hash]) => knownHashes.has(hash))), 1)
+  for (let i = 0; i < tensors.length; i += insertChunk) await em.insert(TensorAtom, tensors.slice(i, i + insertChunk))
 
   const origin = model.isStudent ? `built here: ${model.objective ?? model.name}` : `ingested from ${model.source}`
   await addModelEvent(em, {

@@ -1,5 +1,5 @@
 // Jobs: the only rows that both planes meet in (workers see them through the pool, never through the database).
-import { Entity, Index } from 'typeorm'
+import { Entity, ForeignKey, Index } from 'typeorm'
 import {
   FlagColumn,
   IdColumn,
@@ -11,6 +11,7 @@ import {
   TextColumn,
   TimeColumn,
 } from '../columns.js'
+import { ModelAtom } from './model.entities.js'
 
 export const jobStates = ['QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED'] as const
 export type JobState = (typeof jobStates)[number]
@@ -40,7 +41,9 @@ export class Job {
   /** What the owner needs when the job ends (names, row ids); workers never see it. */
   @JsonColumn({ nullable: true }) context!: unknown
   /** The model the job works on, or made. */
-  @IdColumn({ nullable: true }) modelId!: string | null
+  @ForeignKey(() => ModelAtom)
+  @IdColumn({ nullable: true })
+  modelId!: string | null
   @IntegerColumn() attempts!: number
   @FlagColumn() cancelRequested!: boolean
   @JsonColumn({ nullable: true }) error!: { code: string; message: string } | null

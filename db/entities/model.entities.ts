@@ -1,5 +1,5 @@
 // Models as atoms: a model row, its tensor rows, and the payloads they share. Table names are the seed's.
-import { Entity, Index } from 'typeorm'
+import { Entity, ForeignKey, Index } from 'typeorm'
 import type { Dimensions, TensorComponent } from '../../lib/manifest.js'
 import {
   BigIntegerColumn,
@@ -36,7 +36,9 @@ export class ModelAtom {
   @FlagColumn() isStudent!: boolean
   @FlagColumn() isProduction!: boolean
   @TextColumn({ nullable: true }) objective!: string | null
-  @IdColumn({ nullable: true }) parentModelId!: string | null
+  @ForeignKey(() => ModelAtom)
+  @IdColumn({ nullable: true })
+  parentModelId!: string | null
   @TimeColumn() createdAt!: Date
   @TimeColumn({ nullable: true }) lastOptimizedAt!: Date | null
   /** Set when the model was deleted: the row stays for lineage, its tensors are gone. */
@@ -49,7 +51,9 @@ export class ModelAtom {
 export class TensorAtom {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string
-  @IdColumn() modelId!: string
+  @ForeignKey(() => ModelAtom)
+  @IdColumn()
+  modelId!: string
   /** Place in the manifest. */
   @IntegerColumn() ordinal!: number
   @NameColumn() name!: string
@@ -59,7 +63,9 @@ export class TensorAtom {
   @JsonColumn() shape!: number[]
   @NameColumn({}, 40) dtype!: string
   @BigIntegerColumn() sizeBytes!: number
-  @HashColumn() payloadHash!: string
+  @ForeignKey(() => TensorPayload)
+  @HashColumn()
+  payloadHash!: string
   /** Position in the network: x = layer (-1 before the first, layerCount after the last), y = component, z = place within it. */
   @RealColumn() positionX!: number
   @RealColumn() positionY!: number
@@ -80,10 +86,13 @@ export class TensorPayload {
 export class ModelEvent {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string
-  @IdColumn() modelId!: string
+  @ForeignKey(() => ModelAtom)
+  @IdColumn()
+  modelId!: string
   /** INGESTED, BUILT, ANALYZED, EXPORTED, DELETED … */
   @NameColumn({}, 40) kind!: string
   @TextColumn() description!: string
+  /** Here and elsewhere without a foreign key: what a job did outlives the job's row. */
   @IdColumn({ nullable: true }) jobId!: string | null
   @TimeColumn() createdAt!: Date
 }

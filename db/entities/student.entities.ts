@@ -1,5 +1,5 @@
 // Recipes, what was built from them, and how well students do.
-import { Entity, Index } from 'typeorm'
+import { Entity, ForeignKey, Index } from 'typeorm'
 import {
   BigIntegerColumn,
   FlagColumn,
@@ -11,6 +11,8 @@ import {
   TextColumn,
   TimeColumn,
 } from '../columns.js'
+import { ModelAtom } from './model.entities.js'
+import { ProbeDataset, StudentModelTaxonomy } from './taxonomy.entities.js'
 
 export const recipeStatuses = ['PROPOSED', 'APPROVED', 'REJECTED', 'BUILDING', 'BUILT', 'DEPLOYED', 'FAILED'] as const
 export type RecipeStatus = (typeof recipeStatuses)[number]
@@ -21,7 +23,9 @@ export class StudentModelRecipe {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string
   @NameColumn() name!: string
-  @IdColumn() parentModelId!: string
+  @ForeignKey(() => ModelAtom)
+  @IdColumn()
+  parentModelId!: string
   @TextColumn() objective!: string
   /** Slug of the capability the recipe is made for. */
   @NameColumn({ nullable: true }, 200) capability!: string | null
@@ -35,13 +39,17 @@ export class StudentModelRecipe {
   @NameColumn({}, 20) status!: RecipeStatus
   /** Who or which policy approved or rejected, and why. */
   @TextColumn({ nullable: true }) decision!: string | null
-  @IdColumn({ nullable: true }) studentModelId!: string | null
+  @ForeignKey(() => ModelAtom)
+  @IdColumn({ nullable: true })
+  studentModelId!: string | null
   /** The build job. */
   @IdColumn({ nullable: true }) jobId!: string | null
   /** The students.propose job that found it; null where a person wrote it. */
   @IdColumn({ nullable: true }) proposalJobId!: string | null
   /** The probe set its quality is measured on; null: the newest one of the product. */
-  @IdColumn({ nullable: true }) probeDatasetId!: string | null
+  @ForeignKey(() => ProbeDataset)
+  @IdColumn({ nullable: true })
+  probeDatasetId!: string | null
   @TimeColumn() createdAt!: Date
   @TimeColumn({ nullable: true }) builtAt!: Date | null
 }
@@ -62,8 +70,12 @@ export class ApprovalPolicy {
 export class ModelEvaluation {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string
-  @IdColumn() modelId!: string
-  @IdColumn() probeDatasetId!: string
+  @ForeignKey(() => ModelAtom)
+  @IdColumn()
+  modelId!: string
+  @ForeignKey(() => ProbeDataset)
+  @IdColumn()
+  probeDatasetId!: string
   @NameColumn({}, 200) slug!: string
   /** `probe` or `validation`. */
   @NameColumn({}, 20) split!: string
@@ -80,8 +92,12 @@ export class ModelEvaluation {
 export class StudentModelCapabilityMapping {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string
-  @IdColumn() studentModelId!: string
-  @IdColumn() taxonomyId!: string
+  @ForeignKey(() => ModelAtom)
+  @IdColumn()
+  studentModelId!: string
+  @ForeignKey(() => StudentModelTaxonomy)
+  @IdColumn()
+  taxonomyId!: string
   /** Quality: 1.0 is the parent. */
   @RealColumn() capabilityScore!: number
 }

@@ -1,5 +1,5 @@
 // Capabilities, the probe sets that define them, and what an analysis measured per layer.
-import { Entity, Index } from 'typeorm'
+import { Entity, ForeignKey, Index } from 'typeorm'
 import {
   HashColumn,
   IdColumn,
@@ -11,13 +11,16 @@ import {
   TextColumn,
   TimeColumn,
 } from '../columns.js'
+import { ModelAtom } from './model.entities.js'
 
 @Entity('StudentModelTaxonomy')
 @Index('UX_StudentModelTaxonomy_Slug', ['tenantId', 'slug'], { unique: true })
 export class StudentModelTaxonomy {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string
-  @IdColumn({ nullable: true }) parentTaxonomyId!: string | null
+  @ForeignKey(() => StudentModelTaxonomy)
+  @IdColumn({ nullable: true })
+  parentTaxonomyId!: string | null
   @NameColumn({}, 100) capabilityName!: string
   /** `code_generation`, sub-capabilities `code_generation/sql`. */
   @NameColumn({}, 200) slug!: string
@@ -46,7 +49,9 @@ export class ProbeDataset {
 export class ProbeSampleCount {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string
-  @IdColumn() probeDatasetId!: string
+  @ForeignKey(() => ProbeDataset)
+  @IdColumn()
+  probeDatasetId!: string
   /** Slug of the capability in the taxonomy. */
   @NameColumn({}, 200) slug!: string
   @IntegerColumn() probeCount!: number
@@ -59,8 +64,12 @@ export class ProbeSampleCount {
 export class CapabilityAnalysis {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string
-  @IdColumn() modelId!: string
-  @IdColumn() probeDatasetId!: string
+  @ForeignKey(() => ModelAtom)
+  @IdColumn()
+  modelId!: string
+  @ForeignKey(() => ProbeDataset)
+  @IdColumn()
+  probeDatasetId!: string
   @IdColumn() jobId!: string
   @IntegerColumn({ nullable: true }) samplesPerCapability!: number | null
   /** Scores per capability on the probe split (CapabilityScoreOutput[]). */
@@ -75,8 +84,12 @@ export class CapabilityAnalysis {
 export class ModelLayerCapability {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string
-  @IdColumn() analysisId!: string
-  @IdColumn() modelId!: string
+  @ForeignKey(() => CapabilityAnalysis)
+  @IdColumn()
+  analysisId!: string
+  @ForeignKey(() => ModelAtom)
+  @IdColumn()
+  modelId!: string
   @IntegerColumn() layerIndex!: number
   /** Capability slug. */
   @NameColumn({}, 200) slug!: string

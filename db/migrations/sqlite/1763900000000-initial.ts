@@ -20,7 +20,8 @@ const statements = [
     "createdAt" integer NOT NULL,
     "startedAt" integer,
     "finishedAt" integer,
-    "cost" real NOT NULL
+    "cost" real NOT NULL,
+    CONSTRAINT "FK_60f3f05e328151feccd07863d67" FOREIGN KEY ("modelId") REFERENCES "ModelAtoms" ("id")
   )`,
   `CREATE INDEX "IX_Jobs_Model" ON "Jobs" ("modelId", "id")`,
   `CREATE INDEX "IX_Jobs_State" ON "Jobs" ("state", "id")`,
@@ -60,7 +61,8 @@ const statements = [
     "parentModelId" varchar(36),
     "createdAt" integer NOT NULL,
     "lastOptimizedAt" integer,
-    "deletedAt" integer
+    "deletedAt" integer,
+    CONSTRAINT "FK_2869690827cdf9b611bbb4bd769" FOREIGN KEY ("parentModelId") REFERENCES "ModelAtoms" ("id")
   )`,
   `CREATE INDEX "IX_ModelAtoms_Parent" ON "ModelAtoms" ("parentModelId")`,
   `CREATE INDEX "IX_ModelAtoms_Tenant_Name" ON "ModelAtoms" ("tenantId", "name")`,
@@ -79,7 +81,9 @@ const statements = [
     "payloadHash" varchar(64) NOT NULL,
     "positionX" real NOT NULL,
     "positionY" real NOT NULL,
-    "positionZ" real NOT NULL
+    "positionZ" real NOT NULL,
+    CONSTRAINT "FK_c9e0da8ed29bc2e8dd6b6b4548b" FOREIGN KEY ("modelId") REFERENCES "ModelAtoms" ("id"),
+    CONSTRAINT "FK_07d5695a5137dd5056e33d8191e" FOREIGN KEY ("payloadHash") REFERENCES "TensorPayloads" ("hash")
   )`,
   `CREATE INDEX "IX_TensorAtoms_Payload" ON "TensorAtoms" ("payloadHash", "modelId")`,
   `CREATE INDEX "IX_TensorAtoms_Model" ON "TensorAtoms" ("modelId", "ordinal")`,
@@ -96,7 +100,8 @@ const statements = [
     "kind" varchar(40) NOT NULL,
     "description" text NOT NULL,
     "jobId" varchar(36),
-    "createdAt" integer NOT NULL
+    "createdAt" integer NOT NULL,
+    CONSTRAINT "FK_8965e9bd89116a6ab690f6e858a" FOREIGN KEY ("modelId") REFERENCES "ModelAtoms" ("id")
   )`,
   `CREATE INDEX "IX_ModelEvents_Model" ON "ModelEvents" ("modelId", "id")`,
   `CREATE TABLE "StudentModelRecipes" (
@@ -117,7 +122,10 @@ const statements = [
     "proposalJobId" varchar(36),
     "probeDatasetId" varchar(36),
     "createdAt" integer NOT NULL,
-    "builtAt" integer
+    "builtAt" integer,
+    CONSTRAINT "FK_49902fdb59fabc446077fac6aa7" FOREIGN KEY ("parentModelId") REFERENCES "ModelAtoms" ("id"),
+    CONSTRAINT "FK_7a6b9270c52ebd8d010e89a9ab4" FOREIGN KEY ("studentModelId") REFERENCES "ModelAtoms" ("id"),
+    CONSTRAINT "FK_e33d7f86492e84fa5a36c2d6ac3" FOREIGN KEY ("probeDatasetId") REFERENCES "ProbeDatasets" ("id")
   )`,
   `CREATE INDEX "IX_StudentModelRecipes_Parent" ON "StudentModelRecipes" ("parentModelId", "id")`,
   `CREATE TABLE "ApprovalPolicies" (
@@ -139,7 +147,9 @@ const statements = [
     "accuracy" real,
     "sampleCount" integer NOT NULL,
     "jobId" varchar(36),
-    "createdAt" integer NOT NULL
+    "createdAt" integer NOT NULL,
+    CONSTRAINT "FK_0a5e5620e987b286314cfc98ac0" FOREIGN KEY ("modelId") REFERENCES "ModelAtoms" ("id"),
+    CONSTRAINT "FK_344f085e6e4c887c5761ce91f65" FOREIGN KEY ("probeDatasetId") REFERENCES "ProbeDatasets" ("id")
   )`,
   `CREATE INDEX "IX_ModelEvaluations_Model" ON "ModelEvaluations" ("modelId", "id")`,
   `CREATE TABLE "StudentModelCapabilityMappings" (
@@ -147,7 +157,9 @@ const statements = [
     "tenantId" varchar(36) NOT NULL,
     "studentModelId" varchar(36) NOT NULL,
     "taxonomyId" varchar(36) NOT NULL,
-    "capabilityScore" real NOT NULL
+    "capabilityScore" real NOT NULL,
+    CONSTRAINT "FK_a06e6be8db2aa4d1432262e0cc0" FOREIGN KEY ("studentModelId") REFERENCES "ModelAtoms" ("id"),
+    CONSTRAINT "FK_cba42aa92cb870d6d1c6f9b9b54" FOREIGN KEY ("taxonomyId") REFERENCES "StudentModelTaxonomy" ("id")
   )`,
   `CREATE UNIQUE INDEX "UX_StudentModelCapabilityMappings" ON "StudentModelCapabilityMappings" ("studentModelId", "taxonomyId")`,
   `CREATE TABLE "StudentModelTaxonomy" (
@@ -158,7 +170,8 @@ const statements = [
     "slug" varchar(200) NOT NULL,
     "capabilityLevel" integer NOT NULL,
     "description" text,
-    "createdAt" integer NOT NULL
+    "createdAt" integer NOT NULL,
+    CONSTRAINT "FK_ab455327ba35e1667b8709ec569" FOREIGN KEY ("parentTaxonomyId") REFERENCES "StudentModelTaxonomy" ("id")
   )`,
   `CREATE UNIQUE INDEX "UX_StudentModelTaxonomy_Slug" ON "StudentModelTaxonomy" ("tenantId", "slug")`,
   `CREATE TABLE "ProbeDatasets" (
@@ -177,7 +190,8 @@ const statements = [
     "probeDatasetId" varchar(36) NOT NULL,
     "slug" varchar(200) NOT NULL,
     "probeCount" integer NOT NULL,
-    "validationCount" integer NOT NULL
+    "validationCount" integer NOT NULL,
+    CONSTRAINT "FK_e9ed8b085c2feaf3379879c9eea" FOREIGN KEY ("probeDatasetId") REFERENCES "ProbeDatasets" ("id")
   )`,
   `CREATE UNIQUE INDEX "IX_ProbeSamples_Dataset" ON "ProbeSamples" ("probeDatasetId", "slug")`,
   `CREATE TABLE "CapabilityAnalyses" (
@@ -189,7 +203,9 @@ const statements = [
     "samplesPerCapability" integer,
     "baseline" text NOT NULL,
     "layers" text NOT NULL,
-    "createdAt" integer NOT NULL
+    "createdAt" integer NOT NULL,
+    CONSTRAINT "FK_43f838242f776c489399f9e913b" FOREIGN KEY ("modelId") REFERENCES "ModelAtoms" ("id"),
+    CONSTRAINT "FK_db5a0957776c47c0c8a4999a25d" FOREIGN KEY ("probeDatasetId") REFERENCES "ProbeDatasets" ("id")
   )`,
   `CREATE INDEX "IX_CapabilityAnalyses_Model" ON "CapabilityAnalyses" ("modelId", "id")`,
   `CREATE TABLE "ModelLayerCapabilities" (
@@ -201,7 +217,9 @@ const statements = [
     "slug" varchar(200) NOT NULL,
     "capabilityScore" real NOT NULL,
     "lossIncrease" real NOT NULL,
-    "blockInfluence" real NOT NULL
+    "blockInfluence" real NOT NULL,
+    CONSTRAINT "FK_c46f0ecec4136e4675372c5e88a" FOREIGN KEY ("analysisId") REFERENCES "CapabilityAnalyses" ("id"),
+    CONSTRAINT "FK_f0b22e80169c56e19deb1193e10" FOREIGN KEY ("modelId") REFERENCES "ModelAtoms" ("id")
   )`,
   `CREATE UNIQUE INDEX "UX_ModelLayerCapabilities" ON "ModelLayerCapabilities" ("analysisId", "layerIndex", "slug")`,
 ]
@@ -219,6 +237,8 @@ export class Initial1763900000000 implements MigrationInterface {
   }
 
   async down(runner: QueryRunner) {
+    // Tables that refer to one another go in any order; at the commit nothing is left to refer to anything.
+    await runner.query('PRAGMA defer_foreign_keys = ON')
     const tables = statements.flatMap(s => /^CREATE TABLE ("\w+")/.exec(s)?.[1] ?? [])
     for (const table of tables.reverse()) await runner.query(`DROP TABLE ${table}`)
   }

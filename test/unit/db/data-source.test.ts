@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type Database, openDatabase, openWriter } from '../../../db/data-source.js'
-import { ModelAtom, Tenant, TensorPayload } from '../../../db/entities/index.js'
+import { ModelAtom, ModelEvent, Tenant, TensorPayload } from '../../../db/entities/index.js'
 import { lockDataFolder } from '../../../db/lock.js'
 import { andAnyOf, anyOf, defaultTenantId, scoped, scopedQuery } from '../../../db/scope.js'
 import { afterCommit } from '../../../db/transaction.js'
@@ -66,6 +66,11 @@ describe('openDatabase', () => {
       ...(await em.query('PRAGMA synchronous'))[0],
     }))
     expect(pragmas).toEqual({ journal_mode: 'wal', foreign_keys: 1, synchronous: 2 })
+  })
+
+  it('refuses a row that points at nothing', async () => {
+    const event = { id: 'e', tenantId: defaultTenantId, kind: 'X', description: '', jobId: null, createdAt: new Date() }
+    await expect(db.tx(em => em.insert(ModelEvent, { ...event, modelId: 'nobody' }))).rejects.toThrow(/FOREIGN KEY/)
   })
 
   it('refuses a write on the reading connection', async () => {

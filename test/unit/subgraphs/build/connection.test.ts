@@ -10,14 +10,14 @@ import {
   paginateArray,
 } from '../../../../subgraphs/build/connection.js'
 import { queriesOf } from '../../../testkit/count-queries.js'
-import { openSubgraphPlatform, type SubgraphPlatform } from '../../../testkit/subgraph-platform.js'
+import { addModel, openSubgraphPlatform, type SubgraphPlatform } from '../../../testkit/subgraph-platform.js'
 
 let kit: SubgraphPlatform
 /** 23 rows; their times collide in groups of five, so the id must decide. */
 const rows = Array.from({ length: 23 }, (_, i) => ({
   id: newId(),
   tenantId: defaultTenantId,
-  modelId: 'm',
+  modelId: '',
   kind: 'X',
   description: String(i),
   jobId: null,
@@ -25,13 +25,15 @@ const rows = Array.from({ length: 23 }, (_, i) => ({
 }))
 beforeAll(async () => {
   kit = await openSubgraphPlatform()
+  const model = await addModel(kit.platform, 'm')
+  for (const row of rows) row.modelId = model.id
   await kit.platform.db.tx(em => em.insert(ModelEvent, rows))
 })
 afterAll(() => kit.close())
 
 const page = (args: ConnectionArguments, order?: Order[]) =>
   paginate(
-    kit.platform.db.read.createQueryBuilder(ModelEvent, 'e').where(scoped(defaultTenantId)),
+    kit.platform.db.read.createQueryBuilder(ModelEvent, 'e').where({ ...scoped(defaultTenantId), kind: 'X' }),
     args,
     'events',
     order,

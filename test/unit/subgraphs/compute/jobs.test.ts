@@ -8,7 +8,13 @@ import { newId, parseGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { enqueue } from '../../../../subgraphs/build/enqueue.js'
 import { subgraph } from '../../../../subgraphs/compute/subgraph.js'
 import { queriesOf } from '../../../testkit/count-queries.js'
-import { type Answer, openSubgraphPlatform, run, type SubgraphPlatform } from '../../../testkit/subgraph-platform.js'
+import {
+  type Answer,
+  addModel,
+  openSubgraphPlatform,
+  run,
+  type SubgraphPlatform,
+} from '../../../testkit/subgraph-platform.js'
 
 let kit: SubgraphPlatform
 beforeEach(async () => {
@@ -64,7 +70,7 @@ const progressOf = (id: string, more = '') =>
 const seen = (data: Answer) => data && [data.jobProgress.state, data.jobProgress.progress?.sequence ?? null]
 
 test('a job shows its state, times, cost, progress, input, output and model', async () => {
-  const modelId = newId()
+  const { id: modelId } = await addModel(kit.platform, 'm')
   const job = await addJob('storage.verify', modelId)
   await claim()
   await succeed(job.id, 7)
@@ -90,7 +96,7 @@ test('a job shows its state, times, cost, progress, input, output and model', as
 })
 
 test('jobs are listed newest first, by state, type and model; devices are there', async () => {
-  const modelId = newId()
+  const { id: modelId } = await addModel(kit.platform, 'm')
   const jobs = [await addJob(), await addJob('model.ingest', modelId), await addJob()]
   await claim()
   const ids = async (args: string) =>
