@@ -40,3 +40,41 @@ export async function samplesByCapability(em: EntityManager, tenantId: string, p
   }
   return sums
 }
+
+/** More than any probe set has; a slip of the keyboard should not queue a day of work. */
+const maximumSamplesPerCapability = 100_000
+
+/** @throws BAD_USER_INPUT */
+export function checkSamplesPerCapability(value: number | null | undefined): number | null {
+  if (value == null || (value >= 1 && value <= maximumSamplesPerCapability)) return value ?? null
+  throw new DomainError(
+    'BAD_USER_INPUT',
+    `samplesPerCapability: ${value}, expected 1 to ${maximumSamplesPerCapability}`,
+    { field: ['input', 'samplesPerCapability'] },
+  )
+}
+
+/**
+ * The capabilities wanted, each once; null where all are.
+ * @param known what there is
+ * @param missing what does not have the unknown one: "the probe set does not show"
+ * @throws BAD_USER_INPUT where the list is empty, NOT_FOUND
+ */
+export function checkCapabilities(
+  wanted: readonly string[] | null | undefined,
+  known: readonly string[],
+  missing: string,
+): string[] | null {
+  if (wanted == null) return null
+  const field = ['input', 'capabilities']
+  if (wanted.length === 0)
+    throw new DomainError('BAD_USER_INPUT', 'capabilities: is empty; leave it out for all', { field })
+  const unknown = wanted.find(slug => !known.includes(slug))
+  if (unknown !== undefined)
+    throw new DomainError(
+      'NOT_FOUND',
+      `capabilities: ${missing} "${unknown.slice(0, 200)}"; it has ${known.join(', ')}`,
+      { field },
+    )
+  return [...new Set(wanted)]
+}

@@ -12,7 +12,6 @@ import {
 } from '../../db/entities/index.js'
 import { addModelEvent, aliveModel } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
-import { DomainError } from '../../lib/errors.js'
 import { newId } from '../../lib/ids.js'
 import { type ConnectionArguments, paginateEach } from '../build/connection.js'
 import { enqueue } from '../build/enqueue.js'
@@ -20,7 +19,12 @@ import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import { loader } from '../build/loader.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
-import { chooseProbeDataset, samplesByCapability } from '../build/probe-dataset.js'
+import {
+  checkCapabilities,
+  checkSamplesPerCapability,
+  chooseProbeDataset,
+  samplesByCapability,
+} from '../build/probe-dataset.js'
 import { type EvaluateModelInput, splitNames, toEvaluation } from './evaluation.type.js'
 import { compareScores } from './quality.js'
 
@@ -35,17 +39,14 @@ export async function evaluateModel(
   { platform, tenantId }: RequestContext,
   input: EvaluateModelInput,
 ): Promise<string> {
-  const samples = input.samplesPerCapability ?? null
-  if (samples !== null && (samples < 1 || samples > 100_000))
-    throw new DomainError('BAD_USER_INPUT', `samplesPerCapability: ${samples}, expected 1 to 100000`, {
-      field: ['input', 'samplesPerCapability'],
-    })
+  const samples = checkSamplesPerCapability(input.samplesPerCapability)
   await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, input.modelId))
   return platform.db.tx(async em => {
     const { jobId } = await idempotent(em, tenantId, 'evaluateModel', input.idempotencyKey, input, async () => {
       const model = await liveModel(em, tenantId, input.modelId)
       const probeDataset = await chooseProbeDataset(em, tenantId, input.probeDatasetId)
-      const capabilities = await checkCapabilities(em, tenantId, probeDataset.id, input.capabilities)
+      const shown = [...(await samplesByCapability(em, tenantId, probeDataset.id)).keys()]
+      const capabilities = checkCapabilities(input.capabilities, shown, 'the probe set does not show')
       const parent = model.parentModelId
         ? await em.findOneBy(ModelAtom, { ...scoped(tenantId), id: model.parentModelId })
         : null
@@ -68,27 +69,6 @@ export async function evaluateModel(
     })
     return jobId
   })
-}
-
-async function checkCapabilities(
-  em: EntityManager,
-  tenantId: string,
-  probeDatasetId: string,
-  wanted?: string[] | null,
-) {
-  if (wanted == null) return null
-  const field = ['input', 'capabilities']
-  if (wanted.length === 0)
-    throw new DomainError('BAD_USER_INPUT', 'capabilities: is empty; leave it out for all', { field })
-  const known = [...(await samplesByCapability(em, tenantId, probeDatasetId)).keys()]
-  const unknown = wanted.find(slug => !known.includes(slug))
-  if (unknown !== undefined)
-    throw new DomainError(
-      'NOT_FOUND',
-      `capabilities: the probe set does not show "${unknown.slice(0, 200)}"; it has ${known.join(', ')}`,
-      { field },
-    )
-  return [...new Set(wanted)]
 }
 
 export const evaluateEffect: JobEffect<'model.evaluate'> = {

@@ -1,16 +1,11 @@
 // Evaluations: how a model does on a capability, measured at some time on some probe set.
 import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
 import type { ModelEvaluation } from '../../db/entities/index.js'
-import { registerValues, UserError } from '../build/common-types.js'
+import { UserError } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
+import { ProbeSplit } from '../build/probe-split.js'
 import { Job } from './stubs.js'
 
-// Both this subgraph and the taxonomy have it; composition demands equal values.
-export const ProbeSplit = registerValues('ProbeSplit', 'The two halves of a probe set.', {
-  PROBE: 'Pairs that layers are measured on and students are searched with.',
-  VALIDATION: 'Pairs kept apart, on which the result is judged.',
-})
-export type ProbeSplit = keyof typeof ProbeSplit
 export const splitNames = { PROBE: 'probe', VALIDATION: 'validation' } as const satisfies Record<ProbeSplit, string>
 
 @ObjectType({

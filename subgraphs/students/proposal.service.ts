@@ -12,7 +12,7 @@ import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import { groupBy } from '../build/loader.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
-import { samplesByCapability } from '../build/probe-dataset.js'
+import { checkCapabilities, checkSamplesPerCapability, samplesByCapability } from '../build/probe-dataset.js'
 import { applyPolicy } from './approval-policy.js'
 import { checkParameterLimit, findPolicy } from './policy.service.js'
 import { checkLayers, layersKey } from './recipe-layers.js'
@@ -34,20 +34,17 @@ const proposalContext = z.object({ probeDatasetId: z.string() })
  */
 export async function proposeStudents({ platform, tenantId }: RequestContext, input: ProposeStudents): Promise<string> {
   const maximumParameters = checkParameterLimit(input.maximumParameters)
-  const samples = input.samplesPerCapability ?? null
-  if (samples !== null && (samples < 1 || samples > 100_000))
-    throw new DomainError('BAD_USER_INPUT', `samplesPerCapability: ${samples}, expected 1 to 100000`, {
-      field: ['input', 'samplesPerCapability'],
-    })
+  const samples = checkSamplesPerCapability(input.samplesPerCapability)
   await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, input.modelId))
   return platform.db.tx(async em => {
     const { jobId } = await idempotent(em, tenantId, 'proposeStudents', input.idempotencyKey, input, async () => {
       const model = await liveModel(em, tenantId, input.modelId)
       const analysis = await findAnalysis(em, tenantId, model, input.probeDatasetId)
       const layers = await readLayers(em, analysis)
-      const capabilities = checkCapabilities(input.capabilities, layers)
+      const measured = measuredCapabilities(layers)
+      const capabilities = checkCapabilities(input.capabilities, measured, 'the analysis did not measure')
       const probeSet = await em.findOneByOrFail(ProbeDataset, { ...scoped(tenantId), id: analysis.probeDatasetId })
-      await checkValidation(em, probeSet, capabilities ?? measuredCapabilities(layers))
+      await checkValidation(em, probeSet, capabilities ?? measured)
       const samplesPerCapability = samples ?? analysis.samplesPerCapability
       const job = await enqueue(em, platform, {
         tenantId,
@@ -123,25 +120,6 @@ async function checkValidation(em: EntityManager, set: ProbeDataset, capabilitie
       `Probe set "${set.name}" has no validation samples of ${lacking.join(', ')}: proposals could not be judged`,
       { field: ['input', 'probeDatasetId'] },
     )
-}
-
-function checkCapabilities(
-  wanted: string[] | null | undefined,
-  layers: readonly LayerAnalysisOutput[],
-): string[] | null {
-  if (wanted == null) return null
-  const field = ['input', 'capabilities']
-  if (wanted.length === 0)
-    throw new DomainError('BAD_USER_INPUT', 'capabilities: is empty; leave it out for all', { field })
-  const measured = measuredCapabilities(layers)
-  const unknown = wanted.find(slug => !measured.includes(slug))
-  if (unknown !== undefined)
-    throw new DomainError(
-      'NOT_FOUND',
-      `capabilities: the analysis did not measure "${unknown.slice(0, 200)}"; it has ${measured.join(', ')}`,
-      { field },
-    )
-  return [...new Set(wanted)]
 }
 
 export const proposeEffect: JobEffect<'students.propose'> = {

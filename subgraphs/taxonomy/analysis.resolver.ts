@@ -18,6 +18,7 @@ import { fromGlobalId } from '../../lib/ids.js'
 import { UserError } from '../build/common-types.js'
 import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
+import { ProbeSplit } from '../build/probe-split.js'
 import {
   analysisOfJob,
   analyzeModel,
@@ -29,7 +30,7 @@ import {
 import { CapabilityAnalysis, CapabilityScore, LayerAnalysis, LayerCapability } from './analysis.type.js'
 import { Capability } from './capability.type.js'
 import { probeDatasetById, probeDatasetIdOfJob } from './probe-dataset.service.js'
-import { ProbeDataset, ProbeSplit } from './probe-dataset.type.js'
+import { ProbeDataset } from './probe-dataset.type.js'
 import { Job, jobStub, Model, modelStub } from './stubs.js'
 import { qualitiesOf } from './students.service.js'
 import { capabilityById, capabilityOfSlug } from './taxonomy.service.js'

@@ -5,14 +5,13 @@ import type { CapabilityScoreOutput } from '../../compute/pool/job-types.js'
 import { CapabilityAnalysis as AnalysisRow, ModelEvaluation, ModelLayerCapability } from '../../db/entities/index.js'
 import { addModelEvent, aliveModel } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
-import { DomainError } from '../../lib/errors.js'
 import { newId } from '../../lib/ids.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import { groupBy, loader } from '../build/loader.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
-import { chooseProbeDataset } from '../build/probe-dataset.js'
+import { checkSamplesPerCapability, chooseProbeDataset } from '../build/probe-dataset.js'
 import { CapabilityAnalysis, type CapabilityScore, type LayerAnalysis, type LayerCapability } from './analysis.type.js'
 import { ensureCapabilities } from './taxonomy.service.js'
 
@@ -23,9 +22,6 @@ export interface AnalyzeModel {
   idempotencyKey?: string | null
 }
 
-/** More than any probe set has; a slip of the keyboard should not queue a day of work. */
-export const maximumSamplesPerCapability = 100_000
-
 const analysisContext = z.object({ probeDatasetId: z.string(), samplesPerCapability: z.number().nullable() })
 
 /**
@@ -34,13 +30,7 @@ const analysisContext = z.object({ probeDatasetId: z.string(), samplesPerCapabil
  */
 export async function analyzeModel(context: RequestContext, input: AnalyzeModel): Promise<string> {
   const { platform, tenantId } = context
-  const samplesPerCapability = input.samplesPerCapability ?? null
-  if (samplesPerCapability !== null && (samplesPerCapability < 1 || samplesPerCapability > maximumSamplesPerCapability))
-    throw new DomainError(
-      'BAD_USER_INPUT',
-      `samplesPerCapability: ${samplesPerCapability}, expected 1 to ${maximumSamplesPerCapability}`,
-      { field: ['input', 'samplesPerCapability'] },
-    )
+  const samplesPerCapability = checkSamplesPerCapability(input.samplesPerCapability)
   await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, input.modelId))
   return platform.db.tx(async em => {
     const { jobId } = await idempotent(em, tenantId, 'analyzeModel', input.idempotencyKey, input, async () => {

@@ -1,6 +1,6 @@
 // What an analysis of a model found: how well it does per capability, and what each layer has to do with it.
 import { Field, Float, ID, Int, ObjectType } from 'type-graphql'
-import { ProbeSplit } from './probe-dataset.type.js'
+import { ProbeSplit } from '../build/probe-split.js'
 
 @ObjectType({
   description:

@@ -2,14 +2,8 @@
 import { Directive, Field, Int, ObjectType } from 'type-graphql'
 import type { ProbeDataset as ProbeDatasetRow } from '../../db/entities/index.js'
 import { toGlobalId } from '../../lib/ids.js'
-import { Node, registerValues } from '../build/common-types.js'
+import { Node } from '../build/common-types.js'
 import { Capability } from './capability.type.js'
-
-export const ProbeSplit = registerValues('ProbeSplit', 'The two halves of a probe set.', {
-  PROBE: 'Pairs that layers are measured on and students are searched with.',
-  VALIDATION: 'Pairs kept apart, on which the result is judged.',
-})
-export type ProbeSplit = keyof typeof ProbeSplit
 
 @Directive('@key(fields: "id")')
 @ObjectType({
