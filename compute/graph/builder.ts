@@ -22,6 +22,8 @@ export interface GraphBuilder {
   int64(value: number): Value
   float32(value: number): Value
   node(spec: NodeSpec): (Value | null)[]
+  /** The nodes so far, in their order. */
+  readonly nodes: readonly GraphNode[]
   build(): Graph
 }
 
@@ -54,7 +56,7 @@ export function graphBuilder(name: string): GraphBuilder {
       return value
     },
     output(value) {
-      outputs.push(value)
+      if (!outputs.includes(value)) outputs.push(value)
     },
     weight: (weightName, shape, data) => constant(weightName, () => ({ type: 'float32', shape, data })),
     int64s: values =>
@@ -73,6 +75,7 @@ export function graphBuilder(name: string): GraphBuilder {
       nodes.push({ op, inputs: nodeInputs, outputs: made, attributes })
       return made
     },
+    nodes,
     build: () => ({ name, inputs, outputs, constants: [...constants.values()], nodes }),
   }
 }

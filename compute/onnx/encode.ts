@@ -96,8 +96,12 @@ function attribute(name: string, kind: AttributeKind, value: AttributeValue): Me
   const message = new MessageWriter().text(1, name)
   if (kind === 'int') return message.int(3, BigInt(Number(value))).int(20, 2)
   if (kind === 'float') return message.float(2, Number(value)).int(20, 1)
-  for (const item of value as readonly number[]) message.int(8, BigInt(item))
-  return message.int(20, 7)
+  if (kind === 'ints') {
+    for (const item of value as readonly number[]) message.int(8, BigInt(item))
+    return message.int(20, 7)
+  }
+  if (!kind.includes(String(value))) throw new Error(`attribute ${name} is ${value}, not one of ${kind.join(', ')}`)
+  return message.text(4, String(value)).int(20, 3)
 }
 
 function node({ op, inputs, outputs, attributes }: GraphNode): MessageWriter {

@@ -1,7 +1,9 @@
 // The closed table of ops that graphs may use: ONNX domain, typed attributes, and a light rule for the outputs' types and shapes.
-import type { Dimension, ElementType, Value } from '../graph/ir.js'
+// Two more tables are typed against it: `derivatives.ts` and, in float64, `reference.ts`.
+import type { Constant, Dimension, ElementType, Value } from '../graph/ir.js'
 
-export type AttributeKind = 'int' | 'float' | 'ints'
+/** A list of words is an attribute that is one of them. */
+export type AttributeKind = 'int' | 'float' | 'ints' | readonly string[]
 
 export type OutputKind = { type: ElementType; shape: readonly Dimension[] }
 
@@ -42,13 +44,39 @@ const elementwise = define({
   infer: inputs => kind(at(inputs, 0).type, broadcast(at(inputs, 0), at(inputs, 1))),
 })
 const unary = define({ domain: '', attributes: {}, infer: like })
+/** The numbers of a constant (axes, sizes); undefined where the value is computed in the graph. */
+export function constantInts(value: Value): number[] | undefined {
+  const { data } = value as Partial<Constant>
+  return data instanceof BigInt64Array ? Array.from(data, Number) : undefined
+}
+/** Axes from 0, of which negative ones count from the end. */
+export const axisFrom0 = (axis: number, rank: number) => (axis < 0 ? axis + rank : axis)
+
+/** The axes that a reduction's second input names: all where it is absent. */
+export function reducedAxes(inputs: readonly (Value | null)[]): number[] {
+  const x = at(inputs, 0)
+  if (!inputs[1]) return x.shape.map((_, axis) => axis)
+  const axes = constantInts(inputs[1])
+  if (!axes) throw new Error(`axes ${inputs[1].name} of a reduction of ${x.name} are not a constant`)
+  return axes.map(axis => axisFrom0(axis, x.shape.length))
+}
+
 /** Reduces the last axis, keeping it as 1 unless `keepdims` is 0. */
 const lastAxis = (attributes: Readonly<Record<string, unknown>>, x: Value): Dimension[] =>
   attributes.keepdims === 0 ? x.shape.slice(0, -1) : [...x.shape.slice(0, -1), 1]
-const reduceLast = define({
+/** Reduces the axes of the second input (all where it is absent), keeping them as 1 unless `keepdims` is 0. */
+const reduction = define({
   domain: '',
   attributes: { keepdims: 'int' },
-  infer: (inputs, attributes) => kind(at(inputs, 0).type, lastAxis(attributes, at(inputs, 0))),
+  infer: (inputs, attributes) => {
+    const x = at(inputs, 0)
+    const axes = reducedAxes(inputs)
+    const kept = attributes.keepdims === 0 ? [] : [1]
+    return kind(
+      x.type,
+      x.shape.flatMap((size, axis) => (axes.includes(axis) ? kept : [size])),
+    )
+  },
 })
 
 export const ops = {
@@ -57,6 +85,11 @@ export const ops = {
   Mul: elementwise,
   Div: elementwise,
   Max: elementwise,
+  Neg: unary,
+  Exp: unary,
+  Sqrt: unary,
+  /** -1, 0 or 1. */
+  Sign: unary,
   Sigmoid: unary,
   /** Rows of `data` (input 0) by `indices` (input 1). */
   Gather: define({
@@ -73,6 +106,35 @@ export const ops = {
     domain: '',
     attributes: { axis: 'int' },
     infer: inputs => kind(at(inputs, 0).type, at(inputs, 1).shape),
+  }),
+  /** Input 0 with the updates (input 2) at indices (input 1) along one axis; with `add`, indices may repeat. */
+  ScatterElements: define({
+    domain: '',
+    attributes: { axis: 'int', reduction: ['none', 'add'] },
+    infer: like,
+  }),
+  /** Input 0 with the updates (input 2) as the blocks that index tuples (last axis of input 1) name; with `add`, tuples may repeat. */
+  ScatterND: define({ domain: '', attributes: { reduction: ['none', 'add'] }, infer: like }),
+  Transpose: define({
+    domain: '',
+    attributes: { perm: 'ints' },
+    infer: (inputs, attributes) =>
+      kind(
+        at(inputs, 0).type,
+        (attributes.perm as readonly number[]).map(axis => at(inputs, 0).shape[axis]!),
+      ),
+  }),
+  /** Pieces of input 0 along an axis, of the constant sizes of input 1. */
+  Split: define({
+    domain: '',
+    attributes: { axis: 'int' },
+    infer: (inputs, attributes) => {
+      const { type, shape } = at(inputs, 0)
+      const axis = axisFrom0(Number(attributes.axis ?? 0), shape.length)
+      const sizes = constantInts(at(inputs, 1))
+      if (!sizes) throw new Error(`sizes of a split of ${at(inputs, 0).name} are not a constant`)
+      return sizes.map(size => ({ type, shape: shape.map((own, i) => (i === axis ? size : own)) }))
+    },
   }),
   /** The shape comes from a constant; who builds the node says what it means (see `reshape`). */
   Reshape: define({ domain: '', attributes: {}, infer: like }),
@@ -111,8 +173,29 @@ export const ops = {
       return kind('float32', [rows!, columns!])
     },
   }),
-  ReduceSum: reduceLast,
-  ReduceL2: reduceLast,
+  /** Matrix products of the last two axes, each transposed on demand, times alpha; the axes before them are equal. */
+  FusedMatMul: define({
+    domain: 'com.microsoft',
+    attributes: { transA: 'int', transB: 'int', alpha: 'float' },
+    infer: (inputs, attributes) => {
+      const [a, b] = [at(inputs, 0), at(inputs, 1)]
+      const matrix = (x: Value, transposed: unknown) => {
+        const [rows, columns] = x.shape.slice(-2)
+        return transposed ? [columns!, rows!] : [rows!, columns!]
+      }
+      const [rows, inner] = matrix(a, attributes.transA) as [Dimension, Dimension]
+      const [inner2, columns] = matrix(b, attributes.transB) as [Dimension, Dimension]
+      const outer = a.shape.slice(0, -2)
+      if (inner !== inner2 || outer.join() !== b.shape.slice(0, -2).join()) {
+        throw new Error(`FusedMatMul: ${a.name} [${a.shape}] and ${b.name} [${b.shape}] do not fit`)
+      }
+      return kind('float32', [...outer, rows, columns])
+    },
+  }),
+  ReduceSum: reduction,
+  ReduceSumSquare: reduction,
+  ReduceL2: reduction,
+  Softmax: define({ domain: '', attributes: { axis: 'int' }, infer: like }),
   LogSoftmax: define({ domain: '', attributes: { axis: 'int' }, infer: like }),
   /** Index of the greatest entry of the last axis; the first of equals. */
   ArgMax: define({
@@ -132,6 +215,20 @@ export const ops = {
     attributes: { epsilon: 'float' },
     infer: inputs => [...like(inputs), null, null, ...like(inputs)],
   }),
+  /** LayerNorm over the last axis: (x - mean) / sqrt(variance + epsilon) * weight (input 1) + bias (input 2). */
+  LayerNormalization: define({
+    domain: '',
+    attributes: { axis: 'int', epsilon: 'float', stash_type: 'int' },
+    infer: like,
+  }),
+  /** LayerNorm of input + skip, weight (input 2) and bias (input 3): outputs the norm (0) and the sum (3). */
+  SkipLayerNormalization: define({
+    domain: 'com.microsoft',
+    attributes: { epsilon: 'float' },
+    infer: inputs => [...like(inputs), null, null, ...like(inputs)],
+  }),
+  /** GELU by its tanh form: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) (Hendrycks and Gimpel 2016, arXiv 1606.08415). */
+  FastGelu: define({ domain: 'com.microsoft', attributes: {}, infer: like }),
   /** RoPE on [batch, seq, heads * head size] by position ids and tables [positions, head size / 2]. */
   RotaryEmbedding: define({
     domain: 'com.microsoft',
@@ -166,9 +263,12 @@ export const ops = {
 
 export type OpName = keyof typeof ops
 
-type AttributeType = { int: number; float: number; ints: readonly number[] }
-export type Attributes<K extends OpName> = {
-  readonly [A in keyof (typeof ops)[K]['attributes']]?: (typeof ops)[K]['attributes'][A] extends AttributeKind
-    ? AttributeType[(typeof ops)[K]['attributes'][A]]
+type NumericAttribute = { int: number; float: number; ints: readonly number[] }
+type AttributeOf<T> = T extends keyof NumericAttribute
+  ? NumericAttribute[T]
+  : T extends readonly string[]
+    ? T[number]
     : never
+export type Attributes<K extends OpName> = {
+  readonly [A in keyof (typeof ops)[K]['attributes']]?: AttributeOf<(typeof ops)[K]['attributes'][A]>
 }
