@@ -35,6 +35,7 @@ export async function idempotent<R>(
   const field = ['input', 'idempotencyKey']
   if (key.length < 1 || key.length > 200)
     throw new DomainError('BAD_USER_INPUT', `idempotencyKey: ${key.length} characters, expected 1 to 200`, { field })
+  if (key.includes('\0')) throw new DomainError('BAD_USER_INPUT', 'idempotencyKey: contains a NUL character', { field })
   const inputHash = createHash('sha256')
     .update(canonicalJson({ ...input, idempotencyKey: undefined }))
     .digest('hex')

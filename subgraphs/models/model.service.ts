@@ -6,6 +6,7 @@ import { aliveModel, deleteModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId } from '../../lib/ids.js'
+import { checkText } from '../build/check-text.js'
 import { type Page, paginate, paginateEach } from '../build/connection.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
@@ -60,15 +61,14 @@ export function listTensors(
   return paginateEach(query, args, 'modelId', modelIds, id => `tensors ${id}`, [{ property: 'ordinal' }])
 }
 
-function checkLength(name: string, text: string | null | undefined, minimum: number, maximum: number) {
-  if (text == null || (text.trim().length >= minimum && text.length <= maximum)) return
-  throw new DomainError(
-    'BAD_USER_INPUT',
-    `${name}: ${text.trim().length} characters, expected ${minimum} to ${maximum}`,
-    {
+/** Trimmed; what is given must not be empty. */
+function checkGiven(name: string, text: string | null | undefined, maximum: number): string | null {
+  const checked = checkText(text, maximum, name)
+  if (text != null && checked === null)
+    throw new DomainError('BAD_USER_INPUT', `${name}: empty, expected 1 to ${maximum} characters`, {
       field: ['input', name],
-    },
-  )
+    })
+  return checked
 }
 
 /** Enqueues an ingest; the second of two calls with one key gets the first one's job, and its model once it is there. */
@@ -77,24 +77,20 @@ export async function ingestModel(
   input: IngestModelInput,
 ): Promise<{ jobId: string; model: ModelAtom | null }> {
   const suggested = checkSource(input.source, platform.env)
-  checkLength('name', input.name, 1, 200)
-  checkLength('version', input.version, 0, 100)
-  checkLength('revision', input.revision, 1, 200)
-  if (input.revision != null && !/^hf:/i.test(input.source))
+  const name = checkGiven('name', input.name, 200) ?? suggested.name
+  const version = checkText(input.version, 100, 'version')
+  const revision = checkGiven('revision', input.revision, 200)
+  if (revision !== null && !/^hf:/i.test(input.source))
     throw new DomainError('BAD_USER_INPUT', 'revision: only hf: sources have revisions', {
       field: ['input', 'revision'],
     })
   return platform.db.tx(async em => {
     const { jobId } = await idempotent(em, tenantId, 'ingestModel', input.idempotencyKey, input, async () => {
-      const context: IngestContext = {
-        name: input.name?.trim() ?? suggested.name,
-        version: input.version ?? null,
-        source: input.source,
-      }
+      const context: IngestContext = { name, version, source: input.source }
       const job = await enqueue(em, platform, {
         tenantId,
         type: 'model.ingest',
-        input: { source: input.source, ...(input.revision != null && { revision: input.revision }) },
+        input: { source: input.source, ...(revision !== null && { revision }) },
         context,
       })
       return { jobId: job.id }

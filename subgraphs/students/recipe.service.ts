@@ -11,6 +11,7 @@ import { aliveModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId, newId, parseGlobalId, toGlobalId } from '../../lib/ids.js'
+import { checkText } from '../build/check-text.js'
 import { type ConnectionArguments, paginate, paginateEach } from '../build/connection.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel } from '../build/live-model.js'
@@ -33,16 +34,6 @@ export interface CreateRecipe {
 }
 
 const textLimits = { name: 200, objective: 2_000, reason: 2_000, layerReason: 500 } as const
-
-/** Trimmed text, or null where there is none. */
-function checkText(text: string | null | undefined, limit: number, ...field: string[]): string | null {
-  const trimmed = text?.trim() ?? ''
-  if (trimmed.length > limit)
-    throw new DomainError('BAD_USER_INPUT', `${field.join('.')}: ${trimmed.length} characters, at most ${limit}`, {
-      field: ['input', ...field],
-    })
-  return trimmed || null
-}
 
 /**
  * Writes a recipe; returns its row id. It begins PROPOSED: the approval policy decides on proposals only.

@@ -5,6 +5,7 @@ import { Job, ProbeDataset as ProbeDatasetRow, ProbeSampleCount } from '../../db
 import { anyOf, defaultTenantId, scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { newId } from '../../lib/ids.js'
+import { checkText } from '../build/check-text.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import { groupBy, loader } from '../build/loader.js'
@@ -80,12 +81,12 @@ export interface ImportProbeDataset {
  */
 export async function importProbeDataset(context: RequestContext, input: ImportProbeDataset) {
   const { platform, tenantId } = context
-  const name = input.name.trim()
-  const source = input.source.trim()
+  const name = checkText(input.name, 200, 'name') ?? ''
+  const source = checkText(input.source, 4096, 'source') ?? ''
   const refuse = (field: string, message: string) => {
     throw new DomainError('BAD_USER_INPUT', `${field}: ${message}`, { field: ['input', field] })
   }
-  if (name.length < 1 || name.length > 200) refuse('name', `${name.length} characters, expected 1 to 200`)
+  if (name.length < 1) refuse('name', 'is empty; expected 1 to 200 characters')
   if (name === builtInProbeDataset) refuse('name', `"${builtInProbeDataset}" is the product's own probe set`)
   if (source.length < 1) refuse('source', 'is empty; expected a path, file: or https: address')
   return platform.db.tx(async em => {

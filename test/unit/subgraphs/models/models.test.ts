@@ -317,6 +317,17 @@ test('a source of 5,000 characters is a mistake', async () => {
   expect(ingestModel).toMatchObject({ job: null, userErrors: [{ code: 'BAD_USER_INPUT', field: ['input', 'source'] }] })
 })
 
+test.each([
+  [{ name: ' ' }, 'name'],
+  [{ name: 'n'.repeat(201) }, 'name'],
+  [{ name: 'a\0b' }, 'name'],
+  [{ version: '1\0' }, 'version'],
+  [{ idempotencyKey: 'a\0b' }, 'idempotencyKey'],
+])('what names an ingest is checked: case %#', async (more, field) => {
+  const { ingestModel } = await ask(ingest, { input: { source: '/models/x.gguf', ...more } })
+  expect(ingestModel).toMatchObject({ job: null, userErrors: [{ code: 'BAD_USER_INPUT', field: ['input', field] }] })
+})
+
 test('a revision is for hf: sources only', async () => {
   const { ingestModel } = await ask(ingest, { input: { source: '/models/x.gguf', revision: 'main' } })
   expect(ingestModel).toMatchObject({
