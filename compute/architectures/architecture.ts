@@ -1,4 +1,4 @@
-// What the engine must know of a model family, as data: its tensors, their names in each convention, places and shapes.
+// What the engine must know of a model family, as data: its tensors, their names in each convention, places and shapes, and how they are wired.
 import type { Dimensions, TensorComponent } from '../../lib/manifest.js'
 
 export type Format = 'safetensors' | 'gguf'
@@ -22,6 +22,13 @@ export interface ResolvedDimensions {
   tiedEmbeddings: boolean
 }
 
+/**
+ * A tensor's place. The roles that the graph knows are also what says how the network is built: it does what the model has tensors for.
+ * Of the whole model: `embed`, `position_embed` (with `positions: 'learned'`), `final_norm`, `lm_head`, `rope_factors`. Of a layer:
+ * `attn_norm`, `q` `k` `v` or `qkv` in one, `q_norm` and `k_norm` (RMSNorm of each head), `o`, `mlp_norm`, `gate` (absent: a feed-forward
+ * block without gating), `up`, `down`. Beside each linear layer `<role>_bias`, beside each LayerNorm `<role>_bias`. Other roles are kept,
+ * cut and exported with the model, and take no part in running it.
+ */
 export interface TensorPlace {
   /** Role within the layer (`q`) or of the whole model (`embed`). */
   role: string
@@ -36,15 +43,30 @@ export interface TensorPlace {
   presence: 'required' | 'tied' | 'optional'
   /** Rows pair up for RoPE, so their order depends on the format (`ropeLayout`). */
   rotated?: boolean
+  /** Formats that store this linear weight turned round, [in, out] (GPT-2's Conv1D). */
+  inputFirst?: readonly Format[]
 }
+
+export type Activation = 'silu' | 'gelu_tanh'
 
 export interface Architecture {
   name: string
   /** Hugging Face `model_type` and GGUF `general.architecture` values that are this family. */
   aliases: readonly string[]
   tensors: readonly TensorPlace[]
+  /** `rms`: RMSNorm; `layer`: LayerNorm, with biases. */
+  norm: 'rms' | 'layer'
+  /** What is added to stored norm weights before they are used, by format: Gemma's checkpoints hold weight - 1, GGUF files the weight. */
+  normOffset?: Partial<Record<Format, number>>
+  /** `rotary`: RoPE on q and k; `learned`: the row of `position_embed` is added to the embedding. */
+  positions: 'rotary' | 'learned'
   /** RoPE layout of each convention's q/k rows. */
   ropeLayout: Record<Format, 'half' | 'interleaved'>
+  activation: Activation
+  /** Factor of the embedding; absent: 1. */
+  embeddingScale?(d: ResolvedDimensions): number
   /** Values that a source may leave unsaid. */
-  defaults: Partial<Dimensions>
+  defaults(stated: Dimensions): Partial<Dimensions>
+  /** config.json fields as transformers reads them, for models that came without one; `roles` are the tensors that the model has. */
+  huggingFaceConfig(d: ResolvedDimensions, roles: ReadonlySet<string>): Record<string, unknown>
 }

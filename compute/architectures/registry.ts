@@ -2,9 +2,13 @@
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor, TensorComponent } from '../../lib/manifest.js'
 import type { Architecture, Format, ResolvedDimensions, TensorPlace } from './architecture.js'
+import { gemma } from './gemma.js'
+import { gpt2 } from './gpt2.js'
 import { llama } from './llama.js'
+import { qwen2 } from './qwen2.js'
+import { qwen3 } from './qwen3.js'
 
-export const architectures: readonly Architecture[] = [llama]
+export const architectures: readonly Architecture[] = [llama, qwen2, qwen3, gemma, gpt2]
 
 /** The architecture behind a Hugging Face `model_type` or a GGUF `general.architecture`; undefined where unknown. */
 export const findArchitecture = (name: string): Architecture | undefined =>
@@ -92,6 +96,10 @@ export interface BuildableModel {
   dimensions: ResolvedDimensions
   /** Tensors by role (`embed`, `layers.3.q`), checked: every required one is there and has the expected shape. */
   tensors: ReadonlyMap<string, ManifestTensor>
+  /** Roles (as in `tensors`) of linear weights that are stored as [in, out]; all others are [out, in]. */
+  inputFirst: ReadonlySet<string>
+  /** Added to the stored weights of norms. */
+  normOffset: number
 }
 
 /**
@@ -106,12 +114,21 @@ export function checkBuildable(manifest: Manifest): BuildableModel {
     if (role) tensors.set(role, tensor)
   }
   const dimensions = resolveDimensions(manifest, architecture, tensors)
+  const inputFirst = new Set<string>()
   for (const place of architecture.tensors) {
     const count = place.perLayer ? dimensions.layerCount : 1
-    for (let layer = 0; layer < count; layer++) checkTensor(manifest, place, layer, tensors, dimensions)
+    for (let layer = 0; layer < count; layer++) {
+      checkTensor(manifest, place, layer, tensors, dimensions)
+      if (isInputFirst(place, manifest.format)) inputFirst.add(roleOf(place, layer))
+    }
   }
-  return { architecture, dimensions, tensors }
+  const normOffset = architecture.normOffset?.[manifest.format] ?? 0
+  return { architecture, dimensions, tensors, inputFirst, normOffset }
 }
+
+const roleOf = (place: TensorPlace, layer: number) => (place.perLayer ? `layers.${layer}.${place.role}` : place.role)
+
+export const isInputFirst = (place: TensorPlace, format: Format) => place.inputFirst?.includes(format) ?? false
 
 function checkTensor(
   manifest: Manifest,
@@ -120,14 +137,15 @@ function checkTensor(
   tensors: Map<string, ManifestTensor>,
   dimensions: ResolvedDimensions,
 ): void {
-  const role = place.perLayer ? `layers.${layer}.${place.role}` : place.role
+  const role = roleOf(place, layer)
   const tensor = tensors.get(role)
   if (!tensor) {
     if (place.presence === 'optional' || (place.presence === 'tied' && dimensions.tiedEmbeddings)) return
     const name = tensorName(manifest.architecture, manifest.format, role)
     throw new DomainError('MISSING_TENSOR', `tensor ${name} (${role}) is missing; ${manifest.architecture} needs it`)
   }
-  const expected = place.shape(dimensions)
+  const outputFirst = place.shape(dimensions)
+  const expected = isInputFirst(place, manifest.format) ? outputFirst.toReversed() : outputFirst
   if (tensor.shape.length !== expected.length || tensor.shape.some((size, axis) => size !== expected[axis])) {
     throw new DomainError(
       'SHAPE_MISMATCH',
@@ -141,7 +159,7 @@ function resolveDimensions(
   architecture: Architecture,
   tensors: Map<string, ManifestTensor>,
 ): ResolvedDimensions {
-  const d = { ...architecture.defaults, ...stated(manifest.dimensions) }
+  const d = { ...architecture.defaults(manifest.dimensions), ...stated(manifest.dimensions) }
   const need = (value: number | undefined, name: string): number => {
     if (value !== undefined) return value
     throw new DomainError('UNSUPPORTED_ARCHITECTURE', `The model does not state its ${name}; nothing can be built`)
@@ -167,13 +185,16 @@ function resolveDimensions(
     vocabularySize: need(d.vocabularySize ?? tensors.get('embed')?.shape[0], 'vocabularySize'),
     contextLength: d.contextLength ?? 2048,
     normEpsilon: need(d.normEpsilon, 'normEpsilon'),
-    ropeTheta: need(d.ropeTheta, 'ropeTheta'),
+    ropeTheta: d.ropeTheta ?? usualRopeTheta,
     ropeLayout: d.ropeLayout ?? architecture.ropeLayout[manifest.format],
     ropeScaling: d.ropeScaling,
     slidingWindow: d.slidingWindow,
     tiedEmbeddings: d.tiedEmbeddings ?? !tensors.has('lm_head'),
   }
 }
+
+/** What every family means that leaves it unsaid (Su et al. 2021). */
+const usualRopeTheta = 10000
 
 /** Without the keys whose value is undefined, which would hide a default. */
 const stated = <T extends object>(value: T): T =>

@@ -1,8 +1,10 @@
-// The graphs of a llama-family model: one that decodes with a key/value cache, one that measures with layer gates and probes.
+// The graphs of a decoder model, wired as its architecture's data say: one that decodes with a key/value cache, one that measures with
+// layer gates and probes.
 import type { BuildableModel } from '../architectures/registry.js'
 import { type GraphBuilder, graphBuilder } from '../graph/builder.js'
 import type { ExternalData, Graph, Value } from '../graph/ir.js'
 import { apply, applyAll, reshape, reshapeTo } from '../ops/apply.js'
+import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
 
 /**
  * `generate`: inputs past keys and values in buffers with room to spare, outputs those of the new tokens only, because the binding
@@ -19,7 +21,11 @@ const leastNormProduct = 1e-20
 /** GroupQueryAttention rotates by itself only where the head size is a multiple of this. */
 const fusedRotaryMultiple = 16
 
-export const usesFusedRotary = (headSize: number) => headSize % fusedRotaryMultiple === 0
+/** What the graphs of a model ask for positions: RoPE tables, ids of positions, or both. */
+export function positionInputs({ architecture, dimensions }: Pick<BuildableModel, 'architecture' | 'dimensions'>) {
+  const rotary = architecture.positions === 'rotary'
+  return { tables: rotary, ids: !rotary || dimensions.headSize % fusedRotaryMultiple !== 0 }
+}
 
 /**
  * The residual stream is kept flat, [tokens, hidden] with tokens = batch * seq, so that linear layers are Gemm on weights as stored
@@ -29,34 +35,38 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   const { dimensions: d, tensors } = model
   const g = graphBuilder(`${model.architecture.name} ${variant}`)
   const halfHead = d.headSize / 2
+  const asked = positionInputs(model)
 
   const inputs: GraphInputs = {
     ids: g.input('input_ids', 'int64', ['batch', 'seq']),
     lastPositions: g.input('last_positions', 'int32', ['batch']),
     totalLength: g.input('total_length', 'int32', []),
-    cos: g.input('rope_cos', 'float32', ['positions', halfHead]),
-    sin: g.input('rope_sin', 'float32', ['positions', halfHead]),
-    positions: usesFusedRotary(d.headSize) ? null : g.input('position_ids', 'int64', ['batch', 'seq']),
+    rope: asked.tables
+      ? {
+          cos: g.input('rope_cos', 'float32', ['positions', halfHead]),
+          sin: g.input('rope_sin', 'float32', ['positions', halfHead]),
+        }
+      : null,
+    positions: asked.ids ? g.input('position_ids', 'int64', ['batch', 'seq']) : null,
   }
   const rows = g.input('rows', 'int64', ['rows'])
 
   const weight = (role: string): Value => g.weight(role, tensors.get(role)!.shape, locate(role))
-  const linear = (x: Value, role: string, name = role): Value => {
-    const bias = tensors.has(`${role}_bias`) ? [weight(`${role}_bias`)] : []
-    return apply(g, 'Gemm', [x, weight(role), ...bias], { transB: 1 }, { name: `${name}.out` })
-  }
+  const { linear, projections } = linearLayers(g, model, weight)
 
-  const embedded = apply(g, 'Gather', [weight('embed'), inputs.ids], {}, { name: 'embedded' })
+  const embedded = embedding(g, model, inputs, weight)
   let residual = reshape(g, embedded, [-1, d.hiddenSize], ['tokens', d.hiddenSize], 'hidden.0')
   /** What the last block added to the residual stream, not yet summed: the next norm does both in one kernel. */
   let added: Value | null = null
+  const [plainNorm, skipNorm] = normOps[model.architecture.norm]
   const norm = (role: string, sumName: string): Value => {
+    const weights = normWeights(g, model, weight, role)
     if (!added) {
       const attributes = { axis: -1, epsilon: d.normEpsilon, stash_type: 1 }
-      return apply(g, 'SimplifiedLayerNormalization', [residual, weight(role)], attributes, { name: `${role}.out` })
+      return apply(g, plainNorm, [residual, ...weights], attributes, { name: `${role}.out` })
     }
     const attributes = { epsilon: d.normEpsilon }
-    const outputs = applyAll(g, 'SkipSimplifiedLayerNormalization', [residual, added, weight(role)], attributes, {
+    const outputs = applyAll(g, skipNorm, [residual, added, ...weights], attributes, {
       name: [`${role}.out`, '', '', sumName],
     })
     residual = outputs[3]!
@@ -75,14 +85,20 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
 
     const x = norm(at('attn_norm'), `hidden.${layer}`)
     hidden.push(residual)
-    const mixed = attend(layer, linear(x, at('q')), linear(x, at('k')), linear(x, at('v')))
+    const mixed = attend(layer, ...projections(x, at))
     added = gated(linear(mixed, at('o')), 'attention_gated')
 
     const y = norm(at('mlp_norm'), at('after_attention'))
-    const gateProjection = linear(y, at('gate'))
-    const sigmoid = apply(g, 'Sigmoid', [gateProjection], {}, { name: at('sigmoid') })
-    const activated = apply(g, 'Mul', [gateProjection, sigmoid], {}, { name: at('silu') })
-    const product = apply(g, 'Mul', [activated, linear(y, at('up'))], {}, { name: at('gated_up') })
+    const { activation } = model.architecture
+    const product = tensors.has(at('gate'))
+      ? apply(
+          g,
+          'Mul',
+          [activate(g, activation, linear(y, at('gate')), at), linear(y, at('up'))],
+          {},
+          { name: at('gated_up') },
+        )
+      : activate(g, activation, linear(y, at('up')), at)
     added = gated(linear(product, at('down')), 'mlp_gated')
   }
   const normed = norm('final_norm', `hidden.${d.layerCount}`)
@@ -104,9 +120,24 @@ interface GraphInputs {
   ids: Value
   lastPositions: Value
   totalLength: Value
-  cos: Value
-  sin: Value
+  /** Tables of cosines and sines; null where positions are learned. */
+  rope: { cos: Value; sin: Value } | null
   positions: Value | null
+}
+
+/** [batch, seq, hidden]: the tokens' rows, scaled or with their positions' rows added where the architecture says so. */
+function embedding(
+  g: GraphBuilder,
+  { architecture, dimensions }: BuildableModel,
+  { ids, positions }: GraphInputs,
+  weight: (role: string) => Value,
+): Value {
+  let embedded = apply(g, 'Gather', [weight('embed'), ids], {}, { name: 'embedded' })
+  const scale = architecture.embeddingScale?.(dimensions) ?? 1
+  if (scale !== 1) embedded = apply(g, 'Mul', [embedded, g.float32(scale)], {}, { name: 'embedded_scaled' })
+  if (architecture.positions === 'rotary') return embedded
+  const rows = apply(g, 'Gather', [weight('position_embed'), positions], {}, { name: 'position_embedded' })
+  return apply(g, 'Add', [embedded, rows], {}, { name: 'embedded_at_position' })
 }
 
 /**
@@ -145,18 +176,20 @@ function attention(
   const splitQuery = split(queryWidth, 'query_shape')
   const splitKey = split(keyWidth, 'key_shape')
   const interleaved = d.ropeLayout === 'interleaved' ? 1 : 0
-  const { positions, cos, sin } = inputs
+  const { positions, rope } = inputs
+  // RoPE inside the attention kernel where it can.
+  const fused = rope && !positions ? rope : null
   const rotate = (x: Value, heads: number, name: string) => {
-    if (!positions) return x
+    if (!rope || !positions) return x
     const attributes = { interleaved, num_heads: heads, rotary_embedding_dim: 0 }
-    return apply(g, 'RotaryEmbedding', [x, positions, cos, sin], attributes, { name })
+    return apply(g, 'RotaryEmbedding', [x, positions, rope.cos, rope.sin], attributes, { name })
   }
   const attributes = {
     num_heads: d.attentionHeadCount,
     kv_num_heads: d.keyValueHeadCount,
     scale: 1 / Math.sqrt(d.headSize),
-    do_rotary: positions ? 0 : 1,
-    rotary_interleaved: positions ? 0 : interleaved,
+    do_rotary: fused ? 1 : 0,
+    rotary_interleaved: fused ? interleaved : 0,
     local_window_size: d.slidingWindow ?? -1,
   }
   const cacheShape = ['batch', d.keyValueHeadCount, 'capacity', d.headSize]
@@ -168,7 +201,7 @@ function attention(
     const past = cache
       ? [g.input(`past.${layer}.key`, 'float32', cacheShape), g.input(`past.${layer}.value`, 'float32', cacheShape)]
       : [null, null]
-    const rotary = positions ? [] : [cos, sin]
+    const rotary = fused ? [fused.cos, fused.sin] : []
     const outputs = applyAll(
       g,
       'GroupQueryAttention',

@@ -20,7 +20,7 @@ import {
 import { packBatches } from './batches.js'
 import { throwIfCancelled } from './cancellation.js'
 import { type DecodingSequence, startSequence } from './decoding-sequence.js'
-import { buildModelGraph, type GraphVariant, usesFusedRotary } from './model-graph.js'
+import { buildModelGraph, type GraphVariant, positionInputs } from './model-graph.js'
 import { type RopeTables, ropeTables } from './rope.js'
 
 export interface ModelContext {
@@ -104,7 +104,8 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   const { dimensions: d, tensors } = model
   const factors = tensors.get('rope_factors')
   const ropeFactors = factors && (await readTensorFloat32(context.payloads, factors))
-  let rope: RopeTables = ropeTables(d, ropeStep, ropeFactors)
+  const asked = positionInputs(model)
+  let rope: RopeTables = ropeTables(d, asked.tables ? ropeStep : 0, ropeFactors)
   /** The float32 file of every tensor; made where the cache of derived files does not hold it (any more). */
   const weightFiles = async (signal?: AbortSignal): Promise<Map<string, ExternalData>> => {
     const files = new Map<string, ExternalData>()
@@ -151,14 +152,14 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       )
     }
   }
-  /** Tables for at least this many positions, and the ids of positions where the graph asks for them. */
+  /** Tables for at least this many positions, and the ids of positions, where the graph asks for them. */
   const ropeFeeds = (start: number, batch: number, seq: number): Record<string, RuntimeTensor> => {
-    if (rope.positions < start + seq) {
+    if (asked.tables && rope.positions < start + seq) {
       rope = ropeTables(d, Math.ceil((start + seq) / ropeStep) * ropeStep, ropeFactors)
     }
     const shape = [rope.positions, d.headSize / 2]
-    const tables = { rope_cos: floats(rope.cos, shape), rope_sin: floats(rope.sin, shape) }
-    if (usesFusedRotary(d.headSize)) return tables
+    const tables = asked.tables ? { rope_cos: floats(rope.cos, shape), rope_sin: floats(rope.sin, shape) } : undefined
+    if (!asked.ids) return { ...tables }
     const positions = Array.from({ length: batch * seq }, (_, i) => start + (i % seq))
     return { ...tables, position_ids: int64s(positions, [batch, seq]) }
   }

@@ -111,8 +111,8 @@ describe('checkBuildable', () => {
   })
 
   test('an unknown architecture is named', () => {
-    expect(() => checkBuildable(picoManifest({ architecture: 'gpt2' }))).toThrow(/"gpt2" is not known/)
-    expect(findArchitecture('gpt2')).toBeUndefined()
+    expect(() => checkBuildable(picoManifest({ architecture: 'no-such' }))).toThrow(/"no-such" is not known/)
+    expect(findArchitecture('no-such')).toBeUndefined()
   })
 
   test('a missing tensor is named with its role', () => {
