@@ -227,7 +227,7 @@ describe('stop', () => {
     await atWork(slow)
     const quick = await ingest()
     await pool.until(quick, isRunning)
-    await pool.queue.stop(300)
+    await pool.queue.stop(1_000)
     expect(await pool.store.get(quick)).toMatchObject({ state: 'SUCCEEDED' })
     expect(await pool.store.get(slow)).toMatchObject({ state: 'QUEUED', attempts: 0 })
     expect(workerPids('io')).toEqual([])
