@@ -63,28 +63,14 @@ export async function exportConfig(
 }
 
 function writtenConfig(manifest: Manifest, tensors: readonly ExportTensor[]): Json {
-  const { dimensions: d } = checkBuildable(manifest)
-  const roles = new Set(manifest.tensors.map(t => t.role))
-  const windowed = d.slidingWindow !== undefined
+  const { architecture, dimensions, tensors: byRole } = checkBuildable(manifest)
+  const d = {
+    ...dimensions,
+    normEpsilon: shortestFloat32(dimensions.normEpsilon),
+    ropeTheta: shortestFloat32(dimensions.ropeTheta),
+  }
   return {
-    architectures: [windowed ? 'MistralForCausalLM' : 'LlamaForCausalLM'],
-    model_type: windowed ? 'mistral' : 'llama',
-    hidden_size: d.hiddenSize,
-    intermediate_size: d.intermediateSize,
-    num_hidden_layers: d.layerCount,
-    num_attention_heads: d.attentionHeadCount,
-    num_key_value_heads: d.keyValueHeadCount,
-    head_dim: d.headSize,
-    vocab_size: d.vocabularySize,
-    max_position_embeddings: d.contextLength,
-    hidden_act: 'silu',
-    rms_norm_eps: shortestFloat32(d.normEpsilon),
-    rope_theta: shortestFloat32(d.ropeTheta),
-    ...(d.ropeScaling ? { rope_scaling: d.ropeScaling } : {}),
-    ...(windowed ? { sliding_window: d.slidingWindow } : {}),
-    attention_bias: roles.has('layers.0.q_bias'),
-    mlp_bias: roles.has('layers.0.up_bias'),
-    tie_word_embeddings: !roles.has('lm_head'),
+    ...architecture.huggingFaceConfig(d, new Set(byRole.keys())),
     bos_token_id: manifest.tokenizer?.bosTokenId,
     eos_token_id: endIds(manifest.tokenizer),
     pad_token_id: manifest.tokenizer?.padTokenId,

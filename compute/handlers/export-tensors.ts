@@ -3,7 +3,7 @@ import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { ResolvedDimensions } from '../architectures/architecture.js'
-import { checkBuildable, parseRole, requireArchitecture, tensorName } from '../architectures/registry.js'
+import { checkBuildable, isInputFirst, parseRole, tensorName } from '../architectures/registry.js'
 import { dequantize } from '../formats/dequantize.js'
 import { elementCount, readFloat32 } from '../formats/float-weights.js'
 import { isQuantized } from '../formats/ggml-types.js'
@@ -21,13 +21,14 @@ const plainTypes = new Set(['F64', 'F32', 'F16', 'BF16', 'I64', 'I32', 'I16', 'I
 
 /**
  * The tensors in the order in which they are written. HF sources keep names and types; GGUF sources get HF names, quantised ones become
- * float32, and the rows of q and k go back to the order that Hugging Face models expect.
+ * float32, and what the converter changed (order of q and k rows, Conv1D turned round, 1 added to norms) goes back to how Hugging Face
+ * models have it.
  * @throws DomainError UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_FORMAT naming the tensor
  */
 export function exportTensors(manifest: Manifest, payloads: PayloadStore): ExportTensor[] {
   if (manifest.format === 'safetensors') return manifest.tensors.map(t => asStored(t, t.name, payloads))
-  const { dimensions } = checkBuildable(manifest)
-  const architecture = requireArchitecture(manifest.architecture)
+  const { architecture, dimensions, normOffset } = checkBuildable(manifest)
+  const offset = normOffset - (architecture.normOffset?.safetensors ?? 0)
   const tensors: ExportTensor[] = []
   for (const tensor of manifest.tensors) {
     const place =
@@ -39,8 +40,12 @@ export function exportTensors(manifest: Manifest, payloads: PayloadStore): Expor
       )
     }
     const name = tensorName(manifest.architecture, 'safetensors', tensor.role)
-    const turned = place.rotated === true && dimensions.ropeLayout === 'interleaved'
-    if (turned) tensors.push(unpermuted(tensor, name, dimensions, payloads))
+    const permuted = place.rotated === true && dimensions.ropeLayout !== architecture.ropeLayout.safetensors
+    const turned = isInputFirst(place, manifest.format) !== isInputFirst(place, 'safetensors')
+    const isScale = place.component === 'NORM' && !place.role.endsWith('_bias')
+    if (permuted) tensors.push(unpermuted(tensor, name, dimensions, payloads))
+    else if (turned) tensors.push(transposed(tensor, name, payloads))
+    else if (offset !== 0 && isScale) tensors.push(shifted(tensor, name, offset, payloads))
     else if (isQuantized(tensor.dtype)) tensors.push(asFloat32(tensor, name, payloads))
     else tensors.push(asStored(tensor, name, payloads))
   }
@@ -74,6 +79,45 @@ const asFloat32 = (tensor: ManifestTensor, name: string, payloads: PayloadStore)
     for await (const values of readFloat32(payloads, tensor, signal)) yield bytesOf(values)
   },
 })
+
+/** [rows, columns] -> [columns, rows]; held in memory whole, which is as large as one linear layer. */
+function transposed(tensor: ManifestTensor, name: string, payloads: PayloadStore): ExportTensor {
+  const source = isQuantized(tensor.dtype) ? asFloat32(tensor, name, payloads) : asStored(tensor, name, payloads)
+  const [rows, columns] = source.shape as [number, number]
+  const size = source.bytes / (rows * columns)
+  return {
+    ...source,
+    shape: [columns, rows],
+    async *chunks(signal) {
+      const stored = new Uint8Array(source.bytes)
+      let at = 0
+      for await (const chunk of source.chunks(signal)) {
+        stored.set(chunk, at)
+        at += chunk.length
+      }
+      const column = new Uint8Array(rows * size)
+      for (let c = 0; c < columns; c++) {
+        signal.throwIfAborted()
+        for (let row = 0; row < rows; row++) {
+          const from = (row * columns + c) * size
+          column.set(stored.subarray(from, from + size), row * size)
+        }
+        yield column.slice()
+      }
+    },
+  }
+}
+
+/** The values plus a number, in float32. */
+function shifted(tensor: ManifestTensor, name: string, offset: number, payloads: PayloadStore): ExportTensor {
+  const source = asFloat32(tensor, name, payloads)
+  return {
+    ...source,
+    async *chunks(signal) {
+      for await (const values of readFloat32(payloads, tensor, signal)) yield bytesOf(values.map(v => v + offset))
+    },
+  }
+}
 
 /**
  * llama.cpp's converter writes row s * d/2 + i of a head to row 2i + s (`permute` in convert_hf_to_gguf.py); this is its inverse,

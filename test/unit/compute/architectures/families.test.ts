@@ -1,0 +1,105 @@
+// Every architecture against transformers: small models from both file formats give the golden logits, losses and tokens.
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { readManifest } from '../../../../compute/formats/manifest.js'
+import { buildStudent } from '../../../../compute/handlers/build-student.js'
+import { exportModel } from '../../../../compute/handlers/export-model.js'
+import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { type LoadedModel, openModel } from '../../../../compute/inference/model.js'
+import { type Golden, readGolden, writeGoldenFolder, writeGoldenGguf } from '../../../testkit/golden-models.js'
+import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+
+let context: TestHandlerContext
+let folder: string
+beforeAll(async () => {
+  context = await handlerContext({ HARTONOMOUS_THREADS: '1' })
+  folder = join(context.dataFolder, 'sources')
+})
+afterAll(() => context.dispose())
+
+const open: LoadedModel[] = []
+async function openManifest(hash: string): Promise<LoadedModel> {
+  const model = await openModel(await readManifest(context.payloads, hash), context)
+  open.push(model)
+  return model
+}
+afterEach(async () => {
+  for (const model of open.splice(0)) await model.dispose()
+})
+
+/** Greatest difference, relative to the greatest logit. */
+const worst = (a: ArrayLike<number>, b: readonly number[]) =>
+  Math.max(...b.map((value, i) => Math.abs(a[i]! - value))) / Math.max(...b.map(Math.abs))
+const best = (logits: Float32Array) => logits.indexOf(Math.max(...logits))
+const last = ({ ids }: Golden) => String(ids.length - 1)
+
+/** Tokens chosen one by one after a prompt. */
+async function greedy(model: LoadedModel, prompt: readonly number[], count: number): Promise<number[]> {
+  const sequence = model.startSequence()
+  const tokens = [best(await sequence.append(prompt))]
+  while (tokens.length < count) tokens.push(best(await sequence.append(tokens.slice(-1))))
+  return tokens
+}
+
+async function logitsOf(hash: string, { ids }: Golden): Promise<Float32Array> {
+  return (await (await openManifest(hash)).forward({ ids: [ids], wantLogits: 'last' })).logits[0]!
+}
+
+const families = ['qwen2', 'qwen2-untied', 'qwen3', 'mistral', 'gemma', 'gpt2']
+const cases = families.flatMap(name => (['safetensors', 'gguf'] as const).map(format => [name, format] as const))
+
+describe.each(cases)('%s from %s', (name, format) => {
+  let golden: Golden
+  let manifest: string
+  beforeAll(async () => {
+    golden = await readGolden(name)
+    const to = join(folder, `${name}-${format}`)
+    const source = format === 'gguf' ? await writeGoldenGguf(golden, to) : await writeGoldenFolder(golden, to)
+    manifest = (await ingestModel({ source }, context)).manifest
+  })
+
+  test('gives the logits that transformers gives, padded rows too', async () => {
+    const model = await openManifest(manifest)
+    const { logits } = await model.forward({ ids: [[1, 9, 5], golden.ids], wantLogits: 'all' })
+    for (const [position, expected] of Object.entries(golden.logits)) {
+      const at = Number(position) * 128
+      expect(worst(logits[1]!.subarray(at, at + 128), expected), `position ${position}`).toBeLessThan(2e-6)
+    }
+  })
+
+  test('scores a completion as transformers does, whole and without a layer', async () => {
+    const model = await openManifest(manifest)
+    const { ids, completionStart, nll, skipped } = golden
+    const gates = Float32Array.from({ length: 3 }, (_, layer) => (layer === skipped.layer ? 0 : 1))
+    const samples = [0, 1].map(() => ({ ids, completionStart }))
+    const [whole, without] = await model.score(samples, { gates: [new Float32Array(3).fill(1), gates] })
+    expect(Math.abs(whole!.nll / nll - 1)).toBeLessThan(1e-6)
+    expect(Math.abs(without!.nll / skipped.nll - 1)).toBeLessThan(1e-6)
+  })
+
+  test('decodes the same tokens with its cache', async () => {
+    const { ids, completionStart, greedy: expected } = golden
+    const model = await openManifest(manifest)
+    expect(await greedy(model, ids.slice(0, completionStart), expected.length)).toEqual(expected)
+  })
+
+  test('a student without a layer gives the logits of transformers without it, also when exported and read again', async () => {
+    const layers = [
+      { from: 0, to: golden.skipped.layer },
+      { from: golden.skipped.layer + 1, to: 3 },
+    ]
+    const student = await buildStudent({ parent: manifest, layers }, context)
+    expect(worst(await logitsOf(student.manifest, golden), golden.skipped.logits)).toBeLessThan(2e-6)
+    const exporting = { ...context, jobId: `${name}-${format}-student` }
+    await exportModel({ manifest: student.manifest, name, format: 'SAFETENSORS' }, exporting)
+    const again = await ingestModel({ source: join(context.dataFolder, 'exports', exporting.jobId) }, context)
+    expect(worst(await logitsOf(again.manifest, golden), golden.skipped.logits)).toBeLessThan(2e-6)
+  })
+
+  test('is exported whole as SafeTensors that give the same logits', async () => {
+    const exporting = { ...context, jobId: `${name}-${format}` }
+    await exportModel({ manifest, name, format: 'SAFETENSORS' }, exporting)
+    const again = await ingestModel({ source: join(context.dataFolder, 'exports', exporting.jobId) }, context)
+    expect(worst(await logitsOf(again.manifest, golden), golden.logits[last(golden)]!)).toBeLessThan(2e-6)
+  })
+})
