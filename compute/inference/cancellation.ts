@@ -1,11 +1,7 @@
-// Cancelling between native runs: a run itself cannot be stopped.
-import { DomainError } from '../../lib/errors.js'
+// Waiting no longer than the job's signal allows.
+import { throwIfCancelled } from '../runtime/cancellation.js'
 
-/** Throws the signal's own DomainError, or CANCELLED, once it has fired. */
-export function throwIfCancelled(signal: AbortSignal | undefined): void {
-  if (!signal?.aborted) return
-  throw signal.reason instanceof DomainError ? signal.reason : new DomainError('CANCELLED', 'The job was cancelled')
-}
+export { throwIfCancelled } from '../runtime/cancellation.js'
 
 /** Waits for the value, or throws CANCELLED as soon as the signal fires. */
 export async function unlessCancelled<T>(value: Promise<T>, signal: AbortSignal | undefined): Promise<T> {

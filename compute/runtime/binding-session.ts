@@ -1,0 +1,52 @@
+// The fallback backend: onnxruntime-node's own binding.
+import type { Tensor } from 'onnxruntime-node'
+import type { ElementType } from '../graph/ir.js'
+import { encodeModel } from '../onnx/encode.js'
+import { type Backend, checkNames, logSeverity, sessionConfig } from './backend-face.js'
+import { throwIfCancelled } from './cancellation.js'
+import type { RuntimeTensor, TensorData } from './tensor.js'
+
+export const bindingBackend: Backend = {
+  name: 'binding',
+  async createSession(graph, { weightsFolder, threads = 0, arena = true }) {
+    const ort = await import('onnxruntime-node')
+    const session = await ort.InferenceSession.create(encodeModel(graph), {
+      executionProviders: ['cpu'],
+      ...(threads > 0 ? { intraOpNumThreads: threads } : {}),
+      graphOptimizationLevel: 'all',
+      logSeverityLevel: logSeverity,
+      // A kept memory pattern fits one batch shape only, and lengths vary from run to run.
+      enableMemPattern: false,
+      enableCpuMemArena: arena,
+      extra: sessionConfig(weightsFolder),
+    })
+    const toOrt = ({ type, data, shape }: RuntimeTensor) => new ort.Tensor(type, data as Float32Array, shape)
+    let disposed = false
+    return {
+      backend: 'binding',
+      inputs: session.inputNames,
+      outputs: session.outputNames,
+      async run(feeds, fetches, { signal, into = {} } = {}) {
+        if (disposed) throw new Error(`session ${graph.name} was disposed`)
+        throwIfCancelled(signal)
+        checkNames(graph, feeds, fetches)
+        const tensors = Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, toOrt(tensor)]))
+        const wanted = Object.fromEntries(fetches.map(name => [name, into[name] ? toOrt(into[name]) : null]))
+        const results = await session.run(tensors, wanted)
+        throwIfCancelled(signal)
+        return Object.fromEntries(fetches.map(name => [name, into[name] ?? fromOrt(results[name]!)]))
+      },
+      async dispose() {
+        if (disposed) return
+        disposed = true
+        await session.release()
+      },
+    }
+  },
+}
+
+const fromOrt = (tensor: Tensor): RuntimeTensor => ({
+  type: tensor.type as ElementType,
+  data: tensor.data as TensorData,
+  shape: tensor.dims,
+})
