@@ -40,11 +40,11 @@ function matchName(template: string, name: string): number | null | undefined {
   if (after === undefined) return name === template ? null : undefined
   if (!name.startsWith(before) || !name.endsWith(after)) return undefined
   const digits = name.slice(before.length, name.length - after.length)
-  return /^(0|[1-9]\d{0,5})$/.test(digits) ? Number(digits) : undefined
+  return /^(0|[1-9]\d{0,3})$/.test(digits) ? Number(digits) : undefined
 }
 
 function guessLayer(name: string): number | null {
-  const match = /(?:^|\.)(?:layers?|h|blk|blocks?|resblocks)\.(\d{1,6})(?:\.|$)/.exec(name)
+  const match = /(?:^|\.)(?:layers?|h|blk|blocks?|resblocks)\.(\d{1,4})(?:\.|$)/.exec(name)
   return match ? Number(match[1]) : null
 }
 
@@ -175,6 +175,8 @@ function resolveDimensions(
         'query heads must be a multiple of key/value heads and the head size even',
     )
   }
+  if (d.layerCount === 0)
+    throw new DomainError('UNSUPPORTED_ARCHITECTURE', 'The model has 0 layers; nothing can be built')
   return {
     layerCount: need(d.layerCount, 'layerCount'),
     hiddenSize,

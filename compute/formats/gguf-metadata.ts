@@ -1,7 +1,15 @@
 // GGUF metadata -> architecture, dimensions, licence, chat template (keys: ggml/docs/gguf.md).
 import type { Dimensions } from '../../lib/manifest.js'
 import type { GgufMetadata, GgufValue } from './gguf.js'
-import { positiveField, textField, wholeField } from './read-fields.js'
+import {
+  checkTemplate,
+  maximumLayers,
+  nameField,
+  positiveField,
+  shortText,
+  textField,
+  wholeField,
+} from './read-fields.js'
 
 /** Lists longer than this (vocabulary, merges) are left out of the JSON form. */
 const maximumListInJson = 1024
@@ -25,7 +33,11 @@ const fieldsOf = (metadata: GgufMetadata, prefix: string): Record<string, unknow
 }
 
 export const ggufArchitecture = (metadata: GgufMetadata): string =>
-  textField({ v: metadata.get('general.architecture') }, ['v']) ?? 'unknown'
+  nameField(
+    { 'general.architecture': metadata.get('general.architecture') },
+    ['general.architecture'],
+    'GGUF metadata',
+  ) ?? 'unknown'
 
 /**
  * Dimensions as far as the metadata states them.
@@ -52,7 +64,7 @@ export function ggufDimensions(
         }
       : undefined
   return {
-    layerCount: wholeField(fields, ['block_count'], file, 0) ?? layersSeen,
+    layerCount: wholeField(fields, ['block_count'], file, 0, maximumLayers) ?? layersSeen,
     hiddenSize: whole('embedding_length'),
     intermediateSize: whole('feed_forward_length'),
     attentionHeadCount: whole('attention.head_count'),
@@ -68,13 +80,16 @@ export function ggufDimensions(
   }
 }
 
-/** Texts about the model that the metadata carries. */
-export function ggufDescription(metadata: GgufMetadata) {
-  const text = (key: string) => textField({ v: metadata.get(key) }, ['v'])
+/**
+ * Texts about the model that the metadata carries.
+ * @throws DomainError INVALID_MODEL_FILE for a chat template of absurd length
+ */
+export function ggufDescription(metadata: GgufMetadata, file: string) {
+  const fields = Object.fromEntries(['general.license', 'general.name'].map(key => [key, metadata.get(key)]))
   return {
-    license: text('general.license'),
-    chatTemplate: text('tokenizer.chat_template'),
-    sourceName: text('general.name'),
+    license: shortText(fields, ['general.license']),
+    chatTemplate: checkTemplate(textField({ v: metadata.get('tokenizer.chat_template') }, ['v']), file),
+    sourceName: shortText(fields, ['general.name']),
   }
 }
 

@@ -12,6 +12,11 @@ export interface GgufTokenizer {
   facts: Omit<ManifestTokenizer, 'tokenizerJson' | 'tokenizerConfig'>
 }
 
+/** Four times the largest published vocabulary; each token costs some 200 bytes of tokenizer.json. */
+const maximumTokens = 1_000_000
+/** Characters times characters over all pieces: finding merges tries every split of a piece, each as long as the piece. Real vocabularies stay under 10^8. */
+const maximumMergeWork = 2e9
+
 /** llama.cpp's `llama_token_type`. */
 const tokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 }
 
@@ -31,6 +36,12 @@ export function ggufTokenizer(
   if (model === undefined || tokens === undefined) return undefined
   if (!isTexts(tokens) || tokens.length === 0) {
     throw new DomainError('INVALID_MODEL_FILE', 'tokenizer.ggml.tokens is not a list of texts')
+  }
+  if (tokens.length > maximumTokens) {
+    throw new DomainError(
+      'INVALID_MODEL_FILE',
+      `tokenizer.ggml.tokens: ${tokens.length} tokens, at most ${maximumTokens}`,
+    )
   }
   const types = numbersOf(metadata, 'tokenizer.ggml.token_type', tokens.length)
   const vocabulary: Vocabulary = { tokens, typeOf: id => types?.[id] ?? tokenType.normal }
@@ -87,7 +98,9 @@ function numbersOf(metadata: GgufMetadata, key: string, length: number): ArrayLi
 function factsOf(metadata: GgufMetadata, { tokens, typeOf }: Vocabulary, kind: string): GgufTokenizer['facts'] {
   const id = (name: string): number | undefined => {
     const value = metadata.get(`tokenizer.ggml.${name}_token_id`)
-    return typeof value === 'number' && value >= 0 && value < tokens.length ? value : undefined
+    return typeof value === 'number' && Number.isInteger(value) && value >= 0 && value < tokens.length
+      ? value
+      : undefined
   }
   const bosTokenId = id('bos')
   const declared = metadata.get('tokenizer.ggml.add_bos_token')
@@ -252,6 +265,15 @@ export function sentencePieceMerges({ tokens, typeOf }: Vocabulary, scores: Arra
   tokens.forEach((token, id) => {
     if (mergeable(id)) ids.set(token, id)
   })
+  let work = 0
+  for (const token of ids.keys()) work += token.length ** 2
+  if (work > maximumMergeWork) {
+    const longest = [...ids.keys()].reduce((most, token) => Math.max(most, token.length), 0)
+    throw new DomainError(
+      'INVALID_MODEL_FILE',
+      `tokenizer.ggml.tokens: ${ids.size} pieces of up to ${longest} characters are more than merges can be derived from`,
+    )
+  }
   const found: { left: number; right: number; score: number }[] = []
   for (const [token, id] of ids) {
     const characters = [...token]

@@ -1,12 +1,12 @@
 // Hugging Face config.json -> architecture and dimensions.
 import type { Dimensions } from '../../lib/manifest.js'
-import { flagField, objectField, positiveField, textField, wholeField } from './read-fields.js'
+import { flagField, maximumLayers, nameField, objectField, positiveField, wholeField } from './read-fields.js'
 
 type Json = Record<string, unknown>
 
 /** `model_type`, or what the class name says (`LlamaForCausalLM`); `unknown` where neither is there. */
 export function hfArchitecture(config: Json): string {
-  const type = textField(config, ['model_type'])
+  const type = nameField(config, ['model_type'], 'config.json')
   if (type) return type
   const [first] = Array.isArray(config.architectures) ? config.architectures : []
   const family = typeof first === 'string' ? /^([A-Za-z0-9]+?)(For|Model|LMHead)/.exec(first)?.[1] : undefined
@@ -27,7 +27,8 @@ export function hfDimensions(config: Json, file: string, layersSeen: number): Di
   const scaling = objectField(c, 'rope_scaling') ?? rope
   const scaled = scaling && (scaling.rope_type ?? scaling.type ?? 'default') !== 'default'
   return {
-    layerCount: wholeField(c, ['num_hidden_layers', 'n_layer', 'num_layers', 'n_layers'], file, 0) ?? layersSeen,
+    layerCount:
+      wholeField(c, ['num_hidden_layers', 'n_layer', 'num_layers', 'n_layers'], file, 0, maximumLayers) ?? layersSeen,
     hiddenSize: whole('hidden_size', 'n_embd', 'd_model'),
     intermediateSize: whole('intermediate_size', 'n_inner', 'ffn_dim', 'd_ff'),
     attentionHeadCount: whole('num_attention_heads', 'n_head', 'num_heads'),
@@ -43,12 +44,15 @@ export function hfDimensions(config: Json, file: string, layersSeen: number): Di
   }
 }
 
+/** A licence says its name at its beginning, a README in its front matter. */
+const licenseCharacters = 65_536
+
 /** SPDX-like name from a README's front matter or a licence text; undefined where nothing is recognised. */
 export function hfLicense(texts: { readme?: string; license?: string }): string | undefined {
-  const front = /^---\s*\n([\s\S]*?)\n---/.exec(texts.readme ?? '')?.[1]
-  const named = front && /^license:\s*['"]?([\w.+-]+)/m.exec(front)?.[1]
+  const front = /^---[ \t\r]*\n([\s\S]*?)\n---/.exec((texts.readme ?? '').slice(0, licenseCharacters))?.[1]
+  const named = front && /^license:[ \t]*['"]?([\w.+-]{1,100})/m.exec(front)?.[1]
   if (named) return named
-  const text = texts.license ?? ''
+  const text = (texts.license ?? '').slice(0, licenseCharacters)
   if (/Apache License\s+Version 2\.0/i.test(text)) return 'apache-2.0'
   if (/\bMIT License\b|Permission is hereby granted, free of charge/i.test(text)) return 'mit'
   return undefined

@@ -1,6 +1,7 @@
 // Hugging Face tokenizer files -> what a manifest says about the tokenizer.
 import type { ManifestTokenizer } from '../../lib/manifest.js'
-import { flagField, objectField, textField } from './read-fields.js'
+import { flagField, maximumDimension, objectField, textField } from './read-fields.js'
+import { describeValue, invalid } from './tensor-file.js'
 
 type Json = Record<string, unknown>
 
@@ -14,6 +15,12 @@ export interface HfTokenizerFiles {
 export type TokenizerFacts = Omit<ManifestTokenizer, 'tokenizerJson' | 'tokenizerConfig'>
 
 const isId = (value: unknown): value is number => typeof value === 'number' && Number.isInteger(value) && value >= 0
+
+/** Ids bound the vocabulary, whose size is a dimension like others. */
+const checkedId = (id: number): number => {
+  if (id < maximumDimension) return id
+  throw invalid(`tokenizer.json: token id ${describeValue(id)}, at most ${maximumDimension - 1}`)
+}
 
 interface AddedToken {
   id: number
@@ -30,7 +37,7 @@ function vocabularyOf(tokenizer: Json): { size: number; idOf(token: string): num
   const vocab = objectField(tokenizer, 'model')?.vocab
   const added = addedTokens(tokenizer)
   let greatest = -1
-  for (const { id } of added) greatest = Math.max(greatest, id)
+  for (const { id } of added) greatest = Math.max(greatest, checkedId(id))
   const fromAdded = (token: string) => added.find(t => t.content === token)?.id
   if (Array.isArray(vocab)) {
     const indexOf = (token: string) => {
@@ -40,7 +47,7 @@ function vocabularyOf(tokenizer: Json): { size: number; idOf(token: string): num
     return { size: Math.max(greatest + 1, vocab.length), idOf: token => fromAdded(token) ?? indexOf(token) }
   }
   const ids = (typeof vocab === 'object' && vocab !== null ? vocab : {}) as Json
-  for (const id of Object.values(ids)) if (isId(id)) greatest = Math.max(greatest, id)
+  for (const id of Object.values(ids)) if (isId(id)) greatest = Math.max(greatest, checkedId(id))
   const idIn = (token: string) => {
     const id = Object.hasOwn(ids, token) ? ids[token] : undefined
     return isId(id) ? id : undefined

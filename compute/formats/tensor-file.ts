@@ -22,8 +22,8 @@ export interface TensorFile {
 
 /** More dimensions than any tensor of a model has; ggml allows 4, NumPy 64. */
 export const maximumDimensions = 16
-/** Tensors of one file: ten times what the largest published mixtures of experts have in all their shards. */
-export const maximumTensors = 1_000_000
+/** Tensors of one file: twice what the largest published mixtures of experts have in all their shards. */
+export const maximumTensors = 200_000
 /** Longest tensor name in UTF-8 bytes or characters: names of real models stay under 200. */
 export const maximumNameLength = 1024
 /** Bytes between two tensors that belong to neither: alignment padding. More would be data that no header names. */

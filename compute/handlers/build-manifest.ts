@@ -9,7 +9,7 @@ import { ggufTokenizerText } from '../formats/gguf-tokenizer.js'
 import { hfArchitecture, hfDimensions, hfLicense } from '../formats/hf-config.js'
 import { hfChatTemplate, hfTokenizer } from '../formats/hf-tokenizer.js'
 import { parseJsonObject } from '../formats/json-scan.js'
-import { textField } from '../formats/read-fields.js'
+import { checkTemplate, shortText } from '../formats/read-fields.js'
 import { invalid, type TensorEntry } from '../formats/tensor-file.js'
 import type { WeightFile } from './weight-file.js'
 
@@ -73,7 +73,7 @@ function describeGguf(
     architecture,
     dimensions: ggufDimensions(metadata, file, layersSeen(architecture, 'gguf', tensors), tied),
     parameterCount: sum(tensors),
-    ...ggufDescription(metadata),
+    ...ggufDescription(metadata, file),
     sourceConfig: jsonBytes(ggufMetadataJson(metadata)),
     tokenizer: converted && {
       ...converted.facts,
@@ -122,9 +122,9 @@ function describeHf(
     parameterCount: sum(tensors),
     license:
       hfLicense({ readme: text('README.md'), license: text('LICENSE', 'LICENSE.md', 'LICENSE.txt') }) ??
-      (first?.content.format === 'safetensors' ? textField(first.content.metadata, ['license']) : undefined),
-    chatTemplate: hfChatTemplate(tokenizerConfig, text('chat_template.jinja')),
-    sourceName: config && textField(config, ['_name_or_path']),
+      (first?.content.format === 'safetensors' ? shortText(first.content.metadata, ['license']) : undefined),
+    chatTemplate: checkTemplate(hfChatTemplate(tokenizerConfig, text('chat_template.jinja')), 'tokenizer files'),
+    sourceName: config && shortText(config, ['_name_or_path']),
     sourceConfig: auxiliary.get('config.json'),
     tokenizer:
       facts && tokenizerJson

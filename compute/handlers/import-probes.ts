@@ -22,7 +22,9 @@ const refused = (message: string) => new DomainError('INVALID_PROBE_DATASET', me
 /** The JSONL files that a path names: itself, or those of a folder in the order of their names. */
 async function jsonlFiles(path: string): Promise<string[]> {
   const entry = await stat(path)
-  if (!entry.isDirectory()) return [path]
+  // A pipe would be waited for without end.
+  if (entry.isFile()) return [path]
+  if (!entry.isDirectory()) throw refused(`${path}: neither a file nor a folder`)
   const names = (await readdir(path)).filter(name => name.endsWith('.jsonl')).sort()
   if (names.length === 0) throw refused(`${path}: the folder holds no .jsonl files`)
   return names.map(name => join(path, name))
@@ -32,7 +34,9 @@ async function jsonlFiles(path: string): Promise<string[]> {
 const splitOfFile = (path: string): Split | undefined => splits.find(split => basename(path) === `${split}.jsonl`)
 
 async function readSamples(path: string, context: HandlerContext): Promise<RawSample[]> {
-  const { size } = await stat(path)
+  const entry = await stat(path)
+  if (!entry.isFile()) throw refused(`${path}: not a file`)
+  const { size } = entry
   if (size > probeLimits.bytes) {
     throw refused(`${basename(path)}: ${size} bytes, at most ${probeLimits.bytes} are allowed`)
   }

@@ -6,7 +6,8 @@ import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadBatch } from '../../payloads/payload-store.js'
 import { describeTensor } from '../architectures/registry.js'
 import { encodeManifest } from '../formats/manifest.js'
-import { invalid } from '../formats/tensor-file.js'
+import { readExactly } from '../formats/random-access.js'
+import { invalid, maximumTensors } from '../formats/tensor-file.js'
 import type { LocalModel } from '../sources/local-source.js'
 import { openSource } from '../sources/open-source.js'
 import { describeModel, type ModelDescription } from './build-manifest.js'
@@ -42,17 +43,18 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
     for (const file of files) {
       const options = { file: file.handle, name: file.name, batch: store, onBytes }
       const storeAll = (stop: AbortSignal) => storeTensors({ ...options, signal: stop }, file.content.tensors)
-      if (description) hashes.push(...(await storeAll(signal)))
+      let stored: StoredRange[]
+      if (description) stored = await storeAll(signal)
       else {
         // The tokenizer is converted on this thread while the first tensors are read and written in others.
         const describe = async () => {
           await setImmediate()
           return describeModel(files, auxiliary)
         }
-        const [stored, described] = await bothOrNone(signal, storeAll, describe)
-        hashes.push(...stored)
-        description = described
+        ;[stored, description] = await bothOrNone(signal, storeAll, describe)
       }
+      // Not push(...): a call has room for some ten thousand arguments only.
+      for (const range of stored) hashes.push(range)
       sourceFiles.push(await storeFile(file, store))
     }
     if (!description) throw invalid('The source holds no weight file')
@@ -139,6 +141,7 @@ function checkSizes(model: LocalModel, files: readonly WeightFile[], context: Ha
       holder.set(name, file.name)
     }
   }
+  if (holder.size > maximumTensors) throw invalid(`The source holds ${holder.size} tensors, at most ${maximumTensors}`)
   for (const [tensor, shard] of model.weightMap ?? []) {
     if (holder.get(tensor) !== shard)
       throw invalid(`The index says that ${shard} holds the tensor ${tensor.slice(0, 200)}; it does not`)
@@ -154,7 +157,7 @@ async function readAuxiliary(model: LocalModel): Promise<Map<string, Uint8Array>
 /** Header and odd padding of a weight file, so that it can be written out again byte for byte. */
 async function storeFile(file: WeightFile, store: PayloadBatch): Promise<SourceFiles[number]> {
   const header = Buffer.alloc(file.content.headerBytes)
-  await file.handle.read(header, 0, header.length, 0)
+  await readExactly(file.handle, header, 0, file.name)
   const gaps = []
   for (const { offset, bytes } of await nonZeroGaps(file)) {
     gaps.push({ offset, payload: (await store.putBytes(bytes)).hash })

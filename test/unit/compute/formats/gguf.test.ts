@@ -87,7 +87,7 @@ const hostile: [string, Uint8Array, RegExp][] = [
   ['wrong magic', ggufBytes({ magic: 'GGML' }), /begins with "GGML"/],
   ['an unknown version', ggufBytes({ version: 9 }), /version 9/],
   ['big-endian byte order', ggufBytes({ version: 0x03000000 }), /big-endian/],
-  ['a huge tensor count', ggufBytes({ tensorCount: 500_000n }), /tensor count is 500000, more than the \d+ bytes left/],
+  ['a huge tensor count', ggufBytes({ tensorCount: 150_000n }), /tensor count is 150000, more than the \d+ bytes left/],
   ['a tensor count beyond 2^53', ggufBytes({ tensorCount: 2n ** 63n }), /tensor count is 9223372036854775808/],
   ['a huge metadata count', ggufBytes({ keyCount: 2n ** 40n }), /metadata count is 1099511627776/],
   ['no tensors', ggufBytes({ tensors: [], data: Buffer.alloc(0) }), /tensor count is 0/],
