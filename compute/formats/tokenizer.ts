@@ -3,6 +3,7 @@ import { Tokenizer } from '@huggingface/tokenizers'
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
+import { runBounded, TookTooLong } from './run-bounded.js'
 
 export interface ModelTokenizer {
   /** Whether a prompt begins with the BOS token. */
@@ -21,6 +22,9 @@ export interface ModelTokenizer {
 }
 
 type Json = Record<string, unknown>
+
+/** A megabyte of text takes some three seconds; a regular expression that backtracks for ever stops here. */
+const maximumMilliseconds = (characters: number) => 1000 + Math.ceil(characters / 50)
 
 export interface TokenizerIds {
   addBos: boolean
@@ -44,7 +48,12 @@ export function createTokenizer(tokenizerJson: Json, tokenizerConfig: Json, ids:
     const text = id === undefined ? undefined : tokenizer.id_to_token(id)
     if (text !== undefined) specialTokens[name] = text
   }
-  const encode = (text: string) => tokenizer.encode(text, { add_special_tokens: false }).ids
+  const encode = (text: string) =>
+    bounded(
+      text.length,
+      `a text of ${text.length} characters`,
+      () => tokenizer.encode(text, { add_special_tokens: false }).ids,
+    )
   return {
     addBos: ids.addBos,
     bosTokenId: ids.bosTokenId,
@@ -60,8 +69,20 @@ export function createTokenizer(tokenizerJson: Json, tokenizerConfig: Json, ids:
       if (tokenIds.length === 0) return ''
       // No clean-up of spaces before punctuation: what was generated is what people see.
       const options = { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false }
-      return tokenizer.decode([...tokenIds], options)
+      return bounded(tokenIds.length, `${tokenIds.length} tokens`, () => tokenizer.decode([...tokenIds], options))
     },
+  }
+}
+
+/** Patterns come from the model's files. Throws NO_TOKENIZER where they run away. */
+function bounded<T>(length: number, what: string, work: () => T): T {
+  try {
+    return runBounded(work, maximumMilliseconds(length))
+  } catch (cause) {
+    if (!(cause instanceof TookTooLong)) throw cause
+    throw new DomainError('NO_TOKENIZER', `The tokenizer did not come to an end with ${what}: ${cause.message}`, {
+      cause,
+    })
   }
 }
 
