@@ -55,8 +55,10 @@ function nucleus(weights: Float32Array, topK: number, topP: number): number[] {
   const all = Array.from(weights.keys())
   if (topK >= weights.length && topP >= 1) return all
   const sum = weights.reduce((a, b) => a + b, 0)
-  // All tokens below this together weigh less than 1 - topP, so none of them is in the nucleus: the sort stays short.
-  const floor = topK < weights.length ? 0 : (sum * (1 - topP)) / weights.length
+  // The k-th greatest weight (typed arrays sort natively); or: all tokens below this together weigh less than 1 - topP, so none of them is
+  // in the nucleus. Either way the sort by comparison stays short.
+  const floor =
+    topK < weights.length ? weights.slice().sort()[weights.length - topK]! : (sum * (1 - topP)) / weights.length
   const sorted = all.filter(id => weights[id]! >= floor).sort((a, b) => weights[b]! - weights[a]! || a - b)
   const kept = sorted.slice(0, topK)
   const mass = kept.reduce((a, id) => a + weights[id]!, 0)
