@@ -48,6 +48,7 @@ export async function writeExport(
       }
       files.push({ path: `${jobId}/${name}`, sizeBytes, sha256: hash.digest('hex') })
     })
+    await syncFolder(temporary)
     // A retried job replaces what its first attempt wrote.
     await rm(final, { recursive: true, force: true })
     await rename(temporary, final)

@@ -55,10 +55,9 @@ const elements = (tensor: ManifestTensor) => tensor.shape.reduce((product, n) =>
 
 /** Exact number of parameters of a student that keeps these layers (a tensor stored once counts once, as in the parent). */
 export function parameterCountOf(manifest: Manifest, layers: readonly number[]): number {
-  const dropped = new Set(Array.from({ length: manifest.dimensions.layerCount }, (_, i) => i))
-  for (const layer of layers) dropped.delete(layer)
+  const kept = new Set(layers)
   return manifest.tensors
-    .filter(t => t.layerIndex !== null && dropped.has(t.layerIndex))
+    .filter(t => t.layerIndex !== null && !kept.has(t.layerIndex))
     .reduce((count, t) => count - elements(t), manifest.parameterCount)
 }
 
