@@ -98,6 +98,8 @@ export const manifestSchema = z.object({
   sourceFiles: z.array(sourceFileSchema).optional(),
   /** Payload of config.json (HF) where there was one; GGUF metadata without the token lists otherwise, as JSON. */
   sourceConfig: hashSchema.optional(),
+  /** Settings of the source's configuration that the engine does not do, as `field value`: such a model is kept and exported, not run. */
+  unsupported: z.array(z.string()).min(1).optional(),
   /** On models built here: the manifest they come from and which of its layers they keep, in order. */
   parent: z.object({ manifest: hashSchema, layers: z.array(z.number().int().min(0)) }).optional(),
 })

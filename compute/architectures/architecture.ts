@@ -26,8 +26,7 @@ export interface ResolvedDimensions {
  * A tensor's place. The roles that the graph knows are also what says how the network is built: it does what the model has tensors for.
  * Of the whole model: `embed`, `position_embed` (with `positions: 'learned'`), `final_norm`, `lm_head`, `rope_factors`. Of a layer:
  * `attn_norm`, `q` `k` `v` or `qkv` in one, `q_norm` and `k_norm` (RMSNorm of each head), `o`, `mlp_norm`, `gate` (absent: a feed-forward
- * block without gating), `up`, `down`. Beside each linear layer `<role>_bias`, beside each LayerNorm `<role>_bias`. Other roles are kept,
- * cut and exported with the model, and take no part in running it.
+ * block without gating), `up`, `down`. Beside each linear layer and each LayerNorm `<role>_bias`.
  */
 export interface TensorPlace {
   /** Role within the layer (`q`) or of the whole model (`embed`). */
@@ -43,6 +42,8 @@ export interface TensorPlace {
   presence: 'required' | 'tied' | 'optional'
   /** Rows pair up for RoPE, so their order depends on the format (`ropeLayout`). */
   rotated?: boolean
+  /** Kept, cut and exported with the model; running it never reads it. */
+  inert?: boolean
   /** Formats that store this linear weight turned round, [in, out] (GPT-2's Conv1D). */
   inputFirst?: readonly Format[]
 }
@@ -63,6 +64,8 @@ export interface Architecture {
   /** RoPE layout of each convention's q/k rows. */
   ropeLayout: Record<Format, 'half' | 'interleaved'>
   activation: Activation
+  /** config.json fields that may mean another computation than this one, and their values that mean this one; with others it is not run. */
+  understood: Readonly<Record<string, readonly unknown[]>>
   /** Factor of the embedding; absent: 1. */
   embeddingScale?(d: ResolvedDimensions): number
   /** Values that a source may leave unsaid. */

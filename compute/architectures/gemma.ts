@@ -12,6 +12,12 @@ export const gemma: Architecture = {
   positions: 'rotary',
   ropeLayout: { safetensors: 'half', gguf: 'half' },
   activation: 'gelu_tanh',
+  // The first releases say `gelu` and mean its tanh form; transformers reads them so.
+  understood: {
+    hidden_act: ['gelu', 'gelu_pytorch_tanh'],
+    hidden_activation: ['gelu_pytorch_tanh'],
+    use_bidirectional_attention: [false],
+  },
   embeddingScale: d => Math.sqrt(d.hiddenSize),
   defaults: () => ({ normEpsilon: 1e-6, headSize: 256 }),
   huggingFaceConfig: (d, roles) => ({

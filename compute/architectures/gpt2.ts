@@ -32,8 +32,8 @@ export const gpt2: Architecture = {
         ...layer,
         ...biasesOf(layer, ['attn_norm', 'qkv', 'o', 'mlp_norm', 'up', 'down']),
         // The causal mask and its value, written by early transformers versions; never read.
-        ['causal_mask', 'OTHER', 'attn.bias', 'attn_mask', maskShape, { presence: 'optional' }],
-        ['masked_value', 'OTHER', 'attn.masked_bias', 'attn_masked', () => [], { presence: 'optional' }],
+        ['causal_mask', 'OTHER', 'attn.bias', 'attn_mask', maskShape, { presence: 'optional', inert: true }],
+        ['masked_value', 'OTHER', 'attn.masked_bias', 'attn_masked', () => [], { presence: 'optional', inert: true }],
       ],
       names('h.{layer}.'),
     ),
@@ -45,6 +45,13 @@ export const gpt2: Architecture = {
   positions: 'learned',
   ropeLayout: { safetensors: 'half', gguf: 'half' },
   activation: 'gelu_tanh',
+  // Three names of one formula.
+  understood: {
+    activation_function: ['gelu_new', 'gelu_fast', 'gelu_pytorch_tanh'],
+    scale_attn_weights: [true],
+    scale_attn_by_inverse_layer_idx: [false],
+    add_cross_attention: [false],
+  },
   defaults: ({ hiddenSize }) => ({
     normEpsilon: 1e-5,
     contextLength: 1024,

@@ -27,7 +27,7 @@ export const llama: Architecture = {
         'self_attn.rotary_emb.inv_freq',
         'attn_rot_embd',
         d => [d.headSize / 2],
-        { presence: 'optional' },
+        { presence: 'optional', inert: true },
       ],
     ]),
     finalNorm,
@@ -39,6 +39,7 @@ export const llama: Architecture = {
   // llama.cpp's converter permutes the rows of q and k for this family only.
   ropeLayout: { safetensors: 'half', gguf: 'interleaved' },
   activation: 'silu',
+  understood: { hidden_act: ['silu'] },
   defaults: () => ({ normEpsilon: 1e-5 }),
   huggingFaceConfig: (d, roles) => ({
     architectures: [d.slidingWindow ? 'MistralForCausalLM' : 'LlamaForCausalLM'],

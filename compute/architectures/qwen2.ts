@@ -10,6 +10,8 @@ export const qwen2: Architecture = {
   positions: 'rotary',
   ropeLayout: { safetensors: 'half', gguf: 'half' },
   activation: 'silu',
+  // With a window, its first layers have none (max_window_layers).
+  understood: { hidden_act: ['silu'], use_sliding_window: [false] },
   defaults: () => ({ normEpsilon: 1e-6 }),
   huggingFaceConfig: (d, roles) => ({
     architectures: ['Qwen2ForCausalLM'],

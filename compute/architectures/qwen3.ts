@@ -24,6 +24,7 @@ export const qwen3: Architecture = {
   positions: 'rotary',
   ropeLayout: { safetensors: 'half', gguf: 'half' },
   activation: 'silu',
+  understood: { hidden_act: ['silu'], use_sliding_window: [false] },
   defaults: () => ({ normEpsilon: 1e-6, headSize: 128 }),
   huggingFaceConfig: (d, roles) => ({
     architectures: ['Qwen3ForCausalLM'],

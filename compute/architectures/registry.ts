@@ -14,6 +14,18 @@ export const architectures: readonly Architecture[] = [llama, qwen2, qwen3, gemm
 export const findArchitecture = (name: string): Architecture | undefined =>
   architectures.find(a => a.aliases.includes(name))
 
+/** What a config.json asks for beyond what the architecture does, as `field value`; empty where all of it is understood. */
+export function unsupportedSettings(architecture: string, config: Record<string, unknown>): string[] {
+  const understood = findArchitecture(architecture)?.understood ?? {}
+  const others = Object.entries(understood)
+    .filter(
+      ([field, values]) => config[field] !== undefined && config[field] !== null && !values.includes(config[field]),
+    )
+    .map(([field]) => `${field} ${JSON.stringify(config[field]).slice(0, 100)}`)
+  const kinds = new Set(Array.isArray(config.layer_types) ? config.layer_types : [])
+  return kinds.size > 1 ? [...others, `layer_types ${JSON.stringify([...kinds]).slice(0, 100)}`] : others
+}
+
 export interface TensorDescription {
   role?: string
   layerIndex: number | null
@@ -94,7 +106,7 @@ export function requireArchitecture(name: string): Architecture {
 export interface BuildableModel {
   architecture: Architecture
   dimensions: ResolvedDimensions
-  /** Tensors by role (`embed`, `layers.3.q`), checked: every required one is there and has the expected shape. */
+  /** Tensors by role (`embed`, `layers.3.q`) without the inert ones, checked: every required one is there and has the expected shape. */
   tensors: ReadonlyMap<string, ManifestTensor>
   /** Roles (as in `tensors`) of linear weights that are stored as [in, out]; all others are [out, in]. */
   inputFirst: ReadonlySet<string>
@@ -103,15 +115,22 @@ export interface BuildableModel {
 }
 
 /**
- * A manifest as something that can be run. Throws UNSUPPORTED_ARCHITECTURE (unknown family or unstated dimension),
+ * A manifest as something that can be run. Throws UNSUPPORTED_ARCHITECTURE (unknown family or setting, unstated dimension),
  * MISSING_TENSOR or SHAPE_MISMATCH, naming what is missing and the numbers.
  */
 export function checkBuildable(manifest: Manifest): BuildableModel {
   const architecture = requireArchitecture(manifest.architecture)
+  if (manifest.unsupported?.length) {
+    throw new DomainError(
+      'UNSUPPORTED_ARCHITECTURE',
+      `The model's configuration asks for what is not done here: ${manifest.unsupported.join(', ')}`,
+    )
+  }
+  const inert = new Set(architecture.tensors.filter(place => place.inert).map(place => place.role))
   const tensors = new Map<string, ManifestTensor>()
   for (const tensor of manifest.tensors) {
     const role = tensor.role ?? describeTensor(manifest.architecture, manifest.format, tensor.name).role
-    if (role) tensors.set(role, tensor)
+    if (role && !inert.has(parseRole(role).role)) tensors.set(role, tensor)
   }
   const dimensions = resolveDimensions(manifest, architecture, tensors)
   const inputFirst = new Set<string>()

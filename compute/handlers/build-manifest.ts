@@ -1,7 +1,7 @@
 // Parsed files of a source -> everything a manifest says that is not a hash.
 import { isDomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTokenizer } from '../../lib/manifest.js'
-import { describeTensor, findArchitecture } from '../architectures/registry.js'
+import { describeTensor, findArchitecture, unsupportedSettings } from '../architectures/registry.js'
 import { elementCount } from '../formats/float-weights.js'
 import type { GgufMetadata } from '../formats/gguf.js'
 import { ggufArchitecture, ggufDescription, ggufDimensions, ggufMetadataJson } from '../formats/gguf-metadata.js'
@@ -9,7 +9,7 @@ import { ggufTokenizerText } from '../formats/gguf-tokenizer.js'
 import { hfArchitecture, hfDimensions, hfLicense } from '../formats/hf-config.js'
 import { hfChatTemplate, hfTokenizer } from '../formats/hf-tokenizer.js'
 import { parseJsonObject } from '../formats/json-scan.js'
-import { checkTemplate, shortText } from '../formats/read-fields.js'
+import { checkTemplate, objectField, shortText } from '../formats/read-fields.js'
 import { invalid, type TensorEntry } from '../formats/tensor-file.js'
 import type { WeightFile } from './weight-file.js'
 
@@ -23,6 +23,7 @@ export interface ModelDescription {
   chatTemplate: string | undefined
   sourceName: string | undefined
   sourceConfig: Uint8Array | undefined
+  unsupported?: Manifest['unsupported']
   tokenizer:
     | (Omit<ManifestTokenizer, 'tokenizerJson' | 'tokenizerConfig'> & {
         tokenizerJson: Uint8Array
@@ -113,6 +114,7 @@ function describeHf(
   const tokenizer = json('tokenizer.json')
   const architecture = config ? hfArchitecture(config) : 'unknown'
   const seen = layersSeen(architecture, 'safetensors', tensors)
+  const unsupported = config ? unsupportedSettings(architecture, objectField(config, 'text_config') ?? config) : []
   const facts = tokenizer && hfTokenizer({ tokenizer, tokenizerConfig, config, generationConfig })
   const [first] = files
   return {
@@ -126,6 +128,7 @@ function describeHf(
     chatTemplate: checkTemplate(hfChatTemplate(tokenizerConfig, text('chat_template.jinja')), 'tokenizer files'),
     sourceName: config && shortText(config, ['_name_or_path']),
     sourceConfig: auxiliary.get('config.json'),
+    ...(unsupported.length > 0 ? { unsupported } : {}),
     tokenizer:
       facts && tokenizerJson
         ? { ...facts, tokenizerJson, tokenizerConfig: auxiliary.get('tokenizer_config.json') }

@@ -1,4 +1,5 @@
 // Every architecture against transformers: small models from both file formats give the golden logits, losses and tokens.
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { readManifest } from '../../../../compute/formats/manifest.js'
@@ -6,8 +7,15 @@ import { buildStudent } from '../../../../compute/handlers/build-student.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { type LoadedModel, openModel } from '../../../../compute/inference/model.js'
-import { type Golden, readGolden, writeGoldenFolder, writeGoldenGguf } from '../../../testkit/golden-models.js'
+import {
+  type Golden,
+  goldenWeights,
+  readGolden,
+  writeGoldenFolder,
+  writeGoldenGguf,
+} from '../../../testkit/golden-models.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+import { encodeSafetensors } from '../../../testkit/pico-llama.js'
 
 let context: TestHandlerContext
 let folder: string
@@ -102,4 +110,60 @@ describe.each(cases)('%s from %s', (name, format) => {
     const again = await ingestModel({ source: join(context.dataFolder, 'exports', exporting.jobId) }, context)
     expect(worst(await logitsOf(again.manifest, golden), golden.logits[last(golden)]!)).toBeLessThan(2e-6)
   })
+})
+
+describe('a configuration that means another computation', () => {
+  test.each([
+    ['qwen2', { hidden_act: 'relu' }, 'hidden_act "relu"'],
+    ['qwen2', { use_sliding_window: true }, 'use_sliding_window true'],
+    ['gpt2', { scale_attn_by_inverse_layer_idx: true }, 'scale_attn_by_inverse_layer_idx true'],
+    [
+      'qwen3',
+      { layer_types: ['full_attention', 'sliding_attention', 'full_attention'] },
+      'layer_types ["full_attention","sliding_attention"]',
+    ],
+  ])('%s with %o is taken in and exported, and refused by name when it is to run', async (name, change, named) => {
+    const golden = await readGolden(name)
+    const changed = { ...golden, config: { ...golden.config, ...change } }
+    const source = await writeGoldenFolder(changed, join(folder, `other-${named.replaceAll(/\W+/g, '-')}`))
+    const { manifest } = await ingestModel({ source }, context)
+    await expect(openManifest(manifest)).rejects.toMatchObject({
+      code: 'UNSUPPORTED_ARCHITECTURE',
+      message: `The model's configuration asks for what is not done here: ${named}`,
+    })
+    const exporting = { ...context, jobId: `other-${named.length}` }
+    const { files } = await exportModel({ manifest, name, format: 'SAFETENSORS' }, exporting)
+    expect(files.map(file => file.path)).toContain(`${exporting.jobId}/model.safetensors`)
+  })
+})
+
+test('a GPT-2 with the masks that early checkpoints carry runs, and keeps them when exported', async () => {
+  const golden = await readGolden('gpt2')
+  const masks = Object.fromEntries(
+    [0, 1, 2].map(layer => [`transformer.h.${layer}.attn.bias`, { shape: [1, 1, 64, 64], gguf: '' }]),
+  )
+  const source = await writeGoldenFolder({ ...golden, tensors: { ...golden.tensors, ...masks } }, join(folder, 'masks'))
+  const { manifest } = await ingestModel({ source }, context)
+  expect(worst(await logitsOf(manifest, golden), golden.logits[last(golden)]!)).toBeLessThan(2e-6)
+  const { tensors } = await readManifest(context.payloads, manifest)
+  expect(tensors.find(t => t.name === 'transformer.h.1.attn.bias')).toMatchObject({
+    role: 'layers.1.causal_mask',
+    layerIndex: 1,
+    component: 'OTHER',
+  })
+})
+
+test('a GPT-2 saved without the prefix of its head gives the same logits', async () => {
+  const golden = await readGolden('gpt2')
+  const to = join(folder, 'bare')
+  const tensors = new Map(
+    Object.entries(golden.tensors).map(([name, { shape }]) => [
+      name.replace('transformer.', ''),
+      { shape, data: goldenWeights(name, shape) },
+    ]),
+  )
+  await writeGoldenFolder(golden, to)
+  await writeFile(join(to, 'model.safetensors'), encodeSafetensors(tensors))
+  const { manifest } = await ingestModel({ source: to }, context)
+  expect(worst(await logitsOf(manifest, golden), golden.logits[last(golden)]!)).toBeLessThan(2e-6)
 })

@@ -55,6 +55,7 @@ const starcoder2: Architecture = {
   positions: 'rotary',
   ropeLayout: { safetensors: 'half', gguf: 'half' },
   activation: 'gelu_tanh',
+  understood: { hidden_act: ['gelu_pytorch_tanh'] },
   defaults: () => ({ normEpsilon: 1e-5 }),
   huggingFaceConfig: (d, roles) => ({
     architectures: ['Starcoder2ForCausalLM'],
