@@ -13,8 +13,8 @@ export interface NodeSpec {
 
 export interface GraphBuilder {
   input(name: string, type: ElementType, shape: readonly Dimension[]): Value
-  /** Marks a value as an output of the graph, under the name it has. */
-  output(value: Value): void
+  /** Marks a value as an output of the graph; under another name it is renamed, because an Identity would copy it. */
+  output(value: Value, name?: string): void
   /** A weight in a payload file; asked for twice, it is the same value. */
   weight(name: string, shape: readonly number[], data: ExternalData): Value
   /** Small constants; equal ones are one value. */
@@ -55,7 +55,13 @@ export function graphBuilder(name: string): GraphBuilder {
       inputs.push(value)
       return value
     },
-    output(value) {
+    output(value, outputName = value.name) {
+      if (outputName !== value.name) {
+        if (outputs.includes(value) || !nodes.some(node => node.outputs.includes(value)))
+          throw new Error(`graph ${name}: ${value.name} cannot be renamed to ${outputName}`)
+        // Nodes hold the value itself, so that all of them see the new name.
+        Object.assign(value, { name: claim(outputName) })
+      }
       if (!outputs.includes(value)) outputs.push(value)
     },
     weight: (weightName, shape, data) => constant(weightName, () => ({ type: 'float32', shape, data })),

@@ -4,6 +4,7 @@ import type { Manifest } from '../../lib/manifest.js'
 import { readManifest } from '../formats/manifest.js'
 import { loadTokenizer } from '../formats/tokenizer.js'
 import { type LoadedModel, openModel } from '../inference/model.js'
+import type { HeadModel } from '../probing/head-importance.js'
 import { createScorer, type ScoreRow, type Scorer, type ScoringModel } from '../probing/scoring.js'
 import type { HandlerContext } from './handler.js'
 
@@ -11,6 +12,8 @@ export interface MeasuringContext {
   manifest: Manifest
   model: ScoringModel
   scorer: Scorer
+  /** For what its attention heads do. */
+  heads: HeadModel
 }
 
 /** Runs `use` on the opened model and disposes it. `name` is what errors call it. */
@@ -46,11 +49,19 @@ export async function withScoringModel<T>(
     },
   }
   try {
-    return await use({ manifest, model, scorer: createScorer(model, signal) })
+    return await use({ manifest, model, scorer: createScorer(model, signal), heads: headModel(name, loaded) })
   } finally {
     await loaded.dispose()
   }
 }
+
+const headModel = (name: string, { dimensions: d, headGradients }: LoadedModel): HeadModel => ({
+  name,
+  layerCount: d.layerCount,
+  headCount: d.attentionHeadCount,
+  keyValueHeadCount: d.keyValueHeadCount,
+  gradients: headGradients,
+})
 
 /** Says which model, and after which layer the first value that is not a number appears. */
 async function explainNotANumber(

@@ -5,10 +5,14 @@ const maximumTokens = 8192
 /** Logits of a batch, as numbers: 16 M are 64 MB. */
 const maximumLogits = 16 * 1024 * 1024
 
-/** Batches of indices into `samples`. A sample that alone exceeds a bound gets a batch of its own. */
+/**
+ * Batches of indices into `samples`. A sample that alone exceeds a bound gets a batch of its own.
+ * @param tokenLimit padded tokens of a batch, where a run keeps more of each than a forward pass does
+ */
 export function packBatches(
   samples: readonly { ids: readonly number[]; completionStart: number }[],
   vocabularySize: number,
+  tokenLimit = maximumTokens,
 ): number[][] {
   const order = samples.map((_, i) => i).sort((a, b) => samples[a]!.ids.length - samples[b]!.ids.length || a - b)
   const batches: number[][] = []
@@ -19,7 +23,7 @@ export function packBatches(
     const ownRows = Math.max(0, ids.length - Math.max(1, completionStart))
     // In ascending order the newest sample is the longest, to which all others are padded.
     const tokens = (batch.length + 1) * ids.length
-    if (batch.length > 0 && (tokens > maximumTokens || (rows + ownRows) * vocabularySize > maximumLogits)) {
+    if (batch.length > 0 && (tokens > tokenLimit || (rows + ownRows) * vocabularySize > maximumLogits)) {
       batches.push(batch)
       batch = []
       rows = 0

@@ -5,7 +5,7 @@ import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { ResolvedDimensions } from '../architectures/architecture.js'
-import { checkBuildable } from '../architectures/registry.js'
+import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
 import { ensureFloat32, readTensorFloat32 } from '../formats/float-weights.js'
 import type { ExternalData } from '../graph/ir.js'
 import {
@@ -20,7 +20,9 @@ import {
 import { packBatches } from './batches.js'
 import { throwIfCancelled } from './cancellation.js'
 import { type DecodingSequence, startSequence } from './decoding-sequence.js'
-import { buildModelGraph, type GraphVariant, positionInputs } from './model-graph.js'
+import { headGradientGraph } from './gradient-graphs.js'
+import { type HeadGradientOptions, type HeadGradients, headGradients } from './head-gradients.js'
+import { buildModelGraph, type GraphVariant, type LocateWeight, positionInputs } from './model-graph.js'
 import { type RopeTables, ropeTables } from './rope.js'
 
 export interface ModelContext {
@@ -88,9 +90,16 @@ export interface LoadedModel {
   forward(request: ForwardRequest): Promise<ForwardResult>
   /** Losses of samples in their order; batched by length, padded on the right. */
   score(samples: readonly ScoredSample[], options?: ScoreOptions): Promise<SampleScore[]>
+  /** Per sample the gradients of its mean completion loss for the gates of all query heads; one backward pass per batch. */
+  headGradients(samples: readonly ScoredSample[], options?: HeadGradientOptions): Promise<HeadGradients[]>
   startSequence(): DecodingSequence
   dispose(): Promise<void>
 }
+
+type SessionGraph = GraphVariant | 'head_gradients'
+
+const buildGraph = (model: BuildableModel, graph: SessionGraph, locate: LocateWeight) =>
+  graph === 'head_gradients' ? headGradientGraph(model, locate) : buildModelGraph(model, graph, locate)
 
 /** Rope tables grow in steps of this many positions. */
 const ropeStep = 512
@@ -120,15 +129,15 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   // Now, so that whoever opens a model waits for it and hears what is wrong with it.
   await weightFiles(context.signal)
 
-  const sessions = new Map<GraphVariant, Promise<Session>>()
+  const sessions = new Map<SessionGraph, Promise<Session>>()
   let disposed = false
-  const session = async (variant: GraphVariant): Promise<Session> => {
+  const session = async (variant: SessionGraph): Promise<Session> => {
     if (disposed) throw new Error(`model ${manifest.sourceName ?? manifest.architecture} was disposed`)
     const known = sessions.get(variant)
     if (known) return known
     const created = weightFiles().then(files =>
       createSession(
-        buildModelGraph(model, variant, role => files.get(role)!),
+        buildGraph(model, variant, role => files.get(role)!),
         { weightsFolder: context.dataFolder, threads: context.env.HARTONOMOUS_THREADS },
       ),
     )
@@ -276,6 +285,14 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       }
       return scores
     },
+
+    headGradients: (samples, options) =>
+      headGradients(
+        d,
+        { session: () => session('head_gradients'), check: ids => checkIds(ids, ids.length), ropeFeeds },
+        samples,
+        options,
+      ),
 
     startSequence: () =>
       startSequence(d, async (ids, start, rows, past) => {

@@ -1,0 +1,53 @@
+// Graphs that compute a model's loss and, by one backward pass, its gradients: for the gates of attention heads, or for the weights.
+import type { BuildableModel } from '../architectures/registry.js'
+import { type DifferentiableGraph, differentiable } from '../autodiff/differentiable.js'
+import { gradients } from '../autodiff/gradients.js'
+import type { Graph, Value } from '../graph/ir.js'
+import { apply } from '../ops/apply.js'
+import { buildModelGraph, type LocateWeight } from './model-graph.js'
+
+/**
+ * The measuring graph's loss: `loss` [] = - sum over rows of `row_weights` [rows] times the target's log-probability, in nats.
+ * Beside the measuring graph's inputs it takes `head_gates` and `causal_mask` (see `differentiable`).
+ */
+function addLoss(model: BuildableModel, locate: LocateWeight): DifferentiableGraph & { loss: Value } {
+  const opened = differentiable(buildModelGraph(model, 'measure', locate), ['log_probabilities'])
+  const { g, values } = opened
+  const weights = g.input('row_weights', 'float32', ['rows'])
+  const weighted = apply(g, 'Mul', [values.get('log_probabilities')!, weights], {}, { name: 'weighted' })
+  const sum = apply(g, 'ReduceSum', [weighted], { keepdims: 0 }, { name: 'weighted_sum' })
+  const loss = apply(g, 'Neg', [sum], {}, { name: 'loss' })
+  g.output(loss)
+  return { ...opened, loss }
+}
+
+/** Outputs `loss`, `log_probabilities` [rows] and `head_gradients` [layers, batch, heads]: the derivatives of the loss for each head's gate. */
+export function headGradientGraph(model: BuildableModel, locate: LocateWeight): Graph {
+  const { g, values, headGates, loss } = addLoss(model, locate)
+  g.output(values.get('log_probabilities')!)
+  g.output(gradients(g, loss, [headGates])[0]!, 'head_gradients')
+  return g.build()
+}
+
+/**
+ * Outputs `loss`, `gradient.<role>` shaped as the weight for each of `roles` (tied weights: the sum of their uses), and
+ * `squared_gradient_norm` [], the sum of squares over all of them.
+ */
+export function weightGradientGraph(model: BuildableModel, locate: LocateWeight, roles: readonly string[]): Graph {
+  const { g, values, loss } = addLoss(model, locate)
+  const weights = roles.map(role => {
+    const weight = values.get(role)
+    if (!weight) throw new Error(`the loss does not depend on a weight ${role}`)
+    return weight
+  })
+  const found = gradients(g, loss, weights)
+  const squares = found.map(gradient => apply(g, 'ReduceSumSquare', [gradient], { keepdims: 0 }))
+  found.forEach((gradient, i) => {
+    g.output(gradient, `gradient.${roles[i]}`)
+  })
+  g.output(
+    squares.reduce((sum, square) => apply(g, 'Add', [sum, square])),
+    'squared_gradient_norm',
+  )
+  return g.build()
+}

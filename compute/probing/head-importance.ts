@@ -1,0 +1,87 @@
+// How much each attention head matters to each capability: the size of the loss's gradient for a gate on the head's output.
+import { DomainError } from '../../lib/errors.js'
+import type { EncodedSample, ScoreRow } from './scoring.js'
+
+/** What is needed of a loaded model. */
+export interface HeadModel {
+  /** What messages call it. */
+  name: string
+  layerCount: number
+  /** Query heads per layer. */
+  headCount: number
+  keyValueHeadCount: number
+  /**
+   * Per row its mean completion loss, and [layers * heads] the derivatives of that for a factor of each head's output.
+   * Throws NOT_A_NUMBER, and CANCELLED between two batches.
+   */
+  gradients(
+    rows: readonly ScoreRow[],
+    options: { signal?: AbortSignal | undefined; onProgress?: ((done: number) => void) | undefined },
+  ): Promise<{ loss: number; gradients: ArrayLike<number> }[]>
+}
+
+export interface LayerHeads {
+  layerIndex: number
+  /** [query heads] mean over samples of |d loss / d gate|, nats per completion token. */
+  heads: number[]
+  /** [key/value heads] the sum over the query heads that share one: what removing the group is expected to cost at most. */
+  keyValueGroups: number[]
+}
+
+export interface CapabilityHeads {
+  capability: string
+  /** Mean over samples of the sample's mean completion loss, nats per token. */
+  meanSampleLoss: number
+  sampleCount: number
+  layers: LayerHeads[]
+}
+
+/**
+ * Importance of every head per capability (Michel et al. 2019, arXiv 1905.10650, eq. 2): the mean over samples of |dL / d gate|, where the
+ * gate multiplies the head's output before the output projection, is 1, and L is the sample's mean completion loss. One forward and one
+ * backward pass over the samples, whatever the number of heads.
+ * @param wanted capabilities that must have a result
+ * @param options.progress called after each batch with the samples done so far
+ * @throws INVALID_PROBE_DATASET where a wanted capability has no sample; NOT_A_NUMBER naming the model; CANCELLED
+ */
+export async function headImportance(
+  model: HeadModel,
+  samples: readonly EncodedSample[],
+  wanted: readonly string[],
+  options: { signal?: AbortSignal; progress?: (done: number) => void } = {},
+): Promise<CapabilityHeads[]> {
+  const chosen = samples.filter(sample => wanted.includes(sample.capability))
+  const found = await model.gradients(chosen, { signal: options.signal, onProgress: options.progress }).catch(error => {
+    throw error instanceof DomainError && error.code === 'NOT_A_NUMBER'
+      ? new DomainError('NOT_A_NUMBER', `${model.name}: ${error.message}`)
+      : error
+  })
+  return wanted.map(capability => {
+    const own = found.filter((_, i) => chosen[i]!.capability === capability)
+    if (own.length === 0)
+      throw new DomainError('INVALID_PROBE_DATASET', `${capability}: no sample to measure heads with`)
+    const importance = new Float64Array(model.layerCount * model.headCount)
+    for (const { gradients } of own) {
+      for (let i = 0; i < importance.length; i++) importance[i]! += Math.abs(gradients[i]!) / own.length
+    }
+    return {
+      capability,
+      meanSampleLoss: own.reduce((sum, { loss }) => sum + loss, 0) / own.length,
+      sampleCount: own.length,
+      layers: Array.from({ length: model.layerCount }, (_, layerIndex) => layerHeads(model, importance, layerIndex)),
+    }
+  })
+}
+
+function layerHeads(
+  { headCount, keyValueHeadCount }: HeadModel,
+  importance: Float64Array,
+  layerIndex: number,
+): LayerHeads {
+  const heads = [...importance.subarray(layerIndex * headCount, (layerIndex + 1) * headCount)]
+  const perGroup = headCount / keyValueHeadCount
+  const keyValueGroups = Array.from({ length: keyValueHeadCount }, (_, group) =>
+    heads.slice(group * perGroup, (group + 1) * perGroup).reduce((sum, head) => sum + head, 0),
+  )
+  return { layerIndex, heads, keyValueGroups }
+}
