@@ -6,58 +6,58 @@ import { throwIfCancelled } from './cancellation.js'
 export interface DecodingSequence {
   /** Tokens so far. */
   readonly length: number
-  /** Runs the tokens after those before; gives the logits [vocabulary] that follow the last one. Not to be called twice at once. */
+  /**
+   * Runs the tokens after those before; gives the logits [vocabulary] that follow the last one. Not to be called twice at once, nor
+   * after it was cancelled or failed.
+   */
   append(ids: readonly number[], signal?: AbortSignal): Promise<Float32Array>
 }
 
-/** Runs tokens from position `start`; wants logits of the rows named and `new_cache` (see model-graph). */
+/** The same buffers as inputs (`past.*`) and as outputs (`present.*`): keys and values are written in place. */
+export interface CacheBuffers {
+  past: Readonly<Record<string, RuntimeTensor>>
+  present: Readonly<Record<string, RuntimeTensor>>
+}
+
+/** Runs tokens from position `start`; wants logits of the rows named (see model-graph). */
 export type RunTokens = (
   ids: readonly number[],
   start: number,
   rows: readonly number[],
-  past: Record<string, RuntimeTensor>,
+  cache: CacheBuffers,
+  signal: AbortSignal | undefined,
 ) => Promise<Record<string, RuntimeTensor>>
 
-/** Tokens of a prompt that run at once: bounds how long the event loop is blocked (about a quarter second at 135 M parameters). */
+/** Tokens of a prompt that run at once: bounds how long other sequences wait for their turn (about a quarter second at 135 M parameters). */
 const prefillChunk = 128
-/** Buffers grow by this many positions: growing copies them, and attention clears the unused part at every step. */
-const capacityStep = 128
+/** Buffers begin with room for this many positions and double when full: growing copies them. */
+const firstCapacity = 128
 
 /** A new, empty sequence. */
 export function startSequence(d: ResolvedDimensions, run: RunTokens): DecodingSequence {
-  const names = Array.from({ length: d.layerCount }, (_, layer) => [`past.${layer}.key`, `past.${layer}.value`]).flat()
+  const names = Array.from({ length: d.layerCount }, (_, layer) => [`${layer}.key`, `${layer}.value`]).flat()
   const { keyValueHeadCount: heads, headSize } = d
   let length = 0
   let capacity = 0
-  let past: Record<string, RuntimeTensor> = {}
+  let cache: CacheBuffers = { past: {}, present: {} }
 
   const reserve = (positions: number) => {
-    if (positions <= capacity && capacity > 0) return
-    const grown = Math.ceil(positions / capacityStep) * capacityStep
-    past = Object.fromEntries(
-      names.map(name => {
-        const data = new Float32Array(heads * grown * headSize)
-        const old = past[name]?.data as Float32Array | undefined
-        for (let head = 0; old && head < heads; head++) {
-          const from = head * capacity * headSize
-          data.set(old.subarray(from, from + length * headSize), head * grown * headSize)
-        }
-        return [name, floats(data, [1, heads, grown, headSize])]
-      }),
-    )
-    capacity = grown
-  }
-  /** `fresh` [2 * layers, kv heads, count, head size] goes behind what each buffer [1, kv heads, capacity, head size] holds. */
-  const remember = (fresh: Float32Array, count: number) => {
-    const block = count * headSize
-    names.forEach((name, index) => {
-      const buffer = past[name]!.data as Float32Array
-      for (let head = 0; head < heads; head++) {
-        const from = (index * heads + head) * block
-        buffer.set(fresh.subarray(from, from + block), (head * capacity + length) * headSize)
+    if (positions <= capacity) return
+    let grown = capacity || firstCapacity
+    while (grown < positions) grown *= 2
+    grown = Math.max(positions, Math.min(grown, d.contextLength))
+    const buffers = names.map(name => {
+      const data = new Float32Array(heads * grown * headSize)
+      const old = cache.past[`past.${name}`]?.data as Float32Array | undefined
+      for (let head = 0; old && head < heads; head++) {
+        const from = head * capacity * headSize
+        data.set(old.subarray(from, from + length * headSize), head * grown * headSize)
       }
+      return floats(data, [1, heads, grown, headSize])
     })
-    length += count
+    const named = (kind: string) => Object.fromEntries(names.map((name, i) => [`${kind}.${name}`, buffers[i]!]))
+    cache = { past: named('past'), present: named('present') }
+    capacity = grown
   }
 
   return {
@@ -71,8 +71,8 @@ export function startSequence(d: ResolvedDimensions, run: RunTokens): DecodingSe
         const chunk = ids.slice(at, at + prefillChunk)
         const last = at + prefillChunk >= ids.length
         reserve(length + chunk.length)
-        const results = await run(chunk, length, last ? [chunk.length - 1] : [], past)
-        remember(results.new_cache!.data as Float32Array, chunk.length)
+        const results = await run(chunk, length, last ? [chunk.length - 1] : [], cache, signal)
+        length += chunk.length
         if (last) return finiteFloats(results.logits!, 'logits')
       }
     },

@@ -7,8 +7,8 @@ import { apply, applyAll, reshape, reshapeTo } from '../ops/apply.js'
 import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
 
 /**
- * `generate`: inputs past keys and values in buffers with room to spare, outputs those of the new tokens only, because the binding
- * copies every output: the caller keeps the buffers. `measure`: inputs `layer_gates` and `targets`, no cache, outputs
+ * `generate`: inputs past keys and values in buffers with room to spare, outputs `present.*`, meant to be written into the very same
+ * buffers. `measure`: inputs `layer_gates` and `targets`, no cache, outputs
  * losses, hits and per-layer probes. Both give logits of the token positions named by `rows`.
  */
 export type GraphVariant = 'generate' | 'measure'
@@ -74,8 +74,7 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   }
 
   const gates = variant === 'measure' ? tokenGates(g, inputs.ids, d.layerCount) : null
-  const cache = variant === 'generate' ? cacheUpdate(g, inputs.ids) : null
-  const attend = attention(g, model, inputs, cache)
+  const attend = attention(g, model, inputs, variant === 'generate')
   const hidden: Value[] = []
 
   for (let layer = 0; layer < d.layerCount; layer++) {
@@ -108,7 +107,6 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   const head = d.tiedEmbeddings ? 'embed' : 'lm_head'
   const logits = apply(g, 'Gemm', [wanted, weight(head)], { transB: 1 }, { name: 'logits' }) // [rows, vocabulary]
   g.output(logits)
-  cache?.finish()
   if (variant === 'measure') {
     addLosses(g, logits)
     addProbes(g, hidden)
@@ -140,31 +138,13 @@ function embedding(
   return apply(g, 'Add', [embedded, rows], {}, { name: 'embedded_at_position' })
 }
 
-/**
- * Collects the new tokens' keys and values of all layers as one output `new_cache` [2 * layers, kv heads, seq, head size]: key of layer 0,
- * value of layer 0, key of layer 1 … One output costs far less than one per layer.
- */
-function cacheUpdate(g: GraphBuilder, ids: Value) {
-  const positions = g.input('new_positions', 'int64', ['seq'])
-  const parts: Value[] = []
-  return {
-    add(present: Value, name: string) {
-      const [batch, heads, , headSize] = present.shape
-      const shape = [batch!, heads!, ids.shape[1]!, headSize!]
-      parts.push(apply(g, 'Gather', [present, positions], { axis: 2 }, { name, shape }))
-    },
-    finish() {
-      g.output(apply(g, 'Concat', parts, { axis: 0 }, { name: 'new_cache' }))
-    },
-  }
-}
-
 /** Attention of one layer: q, k, v [tokens, heads * head size] -> [tokens, query heads * head size]; adds the cache's inputs and outputs. */
 function attention(
   g: GraphBuilder,
   { dimensions: d }: BuildableModel,
   inputs: GraphInputs,
-  cache: ReturnType<typeof cacheUpdate> | null,
+  /** Whether keys and values of the past are inputs, and theirs and the new ones outputs. */
+  cached: boolean,
 ) {
   const queryWidth = d.attentionHeadCount * d.headSize
   const keyWidth = d.keyValueHeadCount * d.headSize
@@ -198,7 +178,7 @@ function attention(
     const at = (name: string) => `layers.${layer}.${name}`
     const query = rotate(splitQuery(q, at('query')), d.attentionHeadCount, at('query_rotated'))
     const key = rotate(splitKey(k, at('key')), d.keyValueHeadCount, at('key_rotated'))
-    const past = cache
+    const past = cached
       ? [g.input(`past.${layer}.key`, 'float32', cacheShape), g.input(`past.${layer}.value`, 'float32', cacheShape)]
       : [null, null]
     const rotary = fused ? [fused.cos, fused.sin] : []
@@ -209,8 +189,7 @@ function attention(
       attributes,
       { name: [at('attention'), `present.${layer}.key`, `present.${layer}.value`] },
     )
-    cache?.add(outputs[1]!, at('new_key'))
-    cache?.add(outputs[2]!, at('new_value'))
+    if (cached) for (const present of outputs.slice(1)) g.output({ ...present!, shape: cacheShape })
     return reshape(g, outputs[0]!, [-1, queryWidth], ['tokens', queryWidth], at('attended'))
   }
 }

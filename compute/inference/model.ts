@@ -8,6 +8,7 @@ import type { ResolvedDimensions } from '../architectures/architecture.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
 import { ensureFloat32, readTensorFloat32 } from '../formats/float-weights.js'
 import type { ExternalData } from '../graph/ir.js'
+import type { BackendName } from '../runtime/backend-face.js'
 import {
   createSession,
   finiteFloats,
@@ -30,6 +31,8 @@ export interface ModelContext {
   dataFolder: string
   env: Pick<Env, 'HARTONOMOUS_THREADS' | 'HARTONOMOUS_DERIVED_BYTES'>
   signal?: AbortSignal
+  /** How ONNX Runtime is called; absent: the best way there is. */
+  backend?: BackendName
 }
 
 /** Token ids of prompt and completion joined; the loss counts tokens from `completionStart` on (never token 0). */
@@ -138,7 +141,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
     const created = weightFiles().then(files =>
       createSession(
         buildGraph(model, variant, role => files.get(role)!),
-        { weightsFolder: context.dataFolder, threads: context.env.HARTONOMOUS_THREADS },
+        { weightsFolder: context.dataFolder, threads: context.env.HARTONOMOUS_THREADS, backend: context.backend },
       ),
     )
     sessions.set(variant, created)
@@ -180,6 +183,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
     rows: readonly number[],
     targets: readonly number[],
     fetches: readonly string[],
+    signal?: AbortSignal,
   ) => {
     const seq = Math.max(1, ...batch.map(ids => ids.length))
     const flatIds = batch.flatMap(ids => [...ids, ...new Array<number>(seq - ids.length).fill(0)])
@@ -199,7 +203,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       ...ropeFeeds(0, batch.length, seq),
     }
     if (fetches.length === 0) return { seq, results: {} }
-    return { seq, results: await (await session('measure')).run(feeds, fetches) }
+    return { seq, results: await (await session('measure')).run(feeds, fetches, { signal }) }
   }
 
   return {
@@ -265,7 +269,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
           ...(rows.length > 0 ? ['log_probabilities', 'predictions'] : []),
           ...(probes ? ['norms', 'cosines'] : []),
         ]
-        const { results } = await measure(ids, ownGates, rows, targets, fetches)
+        const { results } = await measure(ids, ownGates, rows, targets, fetches, signal)
         const logProbabilities = rows.length > 0 ? finiteFloats(results.log_probabilities!, 'loss') : new Float32Array()
         const predictions = (results.predictions?.data ?? new BigInt64Array()) as BigInt64Array
         batch.forEach((index, row) => {
@@ -295,19 +299,19 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       ),
 
     startSequence: () =>
-      startSequence(d, async (ids, start, rows, past) => {
+      startSequence(d, async (ids, start, rows, { past, present }, signal) => {
         const total = start + ids.length
         checkIds(ids, total)
         const feeds = {
           input_ids: int64s(ids, [1, ids.length]),
           last_positions: int32s([total - 1]),
           total_length: int32s([total], []),
-          new_positions: int64s(ids.map((_, i) => start + i)),
           rows: int64s(rows),
           ...ropeFeeds(start, 1, ids.length),
           ...past,
         }
-        return (await session('generate')).run(feeds, rows.length > 0 ? ['new_cache', 'logits'] : ['new_cache'])
+        const fetches = [...Object.keys(present), ...(rows.length > 0 ? ['logits'] : [])]
+        return (await session('generate')).run(feeds, fetches, { into: present, signal })
       }),
 
     async dispose() {
