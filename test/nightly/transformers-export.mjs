@@ -1,10 +1,11 @@
 #!/usr/bin/env node
 // Nightly check: what the platform exports opens in transformers and says the same tokens, for models as they came and for students.
 // node test/nightly/transformers-export.mjs PYTHON [FOLDER OF MODELS]   (after `npm run build`; PYTHON has torch and transformers)
-import { spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { launchPlatform } from '../../dist/lib/client/launch-platform.js'
 
@@ -56,11 +57,11 @@ if (!python || !existsSync(join(root, 'dist/gateway/main.js'))) {
 const dataFolder = mkdtempSync(join(tmpdir(), 'hartonomous-nightly-'))
 const platform = await launchPlatform(dataFolder)
 
-async function query(text, variables) {
+async function query(operation, variables) {
   const response = await fetch(`${platform.url}/graphql`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ query: text, variables }),
+    body: JSON.stringify({ query: operation, variables }),
   })
   const { data, errors } = await response.json()
   if (errors?.length) throw new Error(errors[0].message)
@@ -114,15 +115,15 @@ async function generated(modelId, prompt) {
   return job.output
 }
 
-function inTransformers(folder, prompts) {
+async function inTransformers(folder, prompts) {
+  // Not spawnSync: while this process sleeps, the server closes idle connections that the next request would then use.
   const script = join(root, 'test/nightly/greedy-tokens.py')
-  const run = spawnSync(python, [script, folder, String(tokensPerPrompt)], {
-    input: JSON.stringify(prompts),
-    encoding: 'utf8',
-    timeout: 300_000,
-  })
-  if (run.status !== 0) throw new Error(`transformers: ${run.stderr.trim().split('\n').at(-1)}`)
-  return JSON.parse(run.stdout)
+  const child = spawn(python, [script, folder, String(tokensPerPrompt)], { timeout: 300_000 })
+  child.stdin.end(JSON.stringify(prompts))
+  const ended = new Promise((resolve, reject) => child.on('error', reject).on('close', resolve))
+  const [output, errors, code] = await Promise.all([text(child.stdout), text(child.stderr), ended])
+  if (code !== 0) throw new Error(`transformers: ${errors.trim().split('\n').at(-1)}`)
+  return JSON.parse(output)
 }
 
 /** `equal`, `tie` (they part where two logits are equal up to rounding), or where they part. */
@@ -142,7 +143,7 @@ async function compare(name, modelId, prompts) {
   const { model } = await query('query($id: ID!) { model(id: $id) { layerCount } }', { id: modelId })
   const { job } = await mutate('exportModel', { modelId, format: 'SAFETENSORS' }, 'job { id }')
   const { files } = (await finished(job.id)).output
-  const answers = inTransformers(join(dataFolder, 'exports', dirname(files[0].path)), prompts)
+  const answers = await inTransformers(join(dataFolder, 'exports', dirname(files[0].path)), prompts)
   for (const [i, prompt] of prompts.entries()) {
     const theirs = answers[i]
     const said = verdict(await generated(modelId, prompt), theirs)
