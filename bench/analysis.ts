@@ -6,9 +6,22 @@ import { parseArgs } from 'node:util'
 import type { HandlerContext } from '../compute/handlers/handler.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { withScoringModel } from '../compute/handlers/scoring-model.js'
-import { type LayerInfluence, layerInfluence } from '../compute/probing/layer-influence.js'
-import { assignSplits, type ProbeSample, readProbeLines, type Split } from '../compute/probing/probe-set.js'
-import { encodeSample, encodeSamples } from '../compute/probing/scoring.js'
+import {
+  allOn,
+  gatesWithout,
+  type LayerInfluence,
+  layerInfluence,
+  stackWithout,
+} from '../compute/probing/layer-influence.js'
+import {
+  assignSplits,
+  type ProbeSample,
+  readProbeLines,
+  type Split,
+  selectSamples,
+} from '../compute/probing/probe-set.js'
+import { type EncodedSample, encodeSample, encodeSamples, type Scorer } from '../compute/probing/scoring.js'
+import { layerRuns } from '../compute/probing/stacks.js'
 import { readEnv } from '../lib/env.js'
 import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
@@ -16,6 +29,8 @@ import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 
 interface Influence {
   lines: number[]
+  angular4: number[]
+  angular8: number[]
   completionTokens: number
   blockInfluence: number[]
   deltaNllPerToken: number[]
@@ -84,6 +99,67 @@ function compareAll(found: LayerInfluence, reference: Record<string, Influence>,
   return [...rows, compare('all', reference.all, layers, block, skip)]
 }
 
+/** Losses of every variant, each run whole through the gated graph: [variant][sample]. */
+async function runWhole(
+  scorer: Scorer,
+  layerCount: number,
+  samples: readonly EncodedSample[],
+  layers: readonly number[],
+) {
+  const gates = [allOn(layerCount), ...layers.map(layer => gatesWithout(layerCount, [layer]))]
+  const scores = await scorer.scoreRows(gates.flatMap(own => samples.map(sample => ({ ...sample, gates: own }))))
+  return gates.map((_, i) => scores.slice(i * samples.length, (i + 1) * samples.length).map(s => s.nll))
+}
+
+/**
+ * The same variants with shared work and each whole, in turns in one process.
+ * @returns seconds of both, their ratio and the greatest relative difference of any loss
+ */
+async function compareSharing(
+  scorer: Scorer,
+  layerCount: number,
+  samples: readonly EncodedSample[],
+  layers: readonly number[],
+) {
+  const stacks = [stackWithout(layerCount), ...layers.map(layer => stackWithout(layerCount, layer))]
+  const timed = async <T>(run: () => Promise<T>) => {
+    const begin = performance.now()
+    const cpu = process.cpuUsage()
+    const result = await run()
+    const { user, system } = process.cpuUsage(cpu)
+    // On a busy machine processor time is the steadier of the two.
+    return { result, seconds: (performance.now() - begin) / 1000, cpuSeconds: (user + system) / 1e6 }
+  }
+  // Sessions are made and batch sizes are learned outside the timing.
+  const few = samples.slice(0, 2)
+  await runWhole(scorer, layerCount, few, layers.slice(0, 1))
+  await scorer.scoreStacks(few, stacks.slice(0, 2), { observe: 0 })
+  const shared = await timed(() => scorer.scoreStacks(samples, stacks, { observe: 0 }))
+  const whole = await timed(() => runWhole(scorer, layerCount, samples, layers))
+  const differences = whole.result.flatMap((losses, v) =>
+    losses.map((nll, i) => Math.abs(shared.result[v]![i]!.nll / nll - 1)),
+  )
+  return {
+    samples: samples.length,
+    variants: stacks.length,
+    layerRuns: layerRuns(stacks),
+    wholeSeconds: whole.seconds,
+    sharedSeconds: shared.seconds,
+    sharedSpeedup: whole.seconds / shared.seconds,
+    wholeCpuSeconds: whole.cpuSeconds,
+    sharedCpuSeconds: shared.cpuSeconds,
+    sharedCpuSpeedup: whole.cpuSeconds / shared.cpuSeconds,
+    sharedLargestRelativeDifference: Math.max(...differences),
+  }
+}
+
+/** Angular distances of blocks of 4 and 8 layers over all samples against the reference. */
+function compareAngles({ layers }: LayerInfluence, { angular4, angular8 }: Influence) {
+  const worst = (n: number, reference: readonly number[]) =>
+    Math.max(...reference.map((value, layer) => Math.abs(layers[layer]!.angularDistances[n - 1]! - value)))
+  return { angular4LargestDeviation: worst(4, angular4), angular8LargestDeviation: worst(8, angular8) }
+}
+
 function summary(rows: ReturnType<typeof compareAll>): Record<string, unknown> {
   const last = rows.at(-1)!
   const worst = (pick: (row: (typeof rows)[number]) => number) => Math.max(...rows.map(pick))
@@ -104,13 +180,19 @@ async function readProbes(split: Split): Promise<ProbeSample[]> {
 }
 
 /**
- * `--tasks a,b` and `--layers 0,11` narrow it; `--nll-step 10` scores every tenth validation line (0: none).
+ * `--tasks a,b` and `--layers 0,11` narrow it; `--nll-step 10` scores every tenth validation line (0: none);
+ * `--per-capability 8` also measures that many samples per capability with work shared and every variant whole.
  * Needs the reference numbers and the model beside the project (../shared).
  */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
   const { values } = parseArgs({
     args,
-    options: { tasks: { type: 'string' }, layers: { type: 'string' }, 'nll-step': { type: 'string', default: '10' } },
+    options: {
+      tasks: { type: 'string' },
+      layers: { type: 'string' },
+      'nll-step': { type: 'string', default: '10' },
+      'per-capability': { type: 'string', default: '0' },
+    },
   })
   const { perTask } = await json<{ perTask: Record<string, Influence> }>(shared('reference', 'layer_influence.json'))
   const tasks = values.tasks?.split(',') ?? Object.keys(perTask).filter(task => task !== 'all')
@@ -150,12 +232,19 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       const seconds = (performance.now() - begin) / 1000
       const layers = found.layers.map(l => l.layerIndex)
       const tokens = encoded.reduce((sum, s) => sum + s.ids.length, 0) * (layers.length + 1)
+      const perCapability = Number(values['per-capability'])
+      const compared =
+        perCapability > 0 ? selectSamples(lines, { split: 'probe', samplesPerCapability: perCapability }) : []
       return {
         openSeconds,
         analysisSeconds: seconds,
         tokens,
         tokensPerSecond: tokens / seconds,
         // Rank correlation over all tasks together, deviations the worst of any task.
+        ...(only || !perTask.all || values.tasks ? {} : compareAngles(found, perTask.all)),
+        ...(perCapability > 0
+          ? await compareSharing(scorer, model.layerCount, await encodeSamples(model, compared, 256), layers)
+          : {}),
         ...summary(compareAll(found, perTask, tasks, layers)),
         nllExamples: chosen.length,
         nllLargestRelativeDeviation: Math.max(0, ...nll),

@@ -3,6 +3,7 @@ import { capabilitiesOf } from '../probing/evaluate.js'
 import { layerInfluence } from '../probing/layer-influence.js'
 import { parseProbeSet, selectSamples } from '../probing/probe-set.js'
 import { encodeSamples } from '../probing/scoring.js'
+import { openAnalysisRecords } from './analysis-records.js'
 import type { Handler } from './handler.js'
 import { withScoringModel } from './scoring-model.js'
 
@@ -11,10 +12,12 @@ export const analyzeCapabilities: Handler<'capability.analyze'> = (input, contex
     const set = await parseProbeSet(await context.payloads.get(input.probeSet))
     const samples = selectSamples(set, { split: 'probe', samplesPerCapability: input.samplesPerCapability })
     const encoded = await encodeSamples(model, samples, input.maxTokens, context.signal)
+    const records = await openAnalysisRecords(context.dataFolder, input.manifest, model.layerCount)
     return layerInfluence(scorer, model.layerCount, encoded, capabilitiesOf(samples), {
-      progress: ({ stage, completed, total, layersDone }) => {
-        const metrics = { tokensPerSecond: Math.round(scorer.tokensPerSecond), layersDone, layers: model.layerCount }
-        context.progress({ stage, completed, total, unit: 'tokens', metrics })
+      records,
+      progress: ({ completed, total, samplesDone, samplesReused }) => {
+        const metrics = { tokensPerSecond: Math.round(scorer.tokensPerSecond), samplesDone, samplesReused }
+        context.progress({ stage: 'layers', completed, total, unit: 'tokens', metrics })
       },
     })
   })

@@ -6,6 +6,7 @@ import type { PayloadStore } from '../../payloads/payload-store.js'
 import { listDerived } from '../formats/float-weights.js'
 import { readManifest } from '../formats/manifest.js'
 import { removeStaleDownloads } from '../sources/download-folder.js'
+import { removeDeadRecords } from './analysis-records.js'
 import { removeUnfinishedExports } from './export-folder.js'
 import type { Handler } from './handler.js'
 
@@ -43,6 +44,7 @@ export const collectGarbage: Handler<'storage.collect'> = async (input, context)
   }
   await payloads.removeTemporary(true)
   for await (const file of listDerived(dataFolder)) if (!alive.has(file.payload)) await rm(file.path, { force: true })
+  await removeDeadRecords(dataFolder, alive)
   await removeStaleDownloads(dataFolder)
   await removeUnfinishedExports(dataFolder)
   return { removed, bytes }

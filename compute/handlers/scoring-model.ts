@@ -47,6 +47,16 @@ export async function withScoringModel<T>(
         layers: probes,
       }))
     },
+    layerwise: {
+      hiddenSize: loaded.dimensions.hiddenSize,
+      embed: loaded.pieces.embed,
+      layer: loaded.pieces.layer,
+      losses: async (hidden, rows) =>
+        (await loaded.pieces.losses(hidden, rows)).map(({ nll, completionTokens, hits }) => ({
+          nll,
+          exact: hits === completionTokens,
+        })),
+    },
   }
   try {
     return await use({ manifest, model, scorer: createScorer(model, signal), heads: headModel(name, loaded) })

@@ -1,5 +1,5 @@
 // The graphs of a decoder model, wired as its architecture's data say: one that decodes with a key/value cache, one that measures with
-// layer gates and probes.
+// layer gates and probes, and its pieces layer by layer.
 import type { BuildableModel } from '../architectures/registry.js'
 import { type GraphBuilder, graphBuilder } from '../graph/builder.js'
 import type { ExternalData, Graph, Value } from '../graph/ir.js'
@@ -9,9 +9,19 @@ import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
 /**
  * `generate`: inputs past keys and values in buffers with room to spare, outputs `present.*`, meant to be written into the very same
  * buffers. `measure`: inputs `layer_gates` and `targets`, no cache, outputs
- * losses, hits and per-layer probes. Both give logits of the token positions named by `rows`.
+ * losses, hits and per-layer probes. Both give logits of the token positions named by `rows`. The pieces make up the same model without
+ * cache and gates: `embed` and each layer give `hidden_out`, layers and `losses` take `hidden_in` [tokens, hidden], the residual stream.
  */
-export type GraphVariant = 'generate' | 'measure'
+export type GraphVariant = 'generate' | 'measure' | 'embed' | `layer.${number}` | 'losses'
+
+/** Which part of the model a graph holds: [from, to) of its layers. */
+function partOf(variant: GraphVariant, layerCount: number) {
+  if (variant === 'embed') return { embed: true, from: 0, to: 0, head: false }
+  if (variant === 'losses') return { embed: false, from: layerCount, to: layerCount, head: true }
+  if (!variant.startsWith('layer.')) return { embed: true, from: 0, to: layerCount, head: true }
+  const layer = Number(variant.slice('layer.'.length))
+  return { embed: false, from: layer, to: layer + 1, head: false }
+}
 
 /** Where the float32 form of a tensor lies; roles as in the architecture (`layers.3.q`). */
 export type LocateWeight = (role: string) => ExternalData
@@ -36,6 +46,7 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   const g = graphBuilder(`${model.architecture.name} ${variant}`)
   const halfHead = d.headSize / 2
   const asked = positionInputs(model)
+  const part = partOf(variant, d.layerCount)
 
   const inputs: GraphInputs = {
     ids: g.input('input_ids', 'int64', ['batch', 'seq']),
@@ -49,13 +60,16 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
       : null,
     positions: asked.ids ? g.input('position_ids', 'int64', ['batch', 'seq']) : null,
   }
-  const rows = g.input('rows', 'int64', ['rows'])
+  const rows = part.head ? g.input('rows', 'int64', ['rows']) : null
 
   const weight = (role: string): Value => g.weight(role, tensors.get(role)!.shape, locate(role))
   const { linear, projections } = linearLayers(g, model, weight)
 
-  const embedded = embedding(g, model, inputs, weight)
-  let residual = reshape(g, embedded, [-1, d.hiddenSize], ['tokens', d.hiddenSize], 'hidden.0')
+  const embed = () => {
+    const embedded = embedding(g, model, inputs, weight)
+    return reshape(g, embedded, [-1, d.hiddenSize], ['tokens', d.hiddenSize], part.head ? 'hidden.0' : 'hidden_out')
+  }
+  let residual = part.embed ? embed() : g.input('hidden_in', 'float32', ['tokens', d.hiddenSize])
   /** What the last block added to the residual stream, not yet summed: the next norm does both in one kernel. */
   let added: Value | null = null
   const [plainNorm, skipNorm] = normOps[model.architecture.norm]
@@ -77,7 +91,7 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   const attend = attention(g, model, inputs, variant === 'generate')
   const hidden: Value[] = []
 
-  for (let layer = 0; layer < d.layerCount; layer++) {
+  for (let layer = part.from; layer < part.to; layer++) {
     const at = (role: string) => `layers.${layer}.${role}`
     const gate = gates && apply(g, 'Gather', [gates, g.int64s([layer])], { axis: 1 }, { name: at('gate_value') }) // [tokens, 1]
     const gated = (x: Value, name: string) => (gate ? apply(g, 'Mul', [x, gate], {}, { name: at(name) }) : x)
@@ -100,17 +114,19 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
       : activate(g, activation, linear(y, at('up')), at)
     added = gated(linear(product, at('down')), 'mlp_gated')
   }
+  if (!rows) {
+    g.output(added ? apply(g, 'Add', [residual, added], {}, { name: 'hidden_out' }) : residual)
+    return g.build()
+  }
   const normed = norm('final_norm', `hidden.${d.layerCount}`)
   hidden.push(residual)
 
   const wanted = apply(g, 'Gather', [normed, rows], { axis: 0 }, { name: 'wanted' }) // [rows, hidden]
   const head = d.tiedEmbeddings ? 'embed' : 'lm_head'
   const logits = apply(g, 'Gemm', [wanted, weight(head)], { transB: 1 }, { name: 'logits' }) // [rows, vocabulary]
-  g.output(logits)
-  if (variant === 'measure') {
-    addLosses(g, logits)
-    addProbes(g, hidden)
-  }
+  if (variant !== 'losses') g.output(logits)
+  if (variant !== 'generate') addLosses(g, logits)
+  if (variant === 'measure') addProbes(g, hidden)
   return g.build()
 }
 

@@ -24,6 +24,7 @@ import { type DecodingSequence, startSequence } from './decoding-sequence.js'
 import { headGradientGraph } from './gradient-graphs.js'
 import { type HeadGradientOptions, type HeadGradients, headGradients } from './head-gradients.js'
 import { buildModelGraph, type GraphVariant, type LocateWeight, positionInputs } from './model-graph.js'
+import { type ModelPieces, modelPieces } from './model-pieces.js'
 import { type RopeTables, ropeTables } from './rope.js'
 
 export interface ModelContext {
@@ -96,6 +97,8 @@ export interface LoadedModel {
   /** Per sample the gradients of its mean completion loss for the gates of all query heads; one backward pass per batch. */
   headGradients(samples: readonly ScoredSample[], options?: HeadGradientOptions): Promise<HeadGradients[]>
   startSequence(): DecodingSequence
+  /** The same computation layer by layer, for measurements that share work. */
+  readonly pieces: ModelPieces
   dispose(): Promise<void>
 }
 
@@ -119,9 +122,10 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   const asked = positionInputs(model)
   let rope: RopeTables = ropeTables(d, asked.tables ? ropeStep : 0, ropeFactors)
   /** The float32 file of every tensor; made where the cache of derived files does not hold it (any more). */
-  const weightFiles = async (signal?: AbortSignal): Promise<Map<string, ExternalData>> => {
+  const weightFiles = async (roles: Iterable<string>, signal?: AbortSignal): Promise<Map<string, ExternalData>> => {
     const files = new Map<string, ExternalData>()
-    for (const [role, tensor] of tensors) {
+    for (const role of roles) {
+      const tensor = tensors.get(role)!
       throwIfCancelled(signal)
       const path = await ensureFloat32({ ...context, signal }, tensor)
       const length = tensor.shape.reduce((product, size) => product * size, 4)
@@ -130,7 +134,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
     return files
   }
   // Now, so that whoever opens a model waits for it and hears what is wrong with it.
-  await weightFiles(context.signal)
+  await weightFiles(tensors.keys(), context.signal)
 
   const sessions = new Map<SessionGraph, Promise<Session>>()
   let disposed = false
@@ -138,10 +142,16 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
     if (disposed) throw new Error(`model ${manifest.sourceName ?? manifest.architecture} was disposed`)
     const known = sessions.get(variant)
     if (known) return known
-    const created = weightFiles().then(files =>
+    const roles = rolesOf(model, variant)
+    const created = weightFiles(roles).then(files =>
       createSession(
         buildGraph(model, variant, role => files.get(role)!),
-        { weightsFolder: context.dataFolder, threads: context.env.HARTONOMOUS_THREADS, backend: context.backend },
+        {
+          weightsFolder: context.dataFolder,
+          threads: context.env.HARTONOMOUS_THREADS,
+          backend: context.backend,
+          arena: !variant.startsWith('layer.'),
+        },
       ),
     )
     sessions.set(variant, created)
@@ -314,6 +324,12 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
         return (await session('generate')).run(feeds, fetches, { into: present, signal })
       }),
 
+    pieces: modelPieces(d, {
+      session,
+      check: ids => checkIds(ids, ids.length),
+      ropeFeeds,
+    }),
+
     async dispose() {
       disposed = true
       const open = await Promise.allSettled(sessions.values())
@@ -321,6 +337,16 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       for (const result of open) if (result.status === 'fulfilled') await result.value.dispose()
     },
   }
+}
+
+/** Roles of the tensors that a graph uses. */
+function rolesOf(model: BuildableModel, variant: SessionGraph): Set<string> {
+  const roles = new Set<string>()
+  buildGraph(model, variant, role => {
+    roles.add(role)
+    return { location: '', offset: 0, length: 0 }
+  })
+  return roles
 }
 
 /** Sums over the real tokens of one row of a padded batch; probe results are [layers (+ 1), batch tokens]. */

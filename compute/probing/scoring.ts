@@ -3,6 +3,7 @@ import { setImmediate } from 'node:timers/promises'
 import { DomainError } from '../../lib/errors.js'
 import { throwIfAborted } from '../../payloads/file-payload-store.js'
 import type { ProbeSample } from './probe-set.js'
+import { findNotANumber, type LayerwiseModel, type Stack, scoreBatch } from './stacks.js'
 
 /** One forward pass over one sequence. */
 export interface ScoreRow {
@@ -19,7 +20,14 @@ export interface RowScore {
   /** Whether every completion token is the arg-max under teacher forcing. */
   exact: boolean
   /** Per layer, sums over the row's tokens; only where asked for. */
-  layers?: { cosine: ArrayLike<number>; norm: ArrayLike<number> } | undefined
+  layers?: LayerSums | undefined
+}
+
+export interface LayerSums {
+  cosine: ArrayLike<number>
+  norm: ArrayLike<number>
+  /** [n - 1][layer]: angular distance of input and output of the n layers from `layer` on, at the row's last token; 0 to 1. */
+  angles?: number[][] | undefined
 }
 
 /** What probing needs of a loaded model. */
@@ -34,6 +42,8 @@ export interface ScoringModel {
   bosTokenId: number | undefined
   /** Scores a batch. `layerSums`: also cosines and norms per layer. */
   score(rows: readonly ScoreRow[], options: { layerSums: boolean }): Promise<RowScore[]>
+  /** The same model in pieces. */
+  layerwise: LayerwiseModel
 }
 
 /** A sample as tokens. */
@@ -95,6 +105,14 @@ const worthwhileTokens = 512
 const leastFill = 0.75
 /** The first run is small: nothing is known yet about the model's speed. */
 const firstBatchTokens = 128
+/** Padded tokens of a run through one layer, states of several stacks together: enough for full speed, more gained nothing. */
+const stackRunTokens = 2048
+/** Samples of a batch that runs through many stacks: a batch is what a cancelled job loses. */
+const stackBatchTokens = 512
+/** A batch keeps one hidden state per stack. */
+const stackStateBytes = 128 * 1024 * 1024
+/** Rows of one batch differ little in length: many runs share the padding. */
+const stackFill = 0.9
 
 /**
  * Runs rows through a model in batches and learns its speed on the way; one per job, shared by all its stages.
@@ -102,6 +120,7 @@ const firstBatchTokens = 128
  */
 export function createScorer(model: ScoringModel, signal: AbortSignal) {
   let budget = firstBatchTokens
+  let runTokens = firstBatchTokens
   let seconds = 0
   let tokens = 0
 
@@ -121,6 +140,32 @@ export function createScorer(model: ScoringModel, signal: AbortSignal) {
     return scores
   }
 
+  const explain = async (stack: Stack, row: ScoreRow) => {
+    const where = await findNotANumber(model.layerwise, [row], stack)
+    const gates = Array.from({ length: model.layerCount }, (_, layer) => (stack.includes(layer) ? 1 : 0))
+    if (where === 'loss') return notANumber(model, gates, Number.NaN)
+    const what = where === 'embedding' ? 'the embedding' : `the output of layer ${where}`
+    return new DomainError('NOT_A_NUMBER', `${model.name}: ${what} holds NaN or infinity`)
+  }
+
+  /** Batches of row indices, longest rows first; each is cut when it is asked for, as the budget is then. */
+  function* batchesOf(
+    rows: readonly ScoreRow[],
+    batchTokens: () => number,
+    { worthwhile = worthwhileTokens, fill = leastFill } = {},
+  ): Generator<number[]> {
+    const order = rows.map((_, i) => i).sort((a, b) => rows[b]!.ids.length - rows[a]!.ids.length || a - b)
+    for (let from = 0; from < order.length; ) {
+      const longest = rows[order[from]!]!.ids.length
+      const enough = Math.ceil(worthwhile / longest)
+      const batch = order
+        .slice(from, from + Math.max(1, Math.floor(batchTokens() / longest)))
+        .filter((i, k) => k < enough || rows[i]!.ids.length >= fill * longest)
+      from += batch.length
+      yield batch
+    }
+  }
+
   return {
     /** Rows' own tokens (padding not counted) per second of model time so far. */
     get tokensPerSecond() {
@@ -135,21 +180,69 @@ export function createScorer(model: ScoringModel, signal: AbortSignal) {
       rows: readonly ScoreRow[],
       options: { layerSums?: boolean; done?: (tokens: number) => void } = {},
     ): Promise<RowScore[]> {
-      const order = rows.map((_, i) => i).sort((a, b) => rows[b]!.ids.length - rows[a]!.ids.length || a - b)
       const scores = new Array<RowScore>(rows.length)
-      for (let from = 0; from < order.length; ) {
-        const longest = rows[order[from]!]!.ids.length
-        const enough = Math.ceil(worthwhileTokens / longest)
-        const batch = order
-          .slice(from, from + Math.max(1, Math.floor(budget / longest)))
-          .filter((i, k) => k < enough || rows[i]!.ids.length >= leastFill * longest)
-        from += batch.length
+      for (const batch of batchesOf(rows, () => budget)) {
         const batchRows = batch.map(i => rows[i]!)
         const results = await runBatch(batchRows, options.layerSums ?? false)
         results.forEach((score, k) => {
           scores[batch[k]!] = checkFinite(model, batchRows[k]!, score)
         })
         options.done?.(batchRows.reduce((sum, r) => sum + r.ids.length, 0))
+      }
+      return scores
+    },
+
+    /**
+     * Scores every row with every stack of layers; what stacks have in common at their beginning is computed once. Of the stack
+     * `observe` the scores carry what each layer does.
+     * @param batchDone called after each batch with the rows it held and their scores, [stack][row of the batch]
+     * @param done called after each run with the tokens that came through, all stacks together; in all, tokens of the rows times stacks
+     * @returns [stack][row]
+     * @throws NOT_A_NUMBER, CANCELLED when the signal fires
+     */
+    async scoreStacks(
+      rows: readonly ScoreRow[],
+      stacks: readonly Stack[],
+      options: {
+        observe?: number
+        batchDone?: (rows: readonly number[], scores: readonly RowScore[][]) => Promise<void>
+        done?: (tokens: number) => void
+      } = {},
+    ): Promise<RowScore[][]> {
+      const scores = stacks.map(() => new Array<RowScore>(rows.length))
+      const affordable = stackStateBytes / (4 * model.layerwise.hiddenSize * (stacks.length + 1))
+      const batchTokens = Math.min(stackBatchTokens, affordable)
+      for (const batch of batchesOf(rows, () => batchTokens, { worthwhile: 0, fill: stackFill })) {
+        const batchRows = batch.map(i => rows[i]!)
+        const own = batchRows.reduce((sum, r) => sum + r.ids.length, 0)
+        const results = await scoreBatch(model.layerwise, batchRows, stacks, {
+          observe: options.observe,
+          tokensPerRun: () => runTokens,
+          async timed(padded, run) {
+            // The event loop gets a turn, so that a cancellation can arrive between two native runs.
+            await setImmediate()
+            throwIfAborted(signal)
+            const begin = performance.now()
+            const result = await run()
+            const elapsed = (performance.now() - begin) / 1000
+            seconds += elapsed
+            const affordable = (padded / Math.max(elapsed, 1e-4)) * targetSeconds
+            runTokens = Math.min(stackRunTokens, 2 * Math.max(runTokens, firstBatchTokens), Math.max(1, affordable))
+            return result
+          },
+          ran(share) {
+            tokens += own * stacks.length * share
+            options.done?.(own * stacks.length * share)
+          },
+        })
+        for (const [s, stack] of stacks.entries()) {
+          for (const [k, i] of batch.entries()) {
+            const score = results[s]![k]!
+            if (!Number.isFinite(score.nll)) throw await explain(stack, batchRows[k]!)
+            scores[s]![i] = checkFinite(model, batchRows[k]!, score)
+          }
+        }
+        await options.batchDone?.(batch, results)
       }
       return scores
     },
@@ -168,7 +261,11 @@ function checkFinite(model: ScoringModel, row: ScoreRow, score: RowScore): RowSc
     }
   }
   if (Number.isFinite(score.nll)) return score
-  const skipped = (row.gates ?? []).flatMap((gate, layer) => (gate === 0 ? [layer] : []))
+  throw notANumber(model, row.gates ?? [], score.nll)
+}
+
+function notANumber({ name }: ScoringModel, gates: readonly number[], nll: number): DomainError {
+  const skipped = gates.flatMap((gate, layer) => (gate === 0 ? [layer] : []))
   const where = skipped.length > 0 ? ` with layer ${skipped.join(', ')} skipped` : ''
-  throw new DomainError('NOT_A_NUMBER', `${model.name}: the loss${where} is ${score.nll}`)
+  return new DomainError('NOT_A_NUMBER', `${name}: the loss${where} is ${nll}`)
 }

@@ -7,6 +7,7 @@ import {
   type ScoreRow,
   type ScoringModel,
 } from '../../../../compute/probing/scoring.js'
+import { numberModel } from './number-model.js'
 
 /** A language model by formula: every completion token costs its id in nats, halved per skipped layer. */
 const formulaModel = (
@@ -22,6 +23,7 @@ const formulaModel = (
     batches.push([...rows])
     return rows.map(row => ({ nll: nll(row), exact: row.ids.length % 2 === 0 }))
   },
+  layerwise: numberModel(),
 })
 const row = (length: number): ScoreRow => ({ ids: Array.from({ length }, () => 1), completionStart: 1 })
 const never = new AbortController().signal

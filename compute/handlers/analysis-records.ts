@@ -1,0 +1,99 @@
+// What analyses measured per sample, kept beside the payloads: a later analysis of the same model measures only samples it does not find
+// here, and one that was cancelled or killed goes on where it stopped. A cache: what is lost or damaged is measured again.
+import { createHash } from 'node:crypto'
+import { appendFile, mkdir, readdir, readFile, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import type { RecordStore, SampleRecord } from '../probing/layer-influence.js'
+import type { EncodedSample } from '../probing/scoring.js'
+
+/** Part of the file's name: to be raised whenever the same sample would measure differently. */
+const recordVersion = 1
+/** All records together; those of the models analysed longest ago go first. A sample of a 30-layer model takes some 6 KB. */
+const maximumBytes = 512 * 1024 * 1024
+
+const folderOf = (dataFolder: string) => join(dataFolder, 'derived', 'analyses')
+
+const recordSchema = z.object({
+  nll: z.number(),
+  exact: z.boolean(),
+  cosine: z.array(z.number()),
+  norm: z.array(z.number()),
+  angles: z.array(z.array(z.number())),
+  skipped: z.array(z.number()),
+})
+const lineSchema = z.object({ sample: z.string(), record: recordSchema })
+
+/** The tokens say everything that a measurement depends on besides the model. */
+const sampleHash = ({ ids, completionStart }: EncodedSample) =>
+  createHash('sha256')
+    .update(JSON.stringify([completionStart, ids]))
+    .digest('hex')
+
+/**
+ * The records of a model by its manifest, one line of JSON each. Appended batch by batch; a line that a killed process left half
+ * written, or one that says nothing about some layer, counts as absent.
+ */
+export async function openAnalysisRecords(
+  dataFolder: string,
+  manifest: string,
+  layerCount: number,
+): Promise<RecordStore> {
+  const folder = folderOf(dataFolder)
+  const path = join(folder, `${manifest}.v${recordVersion}.jsonl`)
+  const text = await readFile(path, 'utf8').catch(() => '')
+  const records = new Map<string, SampleRecord>()
+  for (const line of text.split('\n')) {
+    const parsed = lineSchema.safeParse(parseJson(line))
+    if (!parsed.success) continue
+    const { sample, record } = parsed.data
+    const perLayer = [record.cosine, record.norm, record.skipped]
+    if (perLayer.every(values => values.length === layerCount)) records.set(sample, record)
+  }
+  await removeOldest(folder, path)
+  return {
+    get: sample => records.get(sampleHash(sample)),
+    async add(entries) {
+      await mkdir(folder, { recursive: true })
+      // The line break comes first, so that a line cut short before it spoils only itself.
+      const lines = entries.map(([sample, record]) => `\n${JSON.stringify({ sample: sampleHash(sample), record })}`)
+      await appendFile(path, lines.join(''))
+      for (const [sample, record] of entries) records.set(sampleHash(sample), record)
+    },
+  }
+}
+
+function parseJson(line: string): unknown {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return undefined
+  }
+}
+
+async function listRecords(folder: string) {
+  const names = await readdir(folder).catch(() => [] as string[])
+  const files = names.map(async name => {
+    const path = join(folder, name)
+    const entry = await stat(path).catch(() => undefined)
+    return entry ? [{ path, manifest: name.split('.')[0]!, bytes: entry.size, usedAt: entry.mtimeMs }] : []
+  })
+  return (await Promise.all(files)).flat()
+}
+
+async function removeOldest(folder: string, keep: string) {
+  const files = (await listRecords(folder)).sort((a, b) => a.usedAt - b.usedAt)
+  let total = files.reduce((sum, file) => sum + file.bytes, 0)
+  for (const file of files) {
+    if (total <= maximumBytes) return
+    if (file.path === keep) continue
+    await rm(file.path, { force: true })
+    total -= file.bytes
+  }
+}
+
+/** Removes the records of models that are gone. */
+export async function removeDeadRecords(dataFolder: string, alive: ReadonlySet<string>): Promise<void> {
+  for (const { path, manifest } of await listRecords(folderOf(dataFolder)))
+    if (!alive.has(manifest)) await rm(path, { force: true })
+}
