@@ -1,4 +1,5 @@
 // Models as rows: what registering and deleting one does to models, tensors, payload references and events.
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { EntityManager, QueryDeepPartialEntity } from 'typeorm'
 import { DomainError } from '../lib/errors.js'
 import { newId } from '../lib/ids.js'
@@ -122,7 +123,11 @@ export async function registerModel(em: EntityManager, model: NewModel): Promise
     )
   }
   await countReferences(em, new Map([...counts].filter(([hash]) => knownHashes.has(hash))), 1)
-  for (let i = 0; i < tensors.length; i += insertChunk) await em.insert(TensorAtom, tensors.slice(i, i + insertChunk))
+  for (let i = 0; i < tensors.length; i += insertChunk) {
+    await em.insert(TensorAtom, tensors.slice(i, i + insertChunk))
+    // The driver is synchronous: requests and events get their turn between the chunks of a model with many tensors.
+    await nextTurn()
+  }
 
   const origin = model.isStudent ? `built here: ${model.objective ?? model.name}` : `ingested from ${model.source}`
   await addModelEvent(em, {

@@ -1,7 +1,8 @@
 // What a client may see of an error: expected failures with their code, bugs as an id that finds them in the log. The one place for it.
 import { randomUUID } from 'node:crypto'
 import { GraphQLError } from 'graphql'
-import { type ErrorCode, errorTable, isDomainError } from './errors.js'
+import { expectedFailure } from './disk-full.js'
+import { type ErrorCode, errorTable } from './errors.js'
 import type { Logger } from './log.js'
 
 /** What graphql-js, Apollo Server and the gateway call things that have a name in our table. */
@@ -19,9 +20,10 @@ export function presentError(error: unknown, log: Pick<Logger, 'error'>): GraphQ
   const cause = rootCause(error)
   const outer = error instanceof GraphQLError ? error : undefined
   const place = outer && { nodes: outer.nodes, source: outer.source, positions: outer.positions, path: outer.path }
-  if (isDomainError(cause)) {
-    const extensions = { code: cause.code, ...(cause.field && { field: cause.field }) }
-    return new GraphQLError(cause.message, { ...place, extensions })
+  const expected = expectedFailure(cause)
+  if (expected) {
+    const extensions = { code: expected.code, ...(expected.field && { field: expected.field }) }
+    return new GraphQLError(expected.message, { ...place, extensions })
   }
   const code = outer && codeOf(outer)
   if (outer && code) return new GraphQLError(outer.message, { ...place, extensions: visible(outer, code) })

@@ -1,5 +1,6 @@
 // Mutation payloads: expected failures become `userErrors`, everything else throws.
-import { type ErrorCode, isDomainError } from '../../lib/errors.js'
+import { expectedFailure } from '../../lib/disk-full.js'
+import type { ErrorCode } from '../../lib/errors.js'
 
 export interface UserErrorValue {
   field: string[] | null
@@ -8,8 +9,8 @@ export interface UserErrorValue {
 }
 
 /**
- * Runs a mutation's work (its transaction included, so that a failure has rolled back). A DomainError becomes the payload's
- * one user error; the other fields of the payload must be nullable.
+ * Runs a mutation's work (its transaction included, so that a failure has rolled back). A DomainError (and a full disk) becomes the
+ * payload's one user error; the other fields of the payload must be nullable.
  */
 export async function withUserErrors<P extends { userErrors: UserErrorValue[] }>(
   work: () => Promise<Omit<P, 'userErrors'>>,
@@ -17,8 +18,9 @@ export async function withUserErrors<P extends { userErrors: UserErrorValue[] }>
   try {
     return { ...(await work()), userErrors: [] } as unknown as P
   } catch (error) {
-    if (!isDomainError(error)) throw error
-    const userErrors = [{ field: error.field ?? null, message: error.message, code: error.code }]
+    const failure = expectedFailure(error)
+    if (!failure) throw error
+    const userErrors = [{ field: failure.field ?? null, message: failure.message, code: failure.code }]
     return { userErrors } as unknown as P
   }
 }
