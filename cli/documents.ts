@@ -53,6 +53,6 @@ function analysisFragment() {
   return `fragment Analysis on CapabilityAnalysis {
     id probeDataset { name version }
     baseline { capability { slug name } loss perplexity accuracy sampleCount }
-    layers { layerIndex blockInfluence activationNorm capabilities { capability { slug } score lossIncrease } }
+    layers { layerIndex blockInfluence activationNorm capabilities { capability { slug } score lossIncrease } heads { headIndex keyValueHeadIndex importance } }
   }`
 }

@@ -55,6 +55,32 @@ const scoreRows = (scores: Score[]) =>
     String(s.sampleCount),
   ])
 
+/** The heads that matter most and the key/value groups that matter least, as layer.index; undefined where heads were not measured. */
+function headsText({ layers }: Analysis): string | undefined {
+  const heads = layers.flatMap(l => l.heads.map(h => ({ name: `${l.layerIndex}.${h.headIndex}`, value: h.importance })))
+  if (heads.length === 0) return undefined
+  const groups = new Map<string, number>()
+  for (const { layerIndex, heads } of layers) {
+    for (const { keyValueHeadIndex, importance } of heads) {
+      const name = `${layerIndex}.${keyValueHeadIndex}`
+      groups.set(name, (groups.get(name) ?? 0) + importance)
+    }
+  }
+  const list = (sorted: { name: string; value: number }[]) =>
+    sorted
+      .slice(0, 5)
+      .map(({ name, value }) => `${name} (${value.toPrecision(2)})`)
+      .join(', ')
+  const least = [...groups].map(([name, value]) => ({ name, value })).sort((a, b) => a.value - b.value)
+  return [
+    'Attention heads, layer.head by |change of loss per change of the head|, mean over the capabilities:',
+    table(
+      ['most important heads', 'least important key/value groups'],
+      [[list(heads.sort((a, b) => b.value - a.value)), list(least)]],
+    ),
+  ].join('\n')
+}
+
 /** Scores, the layer × capability heat map, and the layers that carry most and least. */
 export function analysisText(analysis: Analysis): string {
   const slugs = analysis.baseline.map(b => b.capability.slug)
@@ -68,6 +94,7 @@ export function analysisText(analysis: Analysis): string {
     const list = (part: typeof sorted) => part.map(l => `${l.layer} (${l.loss.toFixed(2)})`).join(', ')
     return [slug, list(sorted.slice(0, 3)), list(sorted.slice(-3).reverse())]
   })
+  const heads = headsText(analysis)
   return [
     `Probe set ${analysis.probeDataset.name} version ${analysis.probeDataset.version}. Loss in nats per completion token.`,
     table(['capability', 'loss', 'perplexity', 'exact', 'samples'], scoreRows(analysis.baseline)),
@@ -76,6 +103,7 @@ export function analysisText(analysis: Analysis): string {
     heatMap(analysis.layers, slugs),
     '',
     table(['capability', 'most needed layers (nats lost without)', 'least needed'], rows),
+    ...(heads ? ['', heads] : []),
   ].join('\n')
 }
 

@@ -30,6 +30,8 @@ export interface Analysis {
     blockInfluence: number
     activationNorm: number
     capabilities: { capability: { slug: string }; score: number; lossIncrease: number }[]
+    /** Mean over the capabilities. */
+    heads: { headIndex: number; keyValueHeadIndex: number; importance: number }[]
   }[]
 }
 

@@ -4,7 +4,8 @@ import { createHash } from 'node:crypto'
 import { appendFile, mkdir, readdir, readFile, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import type { RecordStore, SampleRecord } from '../probing/layer-influence.js'
+import type { HeadRecordStore } from '../probing/head-importance.js'
+import type { RecordStore } from '../probing/layer-influence.js'
 import type { EncodedSample } from '../probing/scoring.js'
 
 /** Part of the file's name: to be raised whenever the same sample would measure differently. */
@@ -22,7 +23,8 @@ const recordSchema = z.object({
   angles: z.array(z.array(z.number())),
   skipped: z.array(z.number()),
 })
-const lineSchema = z.object({ sample: z.string(), record: recordSchema })
+const headRecordSchema = z.object({ loss: z.number(), gradients: z.array(z.number()) })
+const lineSchema = z.object({ sample: z.string(), record: z.unknown() })
 
 /** The tokens say everything that a measurement depends on besides the model. */
 const sampleHash = ({ ids, completionStart }: EncodedSample) =>
@@ -30,25 +32,43 @@ const sampleHash = ({ ids, completionStart }: EncodedSample) =>
     .update(JSON.stringify([completionStart, ids]))
     .digest('hex')
 
+/** What layers do to samples, of a model by its manifest. */
+export const openAnalysisRecords = (dataFolder: string, manifest: string, layerCount: number): Promise<RecordStore> =>
+  openRecords(dataFolder, `${manifest}.v${recordVersion}.jsonl`, recordSchema, ({ cosine, norm, skipped }) =>
+    [cosine, norm, skipped].every(values => values.length === layerCount),
+  )
+
+/** What attention heads do to samples. @param headCount of all layers together */
+export const openHeadRecords = (dataFolder: string, manifest: string, headCount: number): Promise<HeadRecordStore> =>
+  openRecords(
+    dataFolder,
+    `${manifest}.heads-v${recordVersion}.jsonl`,
+    headRecordSchema,
+    ({ gradients }) => gradients.length === headCount,
+  )
+
 /**
- * The records of a model by its manifest, one line of JSON each. Appended batch by batch; a line that a killed process left half
- * written, or one that says nothing about some layer, counts as absent.
+ * The records of a file, one line of JSON each. Appended batch by batch; a line that a killed process left half written, or one that
+ * is not `complete`, counts as absent.
  */
-export async function openAnalysisRecords(
+async function openRecords<T>(
   dataFolder: string,
-  manifest: string,
-  layerCount: number,
-): Promise<RecordStore> {
+  file: string,
+  schema: z.ZodType<T>,
+  complete: (record: T) => boolean,
+): Promise<{
+  get(sample: EncodedSample): T | undefined
+  add(entries: readonly (readonly [EncodedSample, T])[]): Promise<void>
+}> {
   const folder = folderOf(dataFolder)
-  const path = join(folder, `${manifest}.v${recordVersion}.jsonl`)
+  const path = join(folder, file)
   const text = await readFile(path, 'utf8').catch(() => '')
-  const records = new Map<string, SampleRecord>()
+  const records = new Map<string, T>()
   for (const line of text.split('\n')) {
     const parsed = lineSchema.safeParse(parseJson(line))
     if (!parsed.success) continue
-    const { sample, record } = parsed.data
-    const perLayer = [record.cosine, record.norm, record.skipped]
-    if (perLayer.every(values => values.length === layerCount)) records.set(sample, record)
+    const record = schema.safeParse(parsed.data.record)
+    if (record.success && complete(record.data)) records.set(parsed.data.sample, record.data)
   }
   await removeOldest(folder, path)
   return {

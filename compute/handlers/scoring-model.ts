@@ -3,8 +3,9 @@ import { DomainError, isDomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import { readManifest } from '../formats/manifest.js'
 import { loadTokenizer } from '../formats/tokenizer.js'
+import type { HeadGradientOptions, HeadGradients } from '../inference/head-gradients.js'
 import { type LoadedModel, openModel } from '../inference/model.js'
-import type { HeadModel } from '../probing/head-importance.js'
+import type { HeadModel, HeadRecord } from '../probing/head-importance.js'
 import { createScorer, type ScoreRow, type Scorer, type ScoringModel } from '../probing/scoring.js'
 import type { HandlerContext } from './handler.js'
 
@@ -70,7 +71,15 @@ const headModel = (name: string, { dimensions: d, headGradients }: LoadedModel):
   layerCount: d.layerCount,
   headCount: d.attentionHeadCount,
   keyValueHeadCount: d.keyValueHeadCount,
-  gradients: headGradients,
+  async gradients(rows, { signal, batchDone }) {
+    // Plain numbers: records of them are written as JSON.
+    const plain = ({ loss, gradients }: HeadGradients): HeadRecord => ({ loss, gradients: [...gradients] })
+    const options: HeadGradientOptions = {
+      signal,
+      batchDone: batchDone && ((indices, found) => batchDone(indices, found.map(plain))),
+    }
+    return (await headGradients(rows, options)).map(plain)
+  },
 })
 
 /** Says which model, and after which layer the first value that is not a number appears. */

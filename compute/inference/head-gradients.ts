@@ -15,8 +15,8 @@ export interface HeadGradients {
 
 export interface HeadGradientOptions {
   signal?: AbortSignal | undefined
-  /** Called after each batch with the samples done so far. */
-  onProgress?: ((done: number) => void) | undefined
+  /** Called after each batch with the indices of its samples and their results. */
+  batchDone?: ((samples: readonly number[], results: readonly HeadGradients[]) => Promise<void> | void) | undefined
 }
 
 /** Activations that a backward pass keeps; a batch is made to fit, a single long sample may exceed it. */
@@ -75,7 +75,7 @@ export async function headGradients(
     ropeFeeds(start: number, batch: number, seq: number): Record<string, RuntimeTensor>
   },
   samples: readonly ScoredSample[],
-  { signal, onProgress }: HeadGradientOptions = {},
+  { signal, batchDone }: HeadGradientOptions = {},
 ): Promise<HeadGradients[]> {
   for (const { ids } of samples) model.check(ids)
   const heads = d.attentionHeadCount
@@ -89,7 +89,6 @@ export async function headGradients(
     d.vocabularySize,
     backwardTokens(d, longest),
   )
-  let done = samples.length - scored.length
   for (const batch of packed) {
     throwIfCancelled(signal)
     const indices = batch.map(k => scored[k]!)
@@ -114,8 +113,10 @@ export async function headGradients(
         result.gradients.set(byLayer.subarray(start, start + heads), layer * heads)
       }
     })
-    done += own.length
-    onProgress?.(done)
+    await batchDone?.(
+      indices,
+      indices.map(i => results[i]!),
+    )
   }
   return results
 }

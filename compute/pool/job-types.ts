@@ -54,6 +54,15 @@ export const proposalSchema = z.object({
   quality: z.number(),
   /** Validation loss of student and parent, nats per completion token. */
   studentLoss: z.number(),
+export const headImportanceSchema = z.object({
+  capability: z.string(),
+  /** Heads that share a key/value head follow each other. */
+  keyValueHeadCount: z.number().int().positive(),
+  /** [layer][query head] mean over samples of |d loss / d gate|, nats per completion token (Michel et al. 2019, arXiv 1905.10650). */
+  layers: z.array(z.array(z.number())),
+})
+export type HeadImportanceOutput = z.infer<typeof headImportanceSchema>
+
   parentLoss: z.number(),
 })
 export type ProposalOutput = z.infer<typeof proposalSchema>
@@ -156,7 +165,11 @@ export const jobTypes = {
   'capability.analyze': defineJob({
     lane: 'device',
     input: z.object(evaluationInput),
-    output: z.object({ baseline: z.array(capabilityScoreSchema), layers: z.array(layerAnalysisSchema) }),
+    output: z.object({
+      baseline: z.array(capabilityScoreSchema),
+      layers: z.array(layerAnalysisSchema),
+      heads: z.array(headImportanceSchema).optional(),
+    }),
   }),
   'students.propose': defineJob({
     lane: 'device',

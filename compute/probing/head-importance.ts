@@ -2,6 +2,20 @@
 import { DomainError } from '../../lib/errors.js'
 import type { EncodedSample, ScoreRow } from './scoring.js'
 
+/** What was measured for one sample. */
+export interface HeadRecord {
+  /** Mean completion loss, nats per token. */
+  loss: number
+  /** [layers * heads] */
+  gradients: number[]
+}
+
+/** Records of earlier analyses of the same model. */
+export interface HeadRecordStore {
+  get(sample: EncodedSample): HeadRecord | undefined
+  add(entries: readonly (readonly [EncodedSample, HeadRecord])[]): Promise<void>
+}
+
 /** What is needed of a loaded model. */
 export interface HeadModel {
   /** What messages call it. */
@@ -16,8 +30,12 @@ export interface HeadModel {
    */
   gradients(
     rows: readonly ScoreRow[],
-    options: { signal?: AbortSignal | undefined; onProgress?: ((done: number) => void) | undefined },
-  ): Promise<{ loss: number; gradients: ArrayLike<number> }[]>
+    options: {
+      signal?: AbortSignal | undefined
+      /** Called after each batch with the indices of its rows and their results. */
+      batchDone?: ((rows: readonly number[], results: readonly HeadRecord[]) => Promise<void> | void) | undefined
+    },
+  ): Promise<HeadRecord[]>
 }
 
 export interface LayerHeads {
@@ -41,23 +59,43 @@ export interface CapabilityHeads {
  * gate multiplies the head's output before the output projection, is 1, and L is the sample's mean completion loss. One forward and one
  * backward pass over the samples, whatever the number of heads.
  * @param wanted capabilities that must have a result
- * @param options.progress called after each batch with the samples done so far
+ * @param options.records what earlier analyses of this model measured; new samples are added batch by batch
+ * @param options.progress called after each batch with the samples measured so far and those taken over from records
  * @throws INVALID_PROBE_DATASET where a wanted capability has no sample; NOT_A_NUMBER naming the model; CANCELLED
  */
 export async function headImportance(
   model: HeadModel,
   samples: readonly EncodedSample[],
   wanted: readonly string[],
-  options: { signal?: AbortSignal; progress?: (done: number) => void } = {},
+  options: {
+    signal?: AbortSignal
+    records?: HeadRecordStore
+    progress?: (done: { measured: number; reused: number; total: number }) => void
+  } = {},
 ): Promise<CapabilityHeads[]> {
   const chosen = samples.filter(sample => wanted.includes(sample.capability))
-  const found = await model.gradients(chosen, { signal: options.signal, onProgress: options.progress }).catch(error => {
+  const found = chosen.map(sample => options.records?.get(sample))
+  const missing = chosen.flatMap((_, i) => (found[i] ? [] : [i]))
+  const reused = chosen.length - missing.length
+  const rows = missing.map(i => chosen[i]!)
+  let measured = 0
+  options.progress?.({ measured, reused, total: chosen.length })
+  const batchDone = async (batch: readonly number[], results: readonly HeadRecord[]) => {
+    await options.records?.add(batch.map((row, k) => [rows[row]!, results[k]!] as const))
+    measured += batch.length
+    options.progress?.({ measured, reused, total: chosen.length })
+  }
+  const made = await model.gradients(rows, { signal: options.signal, batchDone }).catch(error => {
     throw error instanceof DomainError && error.code === 'NOT_A_NUMBER'
       ? new DomainError('NOT_A_NUMBER', `${model.name}: ${error.message}`)
       : error
   })
+  missing.forEach((index, k) => {
+    found[index] = made[k]
+  })
+  const records = found as HeadRecord[]
   return wanted.map(capability => {
-    const own = found.filter((_, i) => chosen[i]!.capability === capability)
+    const own = records.filter((_, i) => chosen[i]!.capability === capability)
     if (own.length === 0)
       throw new DomainError('INVALID_PROBE_DATASET', `${capability}: no sample to measure heads with`)
     const importance = new Float64Array(model.layerCount * model.headCount)

@@ -99,3 +99,23 @@ export class ModelLayerCapability {
   @RealColumn() lossIncrease!: number
   @RealColumn() blockInfluence!: number
 }
+
+/** What one analysis measured for the attention heads of one layer and one capability. */
+@Entity('ModelHeadImportance')
+@Index('UX_ModelHeadImportance', ['analysisId', 'layerIndex', 'slug'], { unique: true })
+export class ModelHeadImportance {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @ForeignKey(() => CapabilityAnalysis)
+  @IdColumn()
+  analysisId!: string
+  @ForeignKey(() => ModelAtom)
+  @IdColumn()
+  modelId!: string
+  @IntegerColumn() layerIndex!: number
+  /** Capability slug. */
+  @NameColumn({}, 200) slug!: string
+  @IntegerColumn() keyValueHeadCount!: number
+  /** By query head: |d loss / d gate|, nats per completion token. */
+  @JsonColumn() importance!: number[]
+}

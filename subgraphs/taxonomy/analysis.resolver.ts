@@ -23,11 +23,13 @@ import {
   analysisOfJob,
   analyzeModel,
   findAnalysis,
+  headImportanceOf,
   layerCapabilitiesOf,
+  meanOfHeads,
   newestAnalysis,
   newestScores,
 } from './analysis.service.js'
-import { CapabilityAnalysis, CapabilityScore, LayerAnalysis, LayerCapability } from './analysis.type.js'
+import { CapabilityAnalysis, CapabilityScore, HeadImportance, LayerAnalysis, LayerCapability } from './analysis.type.js'
 import { Capability } from './capability.type.js'
 import { probeDatasetById, probeDatasetIdOfJob } from './probe-dataset.service.js'
 import { ProbeDataset } from './probe-dataset.type.js'
@@ -116,6 +118,22 @@ export class LayerAnalysisResolver {
   async capabilities(@Root() layer: LayerAnalysis, @Ctx() context: RequestContext): Promise<LayerCapability[]> {
     const layers = await layerCapabilitiesOf(context).load(layer.analysisId)
     return layers?.get(layer.layerIndex) ?? []
+  }
+
+  @FieldResolver(() => [HeadImportance], {
+    description: 'How much each query head matters, in order; empty where the analysis did not measure heads.',
+  })
+  async heads(
+    @Root() layer: LayerAnalysis,
+    @Arg('capability', () => String, {
+      nullable: true,
+      description: 'Slug of a capability of the analysis; default: the mean over all of them.',
+    })
+    capability: string | null | undefined,
+    @Ctx() context: RequestContext,
+  ): Promise<HeadImportance[]> {
+    const layers = await headImportanceOf(context).load(layer.analysisId)
+    return meanOfHeads((layers?.get(layer.layerIndex) ?? []).filter(c => !capability || c.slug === capability))
   }
 }
 

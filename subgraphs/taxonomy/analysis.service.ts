@@ -1,8 +1,13 @@
 // Analyses: queued for a model and a probe set, written when the job is done, read per model, layer and capability.
 import type { EntityManager } from 'typeorm'
 import { z } from 'zod'
-import type { CapabilityScoreOutput } from '../../compute/pool/job-types.js'
-import { CapabilityAnalysis as AnalysisRow, ModelEvaluation, ModelLayerCapability } from '../../db/entities/index.js'
+import type { CapabilityScoreOutput, JobOutput } from '../../compute/pool/job-types.js'
+import {
+  CapabilityAnalysis as AnalysisRow,
+  ModelEvaluation,
+  ModelHeadImportance,
+  ModelLayerCapability,
+} from '../../db/entities/index.js'
 import { addModelEvent, aliveModel } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
 import { newId } from '../../lib/ids.js'
@@ -12,7 +17,13 @@ import { liveModel, runnableManifest } from '../build/live-model.js'
 import { groupBy, loader } from '../build/loader.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
 import { checkSamplesPerCapability, chooseProbeDataset } from '../build/probe-dataset.js'
-import { CapabilityAnalysis, type CapabilityScore, type LayerAnalysis, type LayerCapability } from './analysis.type.js'
+import {
+  CapabilityAnalysis,
+  type CapabilityScore,
+  type HeadImportance,
+  type LayerAnalysis,
+  type LayerCapability,
+} from './analysis.type.js'
 import { ensureCapabilities } from './taxonomy.service.js'
 
 export interface AnalyzeModel {
@@ -102,6 +113,7 @@ export const analyzeEffect: JobEffect<'capability.analyze'> = {
     // SQL Server takes at most 2,100 parameters per statement, a row has nine.
     for (let i = 0; i < cells.length; i += 200) await em.insert(ModelLayerCapability, cells.slice(i, i + 200))
     await insertEvaluations(
+    await insertHeads(em, { tenantId, analysisId, modelId: model.id }, output.heads ?? [])
       em,
       { tenantId, modelId: model.id, probeDatasetId, jobId: job.id, createdAt },
       output.baseline,
@@ -117,6 +129,24 @@ export const analyzeEffect: JobEffect<'capability.analyze'> = {
 }
 
 async function insertEvaluations(
+async function insertHeads(
+  em: EntityManager,
+  shared: Pick<ModelHeadImportance, 'tenantId' | 'analysisId' | 'modelId'>,
+  heads: NonNullable<JobOutput<'capability.analyze'>['heads']>,
+) {
+  const rows = heads.flatMap(({ capability, keyValueHeadCount, layers }) =>
+    layers.map((importance, layerIndex) => ({
+      ...shared,
+      id: newId(),
+      layerIndex,
+      slug: capability,
+      keyValueHeadCount,
+      importance,
+    })),
+  )
+  for (let i = 0; i < rows.length; i += 200) await em.insert(ModelHeadImportance, rows.slice(i, i + 200))
+}
+
   em: EntityManager,
   shared: Pick<ModelEvaluation, 'tenantId' | 'modelId' | 'probeDatasetId' | 'jobId' | 'createdAt'>,
   scores: readonly CapabilityScoreOutput[],
@@ -220,6 +250,28 @@ export const layerCapabilitiesOf = (context: RequestContext) =>
 /** Newest measurement of every capability and split, by model. */
 export const newestScores = (context: RequestContext) =>
   loader<string, CapabilityScore[]>(context, 'taxonomy.newestScores', async modelIds => {
+/** Rows per capability of an analysis's heads, by layer. */
+export const headImportanceOf = (context: RequestContext) =>
+  loader<string, Map<number, ModelHeadImportance[]>>(context, 'taxonomy.headImportance', async analysisIds => {
+    const rows = await context.platform.db.read.find(ModelHeadImportance, {
+      where: { ...scoped(context.tenantId), analysisId: anyOf(analysisIds) },
+      order: { id: 'ASC' },
+    })
+    return new Map([...groupBy(rows, r => r.analysisId)].map(([id, own]) => [id, groupBy(own, r => r.layerIndex)]))
+  })
+
+/** The heads of one layer, their importance the mean over the capabilities given. */
+export function meanOfHeads(rows: readonly ModelHeadImportance[]): HeadImportance[] {
+  const [first] = rows
+  if (!first) return []
+  const perGroup = first.importance.length / first.keyValueHeadCount
+  return first.importance.map((_, headIndex) => ({
+    headIndex,
+    keyValueHeadIndex: Math.floor(headIndex / perGroup),
+    importance: rows.reduce((sum, row) => sum + row.importance[headIndex]!, 0) / rows.length,
+  }))
+}
+
     const { read } = context.platform.db
     const newest = await read
       .createQueryBuilder(ModelEvaluation, 'e')

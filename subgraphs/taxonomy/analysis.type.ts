@@ -50,6 +50,21 @@ export class LayerAnalysis {
   layerIndex!: number
   @Field(() => Float, {
     description:
+@ObjectType({
+  description: 'How much an attention head matters, by the gradient of the loss for a gate on its output.',
+})
+export class HeadImportance {
+  @Field(() => Int, { description: 'Index of the query head in its layer, from 0.' })
+  headIndex!: number
+  @Field(() => Int, { description: 'Index of the key/value head that it shares; heads of one index are cut together.' })
+  keyValueHeadIndex!: number
+  @Field(() => Float, {
+    description:
+      'Mean over samples of |d loss / d gate|, nats per completion token (Michel et al. 2019, arXiv 1905.10650); 0 is a head that changes nothing.',
+  })
+  importance!: number
+}
+
       '1 - mean over tokens of the cosine between the layer’s input and output (ShortGPT, arXiv 2403.03853): 0 is a layer that changes nothing.',
   })
   blockInfluence!: number

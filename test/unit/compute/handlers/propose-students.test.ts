@@ -44,6 +44,22 @@ describe('capability.analyze on the demo model', () => {
     }
   })
 
+  it('gives every head of every layer an importance, and measures no sample twice', async () => {
+    const slugs = analysis.baseline.map(b => b.capability)
+    expect(analysis.heads!.map(h => h.capability)).toEqual(slugs)
+    for (const { layers } of analysis.heads!) {
+      expect(layers).toHaveLength(8)
+      for (const heads of layers) expect(Math.min(...heads)).toBeGreaterThanOrEqual(0)
+      expect(Math.max(...layers.flat())).toBeGreaterThan(0)
+    }
+    context.reports.length = 0
+    const again = await analyzeCapabilities({ manifest, probeSet, maxTokens }, context)
+    expect(again.heads).toEqual(analysis.heads)
+    const heads = context.reports.filter(r => r.stage === 'heads')
+    expect(heads).toHaveLength(1)
+    expect(heads[0]).toMatchObject({ completed: heads[0]!.total, metrics: { samplesDone: 0 } })
+  })
+
   it('measures what a student without the layer loses', async () => {
     const dropped = 3
     const built = await buildStudent(

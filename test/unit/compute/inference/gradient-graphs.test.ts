@@ -16,6 +16,7 @@ import { buildModelGraph, type LocateWeight } from '../../../../compute/inferenc
 import { ropeTables } from '../../../../compute/inference/rope.js'
 import { evaluate, type Tensor, tensor } from '../../../../compute/ops/reference.js'
 import { createSession, floats, int32s, int64s, type RuntimeTensor } from '../../../../compute/runtime/session.js'
+import { readGolden, writeGoldenFolder } from '../../../testkit/golden-models.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { negativeLogLikelihood, runLlamaFloat64 } from '../../../testkit/llama-float64.js'
 import { encodeSafetensors, type PicoLlama, type PicoOptions, writePicoLlama } from '../../../testkit/pico-llama.js'
@@ -212,6 +213,29 @@ describe('the graphs of a pico Llama', () => {
     )
   })
 })
+
+test.each(['qwen2', 'qwen3', 'mistral', 'gemma', 'gpt2'])(
+  '%s: gradients of head gates are differences of its loss',
+  async name => {
+    const golden = await readGolden(name)
+    const { model, locate } = await openWeights(await writeGoldenFolder(golden, join(context.dataFolder, name)))
+    const batch = [{ ids: golden.ids, completionStart: golden.completionStart }]
+    const graph = headGradientGraph(model, locate)
+    const feeds = feedsOf(model, batch)
+    const { head_gradients: found, loss } = await runGraph(graph, feeds)
+    const rows = golden.ids.length - golden.completionStart
+    expect(Math.abs(loss![0]! / (golden.nll / rows) - 1)).toBeLessThan(1e-4)
+    const step = 0.02
+    const lossAt = async (index: number, gate: number) => {
+      const gates = Float32Array.from(found!, (_, i) => (i === index ? gate : 1))
+      return (await runGraph(graph, { ...feeds, head_gates: { ...feeds.head_gates!, data: gates } })).loss![0]!
+    }
+    for (const index of [0, found!.length - 1]) {
+      const expected = ((await lossAt(index, 1 + step)) - (await lossAt(index, 1 - step))) / (2 * step)
+      expect(Math.abs(found![index]! - expected)).toBeLessThan(2e-3 * Math.max(0.05, ...found!.map(Math.abs)))
+    }
+  },
+)
 
 test('a causal mask hides later positions, and those before the window', () => {
   const hidden = (mask: Float32Array) => Array.from(mask, value => (value === 0 ? 0 : 1))

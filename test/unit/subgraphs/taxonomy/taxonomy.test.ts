@@ -49,6 +49,11 @@ const analysisOutput = (layers = 8): JobOutput<'capability.analyze'> => ({
       score: (layerIndex + 1) / layers,
     })),
   })),
+  heads: ['code_generation', 'translation'].map((capability, i) => ({
+    capability,
+    keyValueHeadCount: 2,
+    layers: Array.from({ length: layers }, (_, layer) => [0, 1, 2, 3].map(head => layer + head / 10 + i)),
+  })),
 })
 
 const analyze = async (input: Record<string, unknown>) =>
@@ -128,7 +133,8 @@ describe('analyzeModel', () => {
       `query($r: [_Any!]!) { _entities(representations: $r) {
         ... on Model {
           analysis { id samplesPerCapability probeDataset { name } model { id } job { id } baseline { loss capability { slug } }
-            layers { layerIndex blockInfluence activationNorm capabilities { score lossIncrease blockInfluence capability { slug } } } }
+            layers { layerIndex blockInfluence activationNorm capabilities { score lossIncrease blockInfluence capability { slug } }
+              heads { headIndex keyValueHeadIndex importance } translation: heads(capability: "translation") { importance } other: heads(capability: "x") { importance } } }
           capabilityScores { loss perplexity accuracy sampleCount split measuredAt capability { name } probeDataset { version } }
           capabilityQualities { quality }
         }
@@ -150,6 +156,13 @@ describe('analyzeModel', () => {
     expect(found.analysis.layers[7]).toMatchObject({ layerIndex: 7, activationNorm: 17 })
     expect(found.analysis.layers[7].capabilities[1]).toMatchObject({ score: 1, capability: { slug: 'translation' } })
     expect(found.analysis.layers[7].capabilities[1].lossIncrease).toBeCloseTo(0.8, 12)
+    const importance = (heads: { importance: number }[]) => heads.map(h => Math.round(h.importance * 1e6) / 1e6)
+    expect(importance(found.analysis.layers[3].heads)).toEqual([3.5, 3.6, 3.7, 3.8])
+    expect(found.analysis.layers[3].heads.map((h: { keyValueHeadIndex: number }) => h.keyValueHeadIndex)).toEqual([
+      0, 0, 1, 1,
+    ])
+    expect(importance(found.analysis.layers[3].translation)).toEqual([4, 4.1, 4.2, 4.3])
+    expect(found.analysis.layers[3].other).toEqual([])
     expect(found.capabilityScores).toHaveLength(2)
     expect(found.capabilityScores[0]).toMatchObject({
       loss: 1.5,
