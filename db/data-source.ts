@@ -23,10 +23,17 @@ export const entities = Object.values(tables).filter(
   (table): table is Extract<typeof table, new () => object> => typeof table === 'function',
 )
 
-/** TypeORM begins with a deferred transaction; the writer takes the write lock at once instead (see transaction.ts). */
+/**
+ * TypeORM begins with a deferred transaction; the writer takes the write lock at once instead (see transaction.ts).
+ * Where a full disk or an I/O error made SQLite roll back by itself, TypeORM's own ROLLBACK must not fail: it would count the
+ * transaction as open and turn every later one into a savepoint that is never committed.
+ */
 class WriterConnection extends Libsql {
-  override prepare: Libsql.Database['prepare'] = sql =>
-    super.prepare(sql === 'BEGIN TRANSACTION' ? 'BEGIN IMMEDIATE' : sql)
+  override prepare: Libsql.Database['prepare'] = sql => {
+    if (sql === 'BEGIN TRANSACTION') return super.prepare('BEGIN IMMEDIATE')
+    if (sql === 'ROLLBACK' && !this.inTransaction) return super.prepare('SELECT 0')
+    return super.prepare(sql)
+  }
 }
 
 interface Pragmas {

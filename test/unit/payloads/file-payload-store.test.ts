@@ -1,5 +1,4 @@
 // The payload store on real folders, and on a file system that is too small.
-import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -7,6 +6,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { openFilePayloadStore } from '../../../payloads/file-payload-store.js'
 import type { PayloadStore } from '../../../payloads/payload-store.js'
+import { smallDisk } from '../../testkit/small-disk.js'
 
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex')
 
@@ -177,23 +177,11 @@ describe('temporary files', () => {
   })
 })
 
-/** A file system of 2 MB, or undefined where this process may not mount one. */
-async function smallDisk(): Promise<string | undefined> {
-  const path = await mkdtemp(join(tmpdir(), 'small-disk-'))
-  try {
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', path], { stdio: 'ignore', timeout: 5000 })
-    return path
-  } catch {
-    await rm(path, { recursive: true, force: true })
-    return undefined
-  }
-}
-
 test('a full disk is DISK_FULL, leaves nothing, and a smaller payload still fits', async context => {
-  const disk = await smallDisk()
+  const disk = await smallDisk(2)
   if (!disk) return context.skip('mounting a tmpfs needs root')
   try {
-    const small = await openFilePayloadStore(join(disk, 'payloads'))
+    const small = await openFilePayloadStore(join(disk.path, 'payloads'))
     for (const size of [3, 6]) {
       const chunks = Array.from({ length: size }, () => randomBytes(1024 * 1024))
       await expect(small.put(chunks)).rejects.toMatchObject({ code: 'DISK_FULL' })
@@ -203,12 +191,11 @@ test('a full disk is DISK_FULL, leaves nothing, and a smaller payload still fits
     const failed = (await Promise.allSettled(puts)).filter(r => r.status === 'rejected')
     expect(failed.length).toBeGreaterThan(0)
     await batch.rollback()
-    expect(await readdir(join(disk, 'payloads', 'tmp'))).toEqual([])
+    expect(await readdir(join(disk.path, 'payloads', 'tmp'))).toEqual([])
     const { hash } = await small.put([Buffer.from('fits')])
     expect((await readFile(small.path(hash))).toString()).toBe('fits')
   } finally {
-    execFileSync('umount', [disk])
-    await rm(disk, { recursive: true, force: true })
+    await disk.remove()
   }
 })
 
