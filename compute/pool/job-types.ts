@@ -44,6 +44,15 @@ export const layerAnalysisSchema = z.object({
 })
 export type LayerAnalysisOutput = z.infer<typeof layerAnalysisSchema>
 
+export const headImportanceSchema = z.object({
+  capability: z.string(),
+  /** Heads that share a key/value head follow each other. */
+  keyValueHeadCount: z.number().int().positive(),
+  /** [layer][query head] mean over samples of |d loss / d gate|, nats per completion token (Michel et al. 2019, arXiv 1905.10650). */
+  layers: z.array(z.array(z.number())),
+})
+export type HeadImportanceOutput = z.infer<typeof headImportanceSchema>
+
 export const proposalSchema = z.object({
   capability: z.string(),
   name: z.string(),
@@ -54,15 +63,6 @@ export const proposalSchema = z.object({
   quality: z.number(),
   /** Validation loss of student and parent, nats per completion token. */
   studentLoss: z.number(),
-export const headImportanceSchema = z.object({
-  capability: z.string(),
-  /** Heads that share a key/value head follow each other. */
-  keyValueHeadCount: z.number().int().positive(),
-  /** [layer][query head] mean over samples of |d loss / d gate|, nats per completion token (Michel et al. 2019, arXiv 1905.10650). */
-  layers: z.array(z.array(z.number())),
-})
-export type HeadImportanceOutput = z.infer<typeof headImportanceSchema>
-
   parentLoss: z.number(),
 })
 export type ProposalOutput = z.infer<typeof proposalSchema>

@@ -112,8 +112,8 @@ export const analyzeEffect: JobEffect<'capability.analyze'> = {
     )
     // SQL Server takes at most 2,100 parameters per statement, a row has nine.
     for (let i = 0; i < cells.length; i += 200) await em.insert(ModelLayerCapability, cells.slice(i, i + 200))
-    await insertEvaluations(
     await insertHeads(em, { tenantId, analysisId, modelId: model.id }, output.heads ?? [])
+    await insertEvaluations(
       em,
       { tenantId, modelId: model.id, probeDatasetId, jobId: job.id, createdAt },
       output.baseline,
@@ -128,7 +128,6 @@ export const analyzeEffect: JobEffect<'capability.analyze'> = {
   },
 }
 
-async function insertEvaluations(
 async function insertHeads(
   em: EntityManager,
   shared: Pick<ModelHeadImportance, 'tenantId' | 'analysisId' | 'modelId'>,
@@ -147,6 +146,7 @@ async function insertHeads(
   for (let i = 0; i < rows.length; i += 200) await em.insert(ModelHeadImportance, rows.slice(i, i + 200))
 }
 
+async function insertEvaluations(
   em: EntityManager,
   shared: Pick<ModelEvaluation, 'tenantId' | 'modelId' | 'probeDatasetId' | 'jobId' | 'createdAt'>,
   scores: readonly CapabilityScoreOutput[],
@@ -247,9 +247,6 @@ export const layerCapabilitiesOf = (context: RequestContext) =>
     return new Map([...groupBy(cells, c => c.analysisId)].map(([id, own]) => [id, groupBy(own, c => c.layerIndex)]))
   })
 
-/** Newest measurement of every capability and split, by model. */
-export const newestScores = (context: RequestContext) =>
-  loader<string, CapabilityScore[]>(context, 'taxonomy.newestScores', async modelIds => {
 /** Rows per capability of an analysis's heads, by layer. */
 export const headImportanceOf = (context: RequestContext) =>
   loader<string, Map<number, ModelHeadImportance[]>>(context, 'taxonomy.headImportance', async analysisIds => {
@@ -272,6 +269,9 @@ export function meanOfHeads(rows: readonly ModelHeadImportance[]): HeadImportanc
   }))
 }
 
+/** Newest measurement of every capability and split, by model. */
+export const newestScores = (context: RequestContext) =>
+  loader<string, CapabilityScore[]>(context, 'taxonomy.newestScores', async modelIds => {
     const { read } = context.platform.db
     const newest = await read
       .createQueryBuilder(ModelEvaluation, 'e')

@@ -44,12 +44,6 @@ export class LayerCapability {
   slug!: string
 }
 
-@ObjectType({ description: 'What an analysis measured for one layer.' })
-export class LayerAnalysis {
-  @Field(() => Int, { description: 'Index of the layer, from 0.' })
-  layerIndex!: number
-  @Field(() => Float, {
-    description:
 @ObjectType({
   description: 'How much an attention head matters, by the gradient of the loss for a gate on its output.',
 })
@@ -65,6 +59,12 @@ export class HeadImportance {
   importance!: number
 }
 
+@ObjectType({ description: 'What an analysis measured for one layer.' })
+export class LayerAnalysis {
+  @Field(() => Int, { description: 'Index of the layer, from 0.' })
+  layerIndex!: number
+  @Field(() => Float, {
+    description:
       '1 - mean over tokens of the cosine between the layer’s input and output (ShortGPT, arXiv 2403.03853): 0 is a layer that changes nothing.',
   })
   blockInfluence!: number
