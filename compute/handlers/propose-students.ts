@@ -2,6 +2,7 @@
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import type { JobInput, LayerAnalysisOutput, ProposalOutput } from '../pool/job-types.js'
+import { qualityInterval } from '../probing/bootstrap.js'
 import { capabilitiesOf, summarise } from '../probing/evaluate.js'
 import { gatesWithout } from '../probing/layer-influence.js'
 import { parseProbeSet, selectSamples } from '../probing/probe-set.js'
@@ -34,22 +35,22 @@ const gatesFor = (layerCount: number, kept: readonly number[]) =>
     Array.from({ length: layerCount }, (_, i) => i).filter(layer => !kept.includes(layer)),
   )
 
-/** Loss of one capability's samples with only these layers kept. */
-async function lossOf(
+/** Summed losses of one capability's samples with only these layers kept. */
+async function scoresOf(
   scorer: Scorer,
   layerCount: number,
-  capability: string,
   samples: readonly EncodedSample[],
   kept: readonly number[],
   done: (tokens: number) => void,
-): Promise<number> {
+) {
   const gates = gatesFor(layerCount, kept)
   const scores = await scorer.scoreRows(
     samples.map(sample => ({ ...sample, gates })),
     { done },
   )
-  return summarise(samples, scores, [capability])[0]!.loss
+  return samples.map(({ completionTokens }, i) => ({ completionTokens, nll: scores[i]!.nll, exact: scores[i]!.exact }))
 }
+type SampleScores = Awaited<ReturnType<typeof scoresOf>>
 
 /** @throws BAD_USER_INPUT where the analysis is of another model or lacks the capability */
 function skipLossesOf(analysis: readonly LayerAnalysisOutput[], layerCount: number, capability: string): number[] {
@@ -70,8 +71,8 @@ function describe(
   capability: string,
   set: ProposedSet,
   skipLosses: readonly number[],
-  studentLoss: number,
-  parentLoss: number,
+  student: { loss: number; scores: SampleScores },
+  parent: { loss: number; scores: SampleScores },
 ): ProposalOutput {
   const { layerCount } = manifest.dimensions
   const { kept } = set
@@ -81,9 +82,10 @@ function describe(
     objective: objectiveOf(capability, set, layerCount),
     layers: toRanges(kept).map(range => ({ ...range, reason: rangeReason(range, skipLosses, capability) })),
     parameterCount: parameterCountOf(manifest, kept),
-    quality: Math.exp(parentLoss - studentLoss),
-    studentLoss,
-    parentLoss,
+    quality: Math.exp(parent.loss - student.loss),
+    qualityInterval: qualityInterval(student.scores, parent.scores),
+    studentLoss: student.loss,
+    parentLoss: parent.loss,
   }
 }
 
@@ -133,13 +135,15 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
         const metrics = { capability, tokensPerSecond: Math.round(scorer.tokensPerSecond), proposals: proposals.length }
         context.progress({ stage: 'search', completed: before + spent, total, unit: 'tokens', metrics })
       }
-      const measure = (samples: readonly EncodedSample[], kept: readonly number[]) =>
-        lossOf(scorer, layerCount, capability, samples, kept, done)
-      const search = await removeGreedily(skipLosses, smallest, kept => measure(probe, kept))
-      const parentLoss = await measure(validation, all)
+      const measure = async (samples: readonly EncodedSample[], kept: readonly number[]) => {
+        const scores = await scoresOf(scorer, layerCount, samples, kept, done)
+        return { scores, loss: summarise(samples, scores, [capability])[0]!.loss }
+      }
+      const search = await removeGreedily(skipLosses, smallest, async kept => (await measure(probe, kept)).loss)
+      const parent = await measure(validation, all)
       for (const set of proposedSets(search, sizes, most)) {
-        const studentLoss = await measure(validation, set.kept)
-        proposals.push(describe(input, manifest, capability, set, skipLosses, studentLoss, parentLoss))
+        const student = await measure(validation, set.kept)
+        proposals.push(describe(input, manifest, capability, set, skipLosses, student, parent))
       }
       before += planned[i]!
     }

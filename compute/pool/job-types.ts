@@ -12,6 +12,9 @@ export type LayerRange = z.infer<typeof layerRangeSchema>
 
 export const chatMessageSchema = z.object({ role: z.string(), content: z.string() })
 
+/** Lower and upper bound at 95 %, by bootstrap over samples; null where a single sample says nothing about its spread. */
+const intervalSchema = z.tuple([z.number(), z.number()]).nullable()
+
 /** Loss of one capability on one split. Loss in nats per completion token; perplexity is its exponential. */
 export const capabilityScoreSchema = z.object({
   capability: z.string(),
@@ -21,6 +24,8 @@ export const capabilityScoreSchema = z.object({
   accuracy: z.number().nullable(),
   sampleCount: z.number().int(),
   completionTokens: z.number().int(),
+  /** Of the loss. Absent in outputs of earlier versions. */
+  interval: intervalSchema.optional(),
 })
 export type CapabilityScoreOutput = z.infer<typeof capabilityScoreSchema>
 
@@ -30,6 +35,11 @@ export const layerAnalysisSchema = z.object({
   blockInfluence: z.number(),
   /** Mean L2 norm of the layer's output over tokens. */
   activationNorm: z.number(),
+  /**
+   * [n - 1]: mean over samples of arccos(cos(layer input, output of the n-th layer from it on)) / pi at the last token (Gromov et al.,
+   * arXiv 2403.17887), for n = 1 … 8 as far as there are layers. Absent in outputs of earlier versions.
+   */
+  angularDistances: z.array(z.number()).optional(),
   capabilities: z.array(
     z.object({
       capability: z.string(),
@@ -61,6 +71,7 @@ export const proposalSchema = z.object({
   parameterCount: z.number().int(),
   /** exp(-(student loss - parent loss)) on the validation split, measured with the layers gated off. */
   quality: z.number(),
+  qualityInterval: intervalSchema.optional(),
   /** Validation loss of student and parent, nats per completion token. */
   studentLoss: z.number(),
   parentLoss: z.number(),

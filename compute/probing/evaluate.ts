@@ -1,5 +1,6 @@
 // Loss, perplexity and accuracy per capability: one definition for evaluations, analyses and searches.
 import { DomainError } from '../../lib/errors.js'
+import { type Interval, lossInterval } from './bootstrap.js'
 import type { EncodedSample, RowScore, Scorer } from './scoring.js'
 
 export interface CapabilityLoss {
@@ -11,6 +12,8 @@ export interface CapabilityLoss {
   accuracy: number
   sampleCount: number
   completionTokens: number
+  /** 95 % interval of the loss, by bootstrap over the samples; null for a single sample, absent where it was not asked for. */
+  interval?: Interval | null
 }
 
 /** Capabilities in order of first appearance. */
@@ -53,6 +56,21 @@ export function summarise(
   })
 }
 
+/** The same with the interval of each loss. */
+export const summariseWithIntervals = (
+  samples: readonly EncodedSample[],
+  scores: readonly Pick<RowScore, 'nll' | 'exact'>[],
+  wanted: readonly string[],
+): CapabilityLoss[] =>
+  summarise(samples, scores, wanted).map(summary => ({
+    ...summary,
+    interval: lossInterval(
+      samples.flatMap(({ capability, completionTokens }, i) =>
+        capability === summary.capability ? [{ nll: scores[i]!.nll, completionTokens }] : [],
+      ),
+    ),
+  }))
+
 /** Scores the samples with all layers running. `done` counts tokens. */
 export async function evaluate(
   scorer: Scorer,
@@ -61,5 +79,5 @@ export async function evaluate(
   done?: (tokens: number) => void,
 ): Promise<CapabilityLoss[]> {
   const scores = await scorer.scoreRows(samples, done ? { done } : {})
-  return summarise(samples, scores, wanted)
+  return summariseWithIntervals(samples, scores, wanted)
 }

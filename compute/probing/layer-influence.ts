@@ -1,5 +1,5 @@
 // What each layer does: block influence and angular distance from one pass, and the loss its skipping costs, measured per capability.
-import { type CapabilityLoss, summarise } from './evaluate.js'
+import { type CapabilityLoss, summarise, summariseWithIntervals } from './evaluate.js'
 import type { EncodedSample, RowScore, Scorer } from './scoring.js'
 import { longestBlock, type Stack } from './stacks.js'
 
@@ -121,7 +121,7 @@ export async function layerInfluence(
   )
 
   const measured = records as SampleRecord[]
-  const baseline = summarise(samples, measured, wanted)
+  const baseline = summariseWithIntervals(samples, measured, wanted)
   const skipped = layers.map((_, k) =>
     summarise(
       samples,

@@ -34,6 +34,8 @@ export class StudentModelRecipe {
   @BigIntegerColumn() estimatedParameterCount!: number
   /** exp(-(student loss - parent loss)) measured with layers gated off; null where not measured yet. */
   @RealColumn({ nullable: true }) estimatedQuality!: number | null
+  /** [lower, upper] bound of it at 95 %; null where not measured, or on one sample only. */
+  @JsonColumn({ nullable: true }) estimatedQualityInterval!: [number, number] | null
   /** The same, measured on the built student. */
   @RealColumn({ nullable: true }) measuredQuality!: number | null
   @NameColumn({}, 20) status!: RecipeStatus
@@ -83,6 +85,8 @@ export class ModelEvaluation {
   @RealColumn() perplexity!: number
   @RealColumn({ nullable: true }) accuracy!: number | null
   @BigIntegerColumn() sampleCount!: number
+  /** [lower, upper] bound of the loss at 95 %. */
+  @JsonColumn({ nullable: true }) lossInterval!: [number, number] | null
   @IdColumn({ nullable: true }) jobId!: string | null
   @TimeColumn() createdAt!: Date
 }

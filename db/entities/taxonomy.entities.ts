@@ -74,8 +74,13 @@ export class CapabilityAnalysis {
   @IntegerColumn({ nullable: true }) samplesPerCapability!: number | null
   /** Scores per capability on the probe split (CapabilityScoreOutput[]). */
   @JsonColumn() baseline!: unknown
-  /** Per layer: blockInfluence and activationNorm over all samples. */
-  @JsonColumn() layers!: { layerIndex: number; blockInfluence: number; activationNorm: number }[]
+  /** Per layer, over all samples; angular distances since they are measured. */
+  @JsonColumn() layers!: {
+    layerIndex: number
+    blockInfluence: number
+    activationNorm: number
+    angularDistances?: number[]
+  }[]
   @TimeColumn() createdAt!: Date
 }
 

@@ -112,7 +112,7 @@ async function insertScores(
 ) {
   const { split } = input as { split: string }
   const createdAt = new Date()
-  const rows = scores.map(({ capability, loss, perplexity, accuracy, sampleCount }) => ({
+  const rows = scores.map(({ capability, loss, perplexity, accuracy, sampleCount, interval = null }) => ({
     id: newId(),
     tenantId,
     modelId,
@@ -125,6 +125,7 @@ async function insertScores(
     perplexity,
     accuracy,
     sampleCount,
+    lossInterval: interval,
   }))
   if (rows.length > 0) await em.insert(ModelEvaluation, rows)
 }

@@ -28,6 +28,12 @@ export class Evaluation {
   accuracy!: number | null
   @Field(() => Int, { description: 'Samples measured.' })
   sampleCount!: number
+  @Field(() => [Float], {
+    nullable: true,
+    description:
+      '95 % interval of the loss, [lower, upper] in nats per completion token, by bootstrap over the samples (seeded, 2,000 draws); null where fewer than two samples were measured, and for measurements of earlier versions.',
+  })
+  interval!: number[] | null
   @Field(() => Date, { description: 'When it was finished.' })
   createdAt!: Date
   /** The row, for the resolvers. */
@@ -44,6 +50,7 @@ export const toEvaluation = (row: ModelEvaluation): Evaluation =>
     perplexity: row.perplexity,
     accuracy: row.accuracy,
     sampleCount: row.sampleCount,
+    interval: row.lossInterval,
     createdAt: row.createdAt,
     row,
   })

@@ -139,9 +139,14 @@ export const proposeEffect: JobEffect<'students.propose'> = {
     })
     const keyOf = (r: Pick<StudentModelRecipe, 'capability' | 'layers'>) => `${r.capability} ${layersKey(r.layers)}`
     const openByKey = new Map(open.map(r => [keyOf(r), r]))
-    for (const { capability, name, objective, layers, parameterCount, quality } of output.proposals) {
+    for (const proposed of output.proposals) {
+      const { capability, name, objective, layers, parameterCount, quality, qualityInterval = null } = proposed
       checkLayers(layers, parent)
-      const measured = { estimatedParameterCount: parameterCount, estimatedQuality: quality }
+      const measured = {
+        estimatedParameterCount: parameterCount,
+        estimatedQuality: quality,
+        estimatedQualityInterval: qualityInterval,
+      }
       const decision = applyPolicy(policy, measured)
       const proposal = {
         ...measured,

@@ -59,6 +59,7 @@ export async function createRecipe({ platform, tenantId }: RequestContext, input
           layers,
         ),
         estimatedQuality: null,
+        estimatedQualityInterval: null,
         measuredQuality: null,
         status: 'PROPOSED',
         decision: null,

@@ -50,6 +50,12 @@ export class Recipe extends Node {
       'exp(-(student loss - parent loss)) on the capability’s validation split, measured with the other layers gated off: 1 is the parent. Null on recipes written by hand, which nothing was measured for.',
   })
   estimatedQuality!: number | null
+  @Field(() => [Float], {
+    nullable: true,
+    description:
+      '95 % interval of the estimated quality, [lower, upper], by bootstrap over the validation samples, parent and student on the same draws (seeded, 2,000 draws); null where nothing was measured or on fewer than two samples.',
+  })
+  estimatedQualityInterval!: number[] | null
   @Field(() => Float, {
     nullable: true,
     description: 'The same, measured on the student that was built; null until that is done.',
@@ -80,6 +86,7 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     layerCount: row.layers.reduce((sum, { from, to }) => sum + to - from, 0),
     estimatedParameterCount: row.estimatedParameterCount,
     estimatedQuality: row.estimatedQuality,
+    estimatedQualityInterval: row.estimatedQualityInterval,
     measuredQuality: row.measuredQuality,
     decision: row.decision,
     createdAt: row.createdAt,

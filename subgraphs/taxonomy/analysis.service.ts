@@ -90,10 +90,11 @@ export const analyzeEffect: JobEffect<'capability.analyze'> = {
       jobId: job.id,
       samplesPerCapability,
       baseline: output.baseline as object,
-      layers: output.layers.map(({ layerIndex, blockInfluence, activationNorm }) => ({
+      layers: output.layers.map(({ layerIndex, blockInfluence, activationNorm, angularDistances = [] }) => ({
         layerIndex,
         blockInfluence,
         activationNorm,
+        angularDistances,
       })),
       createdAt,
     })
@@ -151,7 +152,7 @@ async function insertEvaluations(
   shared: Pick<ModelEvaluation, 'tenantId' | 'modelId' | 'probeDatasetId' | 'jobId' | 'createdAt'>,
   scores: readonly CapabilityScoreOutput[],
 ) {
-  const rows = scores.map(({ capability, loss, perplexity, accuracy, sampleCount }) => ({
+  const rows = scores.map(({ capability, loss, perplexity, accuracy, sampleCount, interval = null }) => ({
     ...shared,
     id: newId(),
     slug: capability,
@@ -160,6 +161,7 @@ async function insertEvaluations(
     perplexity,
     accuracy,
     sampleCount,
+    lossInterval: interval,
   }))
   if (rows.length > 0) await em.insert(ModelEvaluation, rows)
 }
@@ -169,16 +171,17 @@ function toAnalysis(row: AnalysisRow): CapabilityAnalysis {
   return Object.assign(new CapabilityAnalysis(), {
     id: row.id,
     samplesPerCapability: row.samplesPerCapability,
-    layers: row.layers.map(layer => ({ ...layer, analysisId: row.id })) as LayerAnalysis[],
+    layers: row.layers.map(layer => ({ angularDistances: [], ...layer, analysisId: row.id })) as LayerAnalysis[],
     createdAt: row.createdAt,
     modelRowId: row.modelId,
     jobRowId: row.jobId,
     probeDatasetRowId: row.probeDatasetId,
-    scores: baseline.map(({ capability, loss, perplexity, accuracy, sampleCount }) => ({
+    scores: baseline.map(({ capability, loss, perplexity, accuracy, sampleCount, interval = null }) => ({
       loss,
       perplexity,
       accuracy,
       sampleCount,
+      interval,
       split: 'PROBE' as const,
       measuredAt: row.createdAt,
       slug: capability,
@@ -288,16 +291,19 @@ export const newestScores = (context: RequestContext) =>
     return new Map(
       [...groupBy(rows, r => r.modelId)].map(([modelId, own]) => [
         modelId,
-        own.map(({ loss, perplexity, accuracy, sampleCount, split, createdAt, slug, probeDatasetId }) => ({
-          loss,
-          perplexity,
-          accuracy,
-          sampleCount,
-          split: split === 'probe' ? ('PROBE' as const) : ('VALIDATION' as const),
-          measuredAt: createdAt,
-          slug,
-          probeDatasetRowId: probeDatasetId,
-        })),
+        own.map(
+          ({ loss, perplexity, accuracy, sampleCount, lossInterval, split, createdAt, slug, probeDatasetId }) => ({
+            loss,
+            perplexity,
+            accuracy,
+            sampleCount,
+            interval: lossInterval,
+            split: split === 'probe' ? ('PROBE' as const) : ('VALIDATION' as const),
+            measuredAt: createdAt,
+            slug,
+            probeDatasetRowId: probeDatasetId,
+          }),
+        ),
       ]),
     )
   })

@@ -19,6 +19,12 @@ export class CapabilityScore {
   accuracy!: number | null
   @Field(() => Int, { description: 'Samples measured.' })
   sampleCount!: number
+  @Field(() => [Float], {
+    nullable: true,
+    description:
+      '95 % interval of the loss, [lower, upper] in nats per completion token, by bootstrap over the samples (seeded, 2,000 draws); null where fewer than two samples were measured, and for measurements of earlier versions.',
+  })
+  interval!: number[] | null
   @Field(() => ProbeSplit, { description: 'The half of the probe set it was measured on.' })
   split!: ProbeSplit
   @Field(() => Date, { description: 'When the measurement was finished.' })
@@ -70,6 +76,11 @@ export class LayerAnalysis {
   blockInfluence!: number
   @Field(() => Float, { description: 'Mean L2 norm of the layer’s output over tokens.' })
   activationNorm!: number
+  @Field(() => [Float], {
+    description:
+      'Angular distance of the blocks of 1, 2 … 8 layers that begin with this one, as many as there are: arccos(cos(block input, block output)) / π at the last token, mean over samples, 0 to 1 (Gromov et al., arXiv 2403.17887). Empty in analyses of earlier versions.',
+  })
+  angularDistances!: number[]
   analysisId!: string
 }
 

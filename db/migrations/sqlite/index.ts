@@ -1,5 +1,6 @@
 // The list of SQLite migrations, oldest first.
 import { Initial1763900000000 } from './1763900000000-initial.js'
 import { HeadImportance1764000000000 } from './1764000000000-head-importance.js'
+import { Intervals1764000001000 } from './1764000001000-intervals.js'
 
-export const migrations = [Initial1763900000000, HeadImportance1764000000000]
+export const migrations = [Initial1763900000000, HeadImportance1764000000000, Intervals1764000001000]

@@ -49,6 +49,7 @@ const score = (capability: string, loss: number, completionTokens = 100) => ({
   accuracy: 0.5,
   sampleCount: 20,
   completionTokens,
+  interval: [loss - 0.5, loss + 0.5] as [number, number],
 })
 
 async function addStudent() {
@@ -89,14 +90,14 @@ test('a model is measured on the validation split of the built-in set by default
   expect(input).not.toHaveProperty('reference')
   await succeed(p, 'model.evaluate', jobId, { scores: [score('translation', 2), score('summarization', 3)] })
   const page =
-    '{ totalCount nodes { loss perplexity accuracy sampleCount split capability { id } probeDataset { id } model { id } job { id } } }'
+    '{ totalCount nodes { loss interval perplexity accuracy sampleCount split capability { id } probeDataset { id } model { id } job { id } } }'
   const { evaluations, _entities } = await ask(
     `query($id: ID!, $r: [_Any!]!) { evaluations(modelId: $id, first: 1) ${page} _entities(representations: $r) { ... on Model { evaluations { totalCount } } } }`,
     { id: toGlobalId('Model', parent.id), r: [{ __typename: 'Model', id: toGlobalId('Model', parent.id) }] },
   )
   expect(evaluations).toMatchObject({
     totalCount: 2,
-    nodes: [{ loss: 3, split: 'VALIDATION', sampleCount: 20, job: { id: job.id } }],
+    nodes: [{ loss: 3, interval: [2.5, 3.5], split: 'VALIDATION', sampleCount: 20, job: { id: job.id } }],
   })
   expect(_entities).toEqual([{ evaluations: { totalCount: 2 } }])
 })
@@ -144,6 +145,7 @@ test('a recipe’s student gets its measured quality once, over all samples', as
       layers: [{ from: 0, to: 4 }],
       estimatedParameterCount: student.parameterCount,
       estimatedQuality: null,
+      estimatedQualityInterval: null,
       measuredQuality: null,
       status: 'BUILT',
       decision: null,

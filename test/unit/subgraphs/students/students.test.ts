@@ -44,7 +44,7 @@ const ask = (source: string, variables?: Record<string, unknown>) =>
   run(subgraph.schema, p.context(), source, variables)
 
 const recipeFields =
-  'recipe { id name objective status layers { from to reason } layerCount estimatedParameterCount estimatedQuality measuredQuality decision builtAt yaml capability { id } parentModel { id } student { id } job { id } }'
+  'recipe { id name objective status layers { from to reason } layerCount estimatedParameterCount estimatedQuality estimatedQualityInterval measuredQuality decision builtAt yaml capability { id } parentModel { id } student { id } job { id } }'
 const mutate = async (field: string, input: Record<string, unknown>, selection = recipeFields) => {
   const type = `${field[0]!.toUpperCase()}${field.slice(1)}Input`
   const source = `mutation($input: ${type}!) { ${field}(input: $input) { ${selection} userErrors { field message code } } }`
@@ -126,6 +126,7 @@ const proposal = (
   ],
   parameterCount: 1040 + 768 * (to + 1),
   quality,
+  qualityInterval: [quality - 0.1, quality + 0.1],
   studentLoss: 2 - Math.log(quality),
   parentLoss: 2,
 })
@@ -143,6 +144,7 @@ describe('createRecipe', () => {
       layerCount: 6,
       estimatedParameterCount: 1040 + 6 * 768,
       estimatedQuality: null,
+      estimatedQualityInterval: null,
       measuredQuality: null,
       parentModel: { id: modelId },
       student: null,
@@ -342,6 +344,7 @@ describe('proposeStudents', () => {
     expect(await recipeOf(again.recipes[0].id)).toMatchObject({
       estimatedParameterCount: 1040 + 6 * 768,
       estimatedQuality: 0.9,
+      estimatedQualityInterval: [0.9 - 0.1, 1],
       layers: [
         { from: 0, to: 5, reason: 'needed' },
         { from: 7, to: 8, reason: 'output' },

@@ -35,6 +35,7 @@ const score = (capability: string, loss = 2) => ({
   accuracy: 0.25,
   sampleCount: 40,
   completionTokens: 400,
+  interval: [loss - 0.25, loss + 0.25] as [number, number],
 })
 const analysisOutput = (layers = 8): JobOutput<'capability.analyze'> => ({
   baseline: [score('code_generation', 1.5), score('translation', 2.5)],
@@ -42,6 +43,7 @@ const analysisOutput = (layers = 8): JobOutput<'capability.analyze'> => ({
     layerIndex,
     blockInfluence: 0.1 * (layerIndex + 1),
     activationNorm: 10 + layerIndex,
+    angularDistances: [0.1, 0.2].slice(0, layers - layerIndex),
     capabilities: ['code_generation', 'translation'].map((capability, i) => ({
       capability,
       blockInfluence: 0.2,
@@ -132,10 +134,10 @@ describe('analyzeModel', () => {
     } = await ask(
       `query($r: [_Any!]!) { _entities(representations: $r) {
         ... on Model {
-          analysis { id samplesPerCapability probeDataset { name } model { id } job { id } baseline { loss capability { slug } }
-            layers { layerIndex blockInfluence activationNorm capabilities { score lossIncrease blockInfluence capability { slug } }
+          analysis { id samplesPerCapability probeDataset { name } model { id } job { id } baseline { loss interval capability { slug } }
+            layers { layerIndex blockInfluence activationNorm angularDistances capabilities { score lossIncrease blockInfluence capability { slug } }
               heads { headIndex keyValueHeadIndex importance } translation: heads(capability: "translation") { importance } other: heads(capability: "x") { importance } } }
-          capabilityScores { loss perplexity accuracy sampleCount split measuredAt capability { name } probeDataset { version } }
+          capabilityScores { loss interval perplexity accuracy sampleCount split measuredAt capability { name } probeDataset { version } }
           capabilityQualities { quality }
         }
         ... on Job { analysis { id } probeDataset { id } }
@@ -153,7 +155,8 @@ describe('analyzeModel', () => {
       model: { id: modelId },
     })
     expect(found.analysis.layers).toHaveLength(8)
-    expect(found.analysis.layers[7]).toMatchObject({ layerIndex: 7, activationNorm: 17 })
+    expect(found.analysis.layers[7]).toMatchObject({ layerIndex: 7, activationNorm: 17, angularDistances: [0.1] })
+    expect(found.analysis.baseline[0].interval).toEqual([1.25, 1.75])
     expect(found.analysis.layers[7].capabilities[1]).toMatchObject({ score: 1, capability: { slug: 'translation' } })
     expect(found.analysis.layers[7].capabilities[1].lossIncrease).toBeCloseTo(0.8, 12)
     const importance = (heads: { importance: number }[]) => heads.map(h => Math.round(h.importance * 1e6) / 1e6)
@@ -166,6 +169,7 @@ describe('analyzeModel', () => {
     expect(found.capabilityScores).toHaveLength(2)
     expect(found.capabilityScores[0]).toMatchObject({
       loss: 1.5,
+      interval: [1.25, 1.75],
       split: 'PROBE',
       capability: { name: 'Code Generation' },
     })

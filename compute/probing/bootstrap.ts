@@ -1,0 +1,57 @@
+// Confidence intervals by the percentile bootstrap over samples (Efron 1979): how much a figure would move with other samples.
+import { createHash } from 'node:crypto'
+
+/** [lower, upper] bound. */
+export type Interval = [number, number]
+
+const resamples = 2000
+/** 95 %. */
+const tails = 0.025
+/** Equal figures have equal intervals, on every machine. */
+const seed = 'hartonomous bootstrap'
+
+/** Indices from 0 to count - 1, drawn with replacement; the same ones for the same count, so that paired figures stay paired. */
+function* drawIndices(count: number): Generator<number[]> {
+  for (let i = 0; i < resamples; i++) {
+    // A hash of variable length gives as many numbers of 32 bits as there are samples, the same on every machine.
+    const bytes = createHash('shake256', { outputLength: 4 * count })
+      .update(`${seed} ${count} ${i}`)
+      .digest()
+    yield Array.from({ length: count }, (_, k) => Math.floor((bytes.readUInt32LE(4 * k) / 2 ** 32) * count))
+  }
+}
+
+/**
+ * 95 % interval of a statistic over samples; null for fewer than two, which say nothing about their spread.
+ * @param statistic of the samples with these indices (repeats included)
+ */
+export function bootstrapInterval(count: number, statistic: (indices: readonly number[]) => number): Interval | null {
+  if (count < 2) return null
+  const values = Float64Array.from(drawIndices(count), statistic).sort()
+  const at = (share: number) => values[Math.min(values.length - 1, Math.floor(share * values.length))]!
+  return [at(tails), at(1 - tails)]
+}
+
+interface Scored {
+  /** Summed over the sample's completion tokens, nats. */
+  nll: number
+  completionTokens: number
+}
+
+const lossOver = (samples: readonly Scored[], indices: readonly number[]) => {
+  let nll = 0
+  let tokens = 0
+  for (const i of indices) {
+    nll += samples[i]!.nll
+    tokens += samples[i]!.completionTokens
+  }
+  return nll / tokens
+}
+
+/** Interval of the loss in nats per completion token. */
+export const lossInterval = (samples: readonly Scored[]): Interval | null =>
+  bootstrapInterval(samples.length, indices => lossOver(samples, indices))
+
+/** Interval of exp(-(student loss - parent loss)); both measured on the same samples, which are drawn together. */
+export const qualityInterval = (student: readonly Scored[], parent: readonly Scored[]): Interval | null =>
+  bootstrapInterval(student.length, indices => Math.exp(lossOver(parent, indices) - lossOver(student, indices)))
