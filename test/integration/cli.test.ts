@@ -77,6 +77,7 @@ test('tables name what was measured', async () => {
   expect(code).toBe(0)
   expect(out).toContain('What a layer carries')
   expect(out).toMatch(/translation .*layer|translation/)
+  expect(out).toMatch(/most important heads +least important key\/value groups\s*\n[^\n]*\d\.\d \([\d.e-]+\)/)
   expect((await run('models')).out).toContain('student')
   expect((await run('recipes', '--parent', 'parent')).out).toContain('BUILT')
   expect((await run('jobs')).out).toContain('CAPABILITY_ANALYZE')
