@@ -1,4 +1,4 @@
-// `npm run bench -- decode [model]`: prefill and decoding speed against the memory bandwidth measured in turns with them.
+// `npm run bench -- decode [model]`: prefill and decoding speed on float32 and quantised kernels, against the memory bandwidth measured in turns with them.
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -40,7 +40,7 @@ async function bandwidthProbe(threads: number, weightsFolder: string) {
   }
 }
 
-/** Bytes of weights that one decoded token reads: all of them, but of an untied embedding only one row. */
+/** Bytes of float32 weights that one decoded token reads: all of them, but of an untied embedding only one row. */
 function bytesPerToken({ manifest, dimensions }: LoadedModel): number {
   const embedding = dimensions.tiedEmbeddings ? 0 : dimensions.vocabularySize * dimensions.hiddenSize
   return (manifest.parameterCount - embedding) * 4
@@ -62,7 +62,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     number,
   ]
   const dataFolder = await mkdtemp(join(tmpdir(), 'bench-decode-'))
-  const env = { ...readEnv(), HARTONOMOUS_DATA: dataFolder }
+  const env = { ...readEnv(), HARTONOMOUS_DATA: dataFolder, HARTONOMOUS_KERNELS: 'float32' as const }
   const threads = env.HARTONOMOUS_THREADS || availableParallelism()
   try {
     const context = {
@@ -89,36 +89,53 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
 
     const probe = await bandwidthProbe(threads, dataFolder)
     const ids = Array.from({ length: prefillTokens }, (_, i) => (i * 37 + 11) % model.dimensions.vocabularySize)
-    const measured = {
-      bandwidth: [] as number[],
-      prefill: [] as number[],
-      decode: [] as number[],
-      ratio: [] as number[],
-    }
-    for (let round = 0; round < rounds; round++) {
-      const bandwidth = await probe.bytesPerSecond()
-      const sequence = model.startSequence()
+    const speeds = async (opened: LoadedModel) => {
+      const sequence = opened.startSequence()
       const prefill = prefillTokens / (await seconds(() => sequence.append(ids)))
       const decode =
         decodeTokens /
         (await seconds(async () => {
           for (let i = 0; i < decodeTokens; i++) await sequence.append([ids[i % ids.length]!])
         }))
+      return { prefill, decode }
+    }
+    const quantised = await openModel(model.manifest, { ...context, env: { ...env, HARTONOMOUS_KERNELS: 'quantised' } })
+    await quantised.startSequence().append([1])
+    const measured = {
+      bandwidth: [] as number[],
+      prefill: [] as number[],
+      decode: [] as number[],
+      ratio: [] as number[],
+      quantisedPrefill: [] as number[],
+      quantisedDecode: [] as number[],
+      speedup: [] as number[],
+    }
+    for (let round = 0; round < rounds; round++) {
+      const bandwidth = await probe.bytesPerSecond()
+      const { prefill, decode } = await speeds(model)
+      const other = await speeds(quantised)
       measured.bandwidth.push(bandwidth)
       measured.prefill.push(prefill)
       measured.decode.push(decode)
       measured.ratio.push((decode * bytesPerToken(model)) / bandwidth)
+      measured.quantisedPrefill.push(other.prefill)
+      measured.quantisedDecode.push(other.decode)
+      measured.speedup.push(other.decode / decode)
     }
     await probe.dispose()
     await model.dispose()
+    await quantised.dispose()
 
     const table = new Table({ head: ['', 'median', 'best'], colAligns: ['left', 'right', 'right'] })
     const row = (name: string, list: number[], scale: number, digits: number) =>
       table.push([name, (median(list) / scale).toFixed(digits), (Math.max(...list) / scale).toFixed(digits)])
-    row(`prefill ${prefillTokens}, tokens/s`, measured.prefill, 1, 0)
-    row(`decode ${decodeTokens}, tokens/s`, measured.decode, 1, 1)
+    row(`prefill ${prefillTokens}, tokens/s, float32`, measured.prefill, 1, 0)
+    row(`prefill ${prefillTokens}, tokens/s, quantised`, measured.quantisedPrefill, 1, 0)
+    row(`decode ${decodeTokens}, tokens/s, float32`, measured.decode, 1, 1)
+    row(`decode ${decodeTokens}, tokens/s, quantised`, measured.quantisedDecode, 1, 1)
+    row('decode, quantised / float32', measured.speedup, 1, 2)
     row('memory, GB/s', measured.bandwidth, 1e9, 1)
-    row('decode / bandwidth bound', measured.ratio, 1, 2)
+    row('decode / bandwidth bound, float32', measured.ratio, 1, 2)
     process.stderr.write(`${table.toString()}\n`)
     return {
       model: model.manifest.sourceName ?? manifest,
@@ -126,6 +143,9 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       prefillTokensPerSecond: median(measured.prefill),
       decodeTokensPerSecond: median(measured.decode),
       decodeTokensPerSecondBest: Math.max(...measured.decode),
+      quantisedPrefillTokensPerSecond: median(measured.quantisedPrefill),
+      quantisedDecodeTokensPerSecond: median(measured.quantisedDecode),
+      quantisedToFloat32: median(measured.speedup),
       memoryGigabytesPerSecond: median(measured.bandwidth) / 1e9,
       decodeToBandwidthBound: median(measured.ratio),
       firstOpenSeconds: openSeconds,

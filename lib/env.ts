@@ -37,6 +37,8 @@ const schema = z.object({
     }),
   /** Threads ONNX Runtime may use in one worker; 0 lets it choose (one per core). */
   HARTONOMOUS_THREADS: z.coerce.number().int().min(0).max(1024).default(0),
+  /** What generation computes with: float32 weights, or weights as stored in quantised blocks with activations rounded to 8 bits. */
+  HARTONOMOUS_KERNELS: z.enum(['float32', 'quantised']).default('float32'),
   /** Largest source that may be ingested, in bytes. */
   HARTONOMOUS_MAX_SOURCE_BYTES: z.coerce
     .number()
@@ -49,7 +51,7 @@ const schema = z.object({
   HARTONOMOUS_HF_ENDPOINT: z.string().default('https://huggingface.co'),
   /** Access token for gated repositories; never logged. */
   HF_TOKEN: z.string().optional(),
-  /** Largest size of the derived float32 cache, in bytes. */
+  /** Largest size of the cache of derived weights, in bytes. */
   HARTONOMOUS_DERIVED_BYTES: z.coerce
     .number()
     .int()

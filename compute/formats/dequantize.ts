@@ -89,9 +89,9 @@ const q8_0: Kernel = (b, out, blocks) => {
 }
 
 // The 6-bit scales and minima of Q4_K and Q5_K lie packed in 12 bytes (get_scale_min_k4).
-const scaleOf = (b: Uint8Array, at: number, j: number) =>
+export const scaleOf = (b: Uint8Array, at: number, j: number) =>
   j < 4 ? b[at + j]! & 63 : (b[at + j + 4]! & 15) | ((b[at + j - 4]! >> 6) << 4)
-const minimumOf = (b: Uint8Array, at: number, j: number) =>
+export const minimumOf = (b: Uint8Array, at: number, j: number) =>
   j < 4 ? b[at + j + 4]! & 63 : (b[at + j + 4]! >> 4) | ((b[at + j]! >> 6) << 4)
 
 const q4_k: Kernel = (b, out, blocks) => {

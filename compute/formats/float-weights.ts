@@ -1,6 +1,6 @@
 // Tensors as raw float32 files: the payload itself where it is float32, else a file derived from it once and kept as a cache.
 import { randomUUID } from 'node:crypto'
-import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { endianness } from 'node:os'
 import { join } from 'node:path'
 import type { Env } from '../../lib/env.js'
@@ -18,7 +18,7 @@ export interface DerivedContext {
   signal?: AbortSignal
 }
 
-type StoredTensor = Pick<ManifestTensor, 'name' | 'dtype' | 'shape' | 'bytes' | 'payload'>
+export type StoredTensor = Pick<ManifestTensor, 'name' | 'dtype' | 'shape' | 'bytes' | 'payload'>
 
 /** Elements converted per step: 4 MB of float32, so that memory stays flat and a cancelled job stops within milliseconds. */
 const stepElements = 1024 * 1024
@@ -87,12 +87,11 @@ export async function readTensorFloat32(payloads: PayloadStore, tensor: StoredTe
 
 /**
  * Absolute path of a raw little-endian float32 file holding the tensor, row-major as `shape` says. It lies inside the data folder, so
- * that ONNX external data can name it relative to there. Two makers at once are fine: both write the same bytes and rename.
+ * that ONNX external data can name it relative to there.
  * @throws DomainError UNSUPPORTED_FORMAT (dtype), SHAPE_MISMATCH (bytes and shape disagree), PAYLOAD_MISSING, DISK_FULL
  */
 export async function ensureFloat32(context: DerivedContext, tensor: StoredTensor): Promise<string> {
-  if (endianness() !== 'LE') throw new Error('Float weights are little-endian files; this machine is big-endian')
-  const { payloads, dataFolder, signal } = context
+  const { payloads, signal } = context
   const bytes = elementCount(tensor.shape) * 4
   if (tensor.dtype === 'F32') {
     const size = await payloads.size(tensor.payload)
@@ -103,8 +102,42 @@ export async function ensureFloat32(context: DerivedContext, tensor: StoredTenso
     )
   }
   // The dtype is part of the name: the same bytes mean other numbers as F16 than as BF16.
-  const folder = join(derivedFolder(dataFolder), tensor.payload.slice(0, 2))
-  const path = join(folder, `${tensor.payload}.${tensor.dtype}`)
+  return ensureDerived(context, { payload: tensor.payload, form: tensor.dtype, bytes, of: tensor.name }, async file => {
+    for await (const values of readFloat32(payloads, tensor, signal)) await writeAll(file, values)
+  })
+}
+
+/** Writes all bytes of an array, from `position` on or where the file stands. */
+export async function writeAll(file: FileHandle, values: ArrayBufferView, position?: number): Promise<void> {
+  const view = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+  for (let at = 0; at < view.length; ) {
+    at += (await file.write(view, at, view.length - at, position === undefined ? null : position + at)).bytesWritten
+  }
+}
+
+export interface DerivedFile {
+  /** The payload it is made of, or the first of several; the file goes when that does. */
+  payload: string
+  /** Names the form, and what else went into it. */
+  form: string
+  bytes: number
+  /** What messages call the tensor. */
+  of: string
+}
+
+/**
+ * Path of a file that can be made again at any time: taken from the cache or made now, with the cache kept within its limit. Two makers
+ * at once are fine: both write the same bytes and rename.
+ */
+export async function ensureDerived(
+  context: DerivedContext,
+  { payload, form, bytes, of }: DerivedFile,
+  write: (file: FileHandle) => Promise<void>,
+): Promise<string> {
+  if (endianness() !== 'LE') throw new Error('Weights are little-endian files; this machine is big-endian')
+  const { dataFolder } = context
+  const folder = join(derivedFolder(dataFolder), payload.slice(0, 2))
+  const path = join(folder, `${payload}.${form}`)
   const now = Date.now()
   const existing = await stat(path).catch(() => undefined)
   // A file cut short by a power loss has another size and is made again; that is why nothing here is synced.
@@ -117,10 +150,7 @@ export async function ensureFloat32(context: DerivedContext, tensor: StoredTenso
   const file = await open(temporary, 'wx')
   try {
     try {
-      for await (const values of readFloat32(payloads, tensor, signal)) {
-        const view = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
-        for (let at = 0; at < view.length; ) at += (await file.write(view, at, view.length - at)).bytesWritten
-      }
+      await write(file)
     } finally {
       await file.close()
     }
@@ -129,7 +159,7 @@ export async function ensureFloat32(context: DerivedContext, tensor: StoredTenso
     await rm(temporary, { force: true })
     const code = (error as NodeJS.ErrnoException).code
     if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error
-    throw new DomainError('DISK_FULL', `No space left for the float32 form of tensor ${tensor.name} (${bytes} bytes)`, {
+    throw new DomainError('DISK_FULL', `No space left for the ${form} form of tensor ${of} (${bytes} bytes)`, {
       cause: error,
     })
   }

@@ -7,7 +7,7 @@ import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { ResolvedDimensions } from '../architectures/architecture.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
 import { ensureFloat32, readTensorFloat32 } from '../formats/float-weights.js'
-import type { ExternalData } from '../graph/ir.js'
+import type { ExternalData, Graph } from '../graph/ir.js'
 import type { BackendName } from '../runtime/backend-face.js'
 import {
   createSession,
@@ -25,12 +25,13 @@ import { headGradientGraph } from './gradient-graphs.js'
 import { type HeadGradientOptions, type HeadGradients, headGradients } from './head-gradients.js'
 import { buildModelGraph, type GraphVariant, type LocateWeight, positionInputs } from './model-graph.js'
 import { type ModelPieces, modelPieces } from './model-pieces.js'
+import { useQuantisedKernels } from './quantised-kernels.js'
 import { type RopeTables, ropeTables } from './rope.js'
 
 export interface ModelContext {
   payloads: PayloadStore
   dataFolder: string
-  env: Pick<Env, 'HARTONOMOUS_THREADS' | 'HARTONOMOUS_DERIVED_BYTES'>
+  env: Pick<Env, 'HARTONOMOUS_THREADS' | 'HARTONOMOUS_DERIVED_BYTES'> & Partial<Pick<Env, 'HARTONOMOUS_KERNELS'>>
   signal?: AbortSignal
   /** How ONNX Runtime is called; absent: the best way there is. */
   backend?: BackendName
@@ -136,6 +137,10 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   // Now, so that whoever opens a model waits for it and hears what is wrong with it.
   await weightFiles(tensors.keys(), context.signal)
 
+  /** Only decoding may run on quantised kernels: measurements compare losses closer than those round. */
+  const quantised = (variant: SessionGraph) => variant === 'generate' && context.env.HARTONOMOUS_KERNELS === 'quantised'
+  const onKernels = async (variant: SessionGraph, graph: Graph): Promise<Graph> =>
+    quantised(variant) ? useQuantisedKernels(graph, model, { ...context, signal: undefined }) : graph
   const sessions = new Map<SessionGraph, Promise<Session>>()
   let disposed = false
   const session = async (variant: SessionGraph): Promise<Session> => {
@@ -143,13 +148,17 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
     const known = sessions.get(variant)
     if (known) return known
     const roles = rolesOf(model, variant)
-    const created = weightFiles(roles).then(files =>
+    const created = weightFiles(roles).then(async files =>
       createSession(
-        buildGraph(model, variant, role => files.get(role)!),
+        await onKernels(
+          variant,
+          buildGraph(model, variant, role => files.get(role)!),
+        ),
         {
           weightsFolder: context.dataFolder,
           threads: context.env.HARTONOMOUS_THREADS,
           backend: context.backend,
+          prepack: quantised(variant),
           arena: !variant.startsWith('layer.'),
         },
       ),

@@ -261,6 +261,8 @@ export const derivatives: { readonly [K in OpName]: Derivative<K> | NotDifferent
       },
     ]
   },
+  MatMulNBits: notDifferentiable('its weights are codes; gradients are taken of the float32 graph'),
+  GatherBlockQuantized: notDifferentiable('its table is codes; gradients are taken of the float32 graph'),
   ArgMax: notDifferentiable('its result is whole numbers'),
   SimplifiedLayerNormalization: ({ g, inputs: [x, weight], attributes: { epsilon = 1e-5 }, dy }) => {
     const { dx, dw } = normGradient(g, x!, weight!, epsilon, false, dy)

@@ -131,6 +131,24 @@ function product(a: Tensor, b: Tensor, transA: number, transB: number, alpha: nu
 /** Index that a negative one means, counted from the end. */
 const wrap = (index: number, size: number) => (index < 0 ? index + size : index)
 
+/** Entries scale * (code - zero) of packed rows. */
+function quantisedRows(
+  codes: Tensor,
+  scales: Tensor,
+  zeros: Tensor | null,
+  { columns, bits, blockSize }: { columns: number; bits: number; blockSize: number },
+) {
+  const perByte = 8 / bits
+  const blocks = columns / blockSize
+  const unpack = (packed: Tensor, row: number, rowBytes: number, index: number) =>
+    (packed.data[row * rowBytes + Math.floor(index / perByte)]! >> (bits * (index % perByte))) & (2 ** bits - 1)
+  return (row: number, column: number): number => {
+    const block = Math.floor(column / blockSize)
+    const zero = zeros ? unpack(zeros, row, Math.ceil(blocks / perByte), block) : 2 ** (bits - 1)
+    return scales.data[row * blocks + block]! * (unpack(codes, row, columns / perByte, column) - zero)
+  }
+}
+
 export const references: { readonly [K in OpName]: Reference<K> } = {
   Add: elementwise((a, b) => a + b),
   Sub: elementwise((a, b) => a - b),
@@ -266,6 +284,22 @@ export const references: { readonly [K in OpName]: Reference<K> } = {
   ReduceL2: reduction(x => x * x, Math.sqrt),
   Softmax: ([x]) => [rowwise(x!, row => logSoftmax(row).map(Math.exp))],
   LogSoftmax: ([x]) => [rowwise(x!, logSoftmax)],
+  MatMulNBits: ([x, codes, scales, zeros], { K = 0, N = 0, bits = 4, block_size = 32 }) => {
+    const weights = quantisedRows(codes!, scales!, zeros ?? null, { columns: K, bits, blockSize: block_size })
+    return [
+      make([x!.shape[0]!, N], i => {
+        const [row, column] = [Math.floor(i / N), i % N]
+        let sum = 0
+        for (let k = 0; k < K; k++) sum += x!.data[row * K + k]! * weights(column, k)
+        return sum
+      }),
+    ]
+  },
+  GatherBlockQuantized: ([codes, indices, scales], { bits = 4, block_size = 32 }) => {
+    const columns = (codes!.shape[1]! * 8) / bits
+    const table = quantisedRows(codes!, scales!, null, { columns, bits, blockSize: block_size })
+    return [make([...indices!.shape, columns], i => table(indices!.data[Math.floor(i / columns)]!, i % columns))]
+  },
   ArgMax: ([x], { keepdims = 1 }) => {
     const width = x!.shape.at(-1)!
     const shape = keepdims === 0 ? x!.shape.slice(0, -1) : x!.shape.with(-1, 1)

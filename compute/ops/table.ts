@@ -192,6 +192,24 @@ export const ops = {
       return kind('float32', [...outer, rows, columns])
     },
   }),
+  /**
+   * x [m, K] times a weight of N rows, transposed, whose entries are scale * (code - zero). Inputs: x, codes [N, K / block, bytes of a block],
+   * scales [N, K / block], zeros [N, bytes] packed likewise (absent: half the codes' range). Accuracy level 4 rounds x to 8 bits per block.
+   */
+  MatMulNBits: define({
+    domain: 'com.microsoft',
+    attributes: { K: 'int', N: 'int', bits: 'int', block_size: 'int', accuracy_level: 'int' },
+    infer: (inputs, attributes) => kind('float32', [at(inputs, 0).shape[0]!, Number(attributes.N)]),
+  }),
+  /** Rows by index of a table stored as codes [rows, bytes of a row] and scales [rows, blocks]. */
+  GatherBlockQuantized: define({
+    domain: 'com.microsoft',
+    attributes: { bits: 'int', block_size: 'int', gather_axis: 'int', quantize_axis: 'int' },
+    infer: (inputs, attributes) => {
+      const width = (Number(at(inputs, 0).shape[1]) * 8) / Number(attributes.bits)
+      return kind('float32', [...at(inputs, 1).shape, width])
+    },
+  }),
   ReduceSum: reduction,
   ReduceSumSquare: reduction,
   ReduceL2: reduction,

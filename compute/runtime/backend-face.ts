@@ -15,9 +15,9 @@ export interface Backend {
 }
 
 /** Session settings of both backends, as ONNX Runtime names them. */
-export const sessionConfig = (weightsFolder: string): Record<string, string> => ({
+export const sessionConfig = ({ weightsFolder, prepack = false }: SessionOptions): Record<string, string> => ({
   // Prepacking copies every weight into private memory and costs seconds; without it they are mapped.
-  'session.disable_prepacking': '1',
+  'session.disable_prepacking': prepack ? '0' : '1',
   'session.model_external_initializers_file_folder_path': weightsFolder,
   // Waiting threads sleep rather than spin: the machine also serves.
   'session.intra_op.allow_spinning': '0',

@@ -8,7 +8,8 @@ import type { RuntimeTensor, TensorData } from './tensor.js'
 
 export const bindingBackend: Backend = {
   name: 'binding',
-  async createSession(graph, { weightsFolder, threads = 0, arena = true }) {
+  async createSession(graph, options) {
+    const { threads = 0, arena = true } = options
     const ort = await import('onnxruntime-node')
     const session = await ort.InferenceSession.create(encodeModel(graph), {
       executionProviders: ['cpu'],
@@ -18,7 +19,7 @@ export const bindingBackend: Backend = {
       // A kept memory pattern fits one batch shape only, and lengths vary from run to run.
       enableMemPattern: false,
       enableCpuMemArena: arena,
-      extra: sessionConfig(weightsFolder),
+      extra: sessionConfig(options),
     })
     const toOrt = ({ type, data, shape }: RuntimeTensor) => new ort.Tensor(type, data as Float32Array, shape)
     let disposed = false

@@ -11,6 +11,7 @@ import { takingTurns } from './turns.js'
 /** ONNXTensorElementDataType and the array that holds such elements. */
 const elementTypes = {
   float32: { code: 1, array: Float32Array },
+  uint8: { code: 2, array: Uint8Array },
   int32: { code: 6, array: Int32Array },
   int64: { code: 7, array: BigInt64Array },
   bool: { code: 9, array: Uint8Array },
@@ -41,10 +42,8 @@ export function nativeBackend(): Backend {
     }
   }
 
-  const createHandle = async (
-    graph: Graph,
-    { weightsFolder, threads = 0, arena = true }: SessionOptions,
-  ): Promise<Pointer> => {
+  const createHandle = async (graph: Graph, sessionOptions: SessionOptions): Promise<Pointer> => {
+    const { threads = 0, arena = true } = sessionOptions
     const model = encodeModel(graph)
     const options = api.create('CreateSessionOptions')
     try {
@@ -54,7 +53,7 @@ export function nativeBackend(): Backend {
       api.check('DisableMemPattern', options)
       if (!arena) api.check('DisableCpuMemArena', options)
       if (threads > 0) api.check('SetIntraOpNumThreads', options, threads)
-      for (const [key, value] of Object.entries(sessionConfig(weightsFolder))) {
+      for (const [key, value] of Object.entries(sessionConfig(sessionOptions))) {
         api.check('AddSessionConfigEntry', options, key, value)
       }
       const handle = new BigUint64Array(1)

@@ -44,6 +44,11 @@ export interface SessionOptions {
   threads?: number
   /** Whether memory of activations is kept for the next run: faster where runs follow each other, dearer where sessions are many. Absent: true. */
   arena?: boolean
+  /**
+   * Whether weights are copied into the layout their kernels like best, in private memory. Absent: false, they stay mapped. Quantised
+   * kernels are slow by an order of magnitude without.
+   */
+  prepack?: boolean
   /** Absent: `native` where it works. */
   backend?: BackendName | undefined
 }

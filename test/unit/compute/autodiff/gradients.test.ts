@@ -128,6 +128,8 @@ const cases: { readonly [K in OpName]: readonly Case[] } = {
       num_heads: 2,
     }),
   ),
+  MatMulNBits: [],
+  GatherBlockQuantized: [],
   GroupQueryAttention: [],
 }
 /** Inputs that have a derivative in principle and are never asked for it: tables. */
