@@ -190,6 +190,11 @@ export const jobTypes = {
       /** Capability slugs to propose for; absent: all of the probe set. */
       capabilities: z.array(z.string()).optional(),
       maximumParameters: z.number().int().positive().optional(),
+      /**
+       * Seconds of device time that searching and measuring may take, all capabilities together: a wide search whose Pareto set of size
+       * and quality is proposed. Absent: a short greedy search, two or three sizes.
+       */
+      budgetSeconds: z.number().positive().optional(),
       /** The analysis the search starts from (probe split). */
       layers: z.array(layerAnalysisSchema),
     }),

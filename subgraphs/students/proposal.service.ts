@@ -22,9 +22,13 @@ export interface ProposeStudents {
   capabilities?: string[] | null
   maximumParameters?: number | bigint | null
   samplesPerCapability?: number | null
+  budgetSeconds?: number | null
   probeDatasetId?: string | null
   idempotencyKey?: string | null
 }
+
+/** A day, in seconds. */
+const longestSearch = 86_400
 
 const proposalContext = z.object({ probeDatasetId: z.string() })
 
@@ -35,6 +39,11 @@ const proposalContext = z.object({ probeDatasetId: z.string() })
 export async function proposeStudents({ platform, tenantId }: RequestContext, input: ProposeStudents): Promise<string> {
   const maximumParameters = checkParameterLimit(input.maximumParameters)
   const samples = checkSamplesPerCapability(input.samplesPerCapability)
+  const budgetSeconds = input.budgetSeconds ?? null
+  if (budgetSeconds !== null && !(budgetSeconds >= 1 && budgetSeconds <= longestSearch))
+    throw new DomainError('BAD_USER_INPUT', `budgetSeconds: ${budgetSeconds}, expected 1 to ${longestSearch}`, {
+      field: ['input', 'budgetSeconds'],
+    })
   await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, input.modelId))
   return platform.db.tx(async em => {
     const { jobId } = await idempotent(em, tenantId, 'proposeStudents', input.idempotencyKey, input, async () => {
@@ -59,6 +68,7 @@ export async function proposeStudents({ platform, tenantId }: RequestContext, in
           ...(samplesPerCapability === null ? {} : { samplesPerCapability }),
           ...(capabilities === null ? {} : { capabilities }),
           ...(maximumParameters === null ? {} : { maximumParameters }),
+          ...(budgetSeconds === null ? {} : { budgetSeconds }),
         },
         context: { probeDatasetId: probeSet.id } satisfies z.infer<typeof proposalContext>,
       })

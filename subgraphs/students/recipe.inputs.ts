@@ -27,6 +27,12 @@ export class ProposeStudentsInput {
     description: 'At most this many samples per capability, 1 to 100,000; default: as many as the analysis took.',
   })
   samplesPerCapability?: number | null
+  @Field(() => Float, {
+    nullable: true,
+    description:
+      'Seconds of device time that the search may take, all capabilities together, 1 to 86,400: cuts by block influence and angular distance and a beam search, each set measured, and of all the ones that no smaller set beats are proposed; the more time, the wider the search. The measurement that is running when time is up is finished. Default: a short greedy search that proposes two or three sizes.',
+  })
+  budgetSeconds?: number | null
   @Field(() => ID, {
     nullable: true,
     description: 'Probe set whose newest analysis is used; default: the newest of all.',

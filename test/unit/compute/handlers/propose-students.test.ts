@@ -164,6 +164,25 @@ describe('students.propose on the demo model', () => {
     }
   })
 
+  it('within a budget proposes cuts that no smaller one beats, with intervals from samples the search did not see', async () => {
+    const begin = performance.now()
+    const budgetSeconds = 4
+    const { proposals } = await proposeStudents({ ...input(), capabilities: ['translation'], budgetSeconds }, context)
+    expect((performance.now() - begin) / 1000).toBeLessThan(budgetSeconds + 4)
+    const sizes = proposals.map(p => expandRanges(p.layers, 8).length)
+    expect(sizes.length).toBeGreaterThanOrEqual(2)
+    expect(sizes).toEqual([...new Set(sizes)].sort((a, b) => b - a))
+    for (const { quality, qualityInterval, objective } of proposals) {
+      expect(qualityInterval![0]).toBeLessThanOrEqual(quality)
+      expect(qualityInterval![1]).toBeGreaterThanOrEqual(quality)
+      expect(objective).toMatch(/^translation with \d of 8 layers, the best found among \d+ cuts measured \(/)
+    }
+    const built = await buildStudent({ parent: manifest, layers: proposals[0]!.layers }, context)
+    const asked = { manifest: built.manifest, probeSet, maxTokens, split: 'validation' as const }
+    const { scores } = await evaluateModel({ ...asked, capabilities: ['translation'] }, context)
+    expect(proposals[0]!.studentLoss).toBeCloseTo(scores[0]!.loss, 4)
+  })
+
   it('respects the limit on parameters', async () => {
     const parent = await readManifest(context.payloads, manifest)
     const maximumParameters = extractLayers(parent, [0, 1, 2, 3], manifest).parameterCount

@@ -302,6 +302,12 @@ describe('proposeStudents', () => {
   const propose = (input: Record<string, unknown> = {}) =>
     mutate('proposeStudents', { modelId, ...input }, 'job { id } recipes { id name status }')
 
+  test.each([0, -1, 86_401])('refuses a budget of %d seconds', async budgetSeconds => {
+    const { userErrors } = await propose({ budgetSeconds })
+    expect(userErrors).toMatchObject([{ code: 'BAD_USER_INPUT', field: ['input', 'budgetSeconds'] }])
+    expect(userErrors[0].message).toContain('expected 1 to 86400')
+  })
+
   test('needs an analysis', async () => {
     const { userErrors, recipes } = await propose()
     expect(recipes).toEqual([])
@@ -314,6 +320,7 @@ describe('proposeStudents', () => {
     const { job, recipes } = await propose({
       capabilities: ['translation'],
       maximumParameters: 6000,
+      budgetSeconds: 90,
       idempotencyKey: 'k',
     })
     expect(recipes).toEqual([])
@@ -323,6 +330,7 @@ describe('proposeStudents', () => {
       modelName: 'parent',
       capabilities: ['translation'],
       maximumParameters: 6000,
+      budgetSeconds: 90,
       samplesPerCapability: 24,
     })
     expect(input.layers).toHaveLength(8)
@@ -336,7 +344,12 @@ describe('proposeStudents', () => {
     await succeed(p, 'students.propose', jobId, {
       proposals: [proposal('translation', 5, 0.9), proposal('translation', 3, 0.7)],
     })
-    const again = await propose({ capabilities: ['translation'], maximumParameters: 6000, idempotencyKey: 'k' })
+    const again = await propose({
+      capabilities: ['translation'],
+      maximumParameters: 6000,
+      budgetSeconds: 90,
+      idempotencyKey: 'k',
+    })
     expect(again.recipes.map((r: { name: string; status: string }) => [r.name, r.status])).toEqual([
       ['parent-translation-6l', 'PROPOSED'],
       ['parent-translation-4l', 'PROPOSED'],
