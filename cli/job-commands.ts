@@ -43,14 +43,33 @@ export async function retry(session: Session, jobId: string) {
   await watch(session, jobId)
 }
 
+interface Verified {
+  payloads: number
+  bytes: number
+  corrupt: string[]
+  missing: string[]
+  affected: { hash: string; part: string; models?: string[] }[]
+}
+
+/** Fails (exit code 1) where anything is corrupt or missing. */
 export async function verify(session: Session) {
   const job = await runJob(session, documents.verifyStorage, {}, 'verify')
-  const output = job.output as { payloads: number; bytes: number; corrupt: string[] }
-  if (session.json) return printJson(output)
-  print(
-    `${output.payloads} payloads, ${quantity(output.bytes, 'bytes')}: ${output.corrupt.length ? `${output.corrupt.length} CORRUPT` : 'all whole'}.`,
-  )
-  for (const hash of output.corrupt) print(`  ${hash}`)
+  const output = job.output as Verified
+  const { corrupt, missing, affected } = output
+  const found = [
+    ...(corrupt.length > 0 ? [`${corrupt.length} corrupt (set aside)`] : []),
+    ...(missing.length > 0 ? [`${missing.length} missing`] : []),
+  ].join(', ')
+  if (session.json) printJson(output)
+  else {
+    print(`${output.payloads} payloads, ${quantity(output.bytes, 'bytes')}: ${found || 'all whole'}.`)
+    const parts = (hash: string) =>
+      affected.filter(a => a.hash === hash).map(a => [...(a.models ?? []), a.part].join(', '))
+    const show = (what: string, hash: string) => print(`  ${what} ${hash}  ${parts(hash).join('; ')}`.trimEnd())
+    for (const hash of corrupt) show('corrupt', hash)
+    for (const hash of missing) show('missing', hash)
+  }
+  if (found) throw new Error(`payloads ${found}. Ingest the sources of these models again to repair them.`)
 }
 
 export async function collect(session: Session) {

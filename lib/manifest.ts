@@ -105,15 +105,22 @@ export const manifestSchema = z.object({
 })
 export type Manifest = z.infer<typeof manifestSchema>
 
-/** Every payload a manifest needs, itself not included: tensors, headers, tokenizer and config files. */
-export function manifestPayloads(manifest: Manifest): Set<string> {
-  const hashes = new Set(manifest.tensors.map(t => t.payload))
-  for (const file of manifest.sourceFiles ?? []) {
-    hashes.add(file.header)
-    for (const gap of file.gaps ?? []) hashes.add(gap.payload)
-  }
-  for (const hash of [manifest.sourceConfig, manifest.tokenizer?.tokenizerJson, manifest.tokenizer?.tokenizerConfig]) {
-    if (hash) hashes.add(hash)
-  }
-  return hashes
+/** Every payload a manifest needs, itself not included, with what it is in the model (`tensor x`), and its size where the manifest says it. */
+export function manifestParts(manifest: Manifest): { payload: string; part: string; bytes?: number }[] {
+  const { tokenizer, sourceConfig } = manifest
+  const optional = (payload: string | undefined, part: string) => (payload ? [{ payload, part }] : [])
+  return [
+    ...manifest.tensors.map(({ name, bytes, payload }) => ({ payload, part: `tensor ${name}`, bytes })),
+    ...(manifest.sourceFiles ?? []).flatMap(file => [
+      { payload: file.header, part: file.tensors.length > 0 ? `header of ${file.name}` : file.name },
+      ...(file.gaps ?? []).map(gap => ({ payload: gap.payload, part: `padding of ${file.name}` })),
+    ]),
+    ...optional(tokenizer?.tokenizerJson, 'tokenizer'),
+    ...optional(tokenizer?.tokenizerConfig, 'tokenizer configuration'),
+    ...optional(sourceConfig, 'configuration'),
+  ]
 }
+
+/** Every payload a manifest needs, itself not included: tensors, headers, tokenizer and config files. */
+export const manifestPayloads = (manifest: Manifest): Set<string> =>
+  new Set(manifestParts(manifest).map(({ payload }) => payload))

@@ -120,7 +120,18 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
   const temporary = join(root, 'tmp')
   await mkdir(temporary, { recursive: true })
   await makeFolders(root)
+  const quarantined = join(root, 'quarantine')
   const folderOf = (hash: string) => join(root, hash.slice(0, 2))
+
+  async function missing(hash: string) {
+    const aside = (await sizeOf(join(quarantined, hash))) !== undefined
+    return new DomainError(
+      'PAYLOAD_MISSING',
+      aside
+        ? `Payload ${hash} was corrupt and has been set aside; ingest the model's source again to repair it`
+        : `Payload ${hash} is not in the store; ingest the model's source again to repair it`,
+    )
+  }
 
   function path(hash: string): string {
     // Hashes come from manifests and requests: anything else would be a way out of the folder.
@@ -295,7 +306,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
     try {
       return await open(path(hash), 'r')
     } catch (error) {
-      if (errorCode(error) === 'ENOENT') throw new DomainError('PAYLOAD_MISSING', `Payload ${hash} is not in the store`)
+      if (errorCode(error) === 'ENOENT') throw await missing(hash)
       throw error
     }
   }
@@ -314,7 +325,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
 
   async function size(hash: string) {
     const bytes = await sizeOf(path(hash))
-    if (bytes === undefined) throw new DomainError('PAYLOAD_MISSING', `Payload ${hash} is not in the store`)
+    if (bytes === undefined) throw await missing(hash)
     return bytes
   }
 
@@ -355,6 +366,24 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
     }
   }
 
+  async function quarantine(hash: string) {
+    await mkdir(quarantined, { recursive: true })
+    await rename(path(hash), join(quarantined, hash))
+    await syncFolder(quarantined)
+    await syncFolder(folderOf(hash))
+  }
+
+  async function removeQuarantined(needed: (hash: string) => boolean) {
+    let removed = 0
+    for (const name of await readdir(quarantined).catch(() => [] as string[])) {
+      if (!hashPattern.test(name)) continue
+      if (needed(name) && (await sizeOf(path(name))) === undefined) continue
+      await rm(join(quarantined, name), { force: true })
+      removed++
+    }
+    return removed
+  }
+
   async function removeTemporary(exclusive = false) {
     let removed = 0
     for (const name of await readdir(temporary)) {
@@ -381,6 +410,8 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
     open: openRange,
     list,
     remove: hash => rm(path(hash), { force: true }),
+    quarantine,
+    removeQuarantined,
     verify,
     removeTemporary,
   }

@@ -38,6 +38,10 @@ export interface PayloadStore {
   open(hash: string, offset?: number, length?: number): AsyncIterable<Uint8Array>
   list(): AsyncIterable<{ hash: string; bytes: number }>
   remove(hash: string): Promise<void>
+  /** Sets a corrupt payload aside below quarantine/: from then on it is missing, and the next put of these bytes writes it anew. */
+  quarantine(hash: string): Promise<void>
+  /** Removes what was set aside and is either whole in the store again or not `needed` any more; returns how many. */
+  removeQuarantined(needed: (hash: string) => boolean): Promise<number>
   /** Re-hashes one payload: its true hash and size. */
   verify(hash: string, signal?: AbortSignal): Promise<{ hash: string; bytes: number }>
   /** Removes temporary files left by killed writers (`exclusive`: nobody else writes now, so all of them); returns how many. */

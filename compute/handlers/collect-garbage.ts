@@ -43,6 +43,7 @@ export const collectGarbage: Handler<'storage.collect'> = async (input, context)
     progress({ stage: 'collect', completed: removed, total: dead.length, unit: 'payloads' })
   }
   await payloads.removeTemporary(true)
+  await payloads.removeQuarantined(hash => alive.has(hash))
   for await (const file of listDerived(dataFolder)) if (!alive.has(file.payload)) await rm(file.path, { force: true })
   await removeDeadRecords(dataFolder, alive)
   await removeStaleDownloads(dataFolder)

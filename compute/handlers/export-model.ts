@@ -4,6 +4,7 @@ import type { Manifest } from '../../lib/manifest.js'
 import { parseJsonObject } from '../formats/json-scan.js'
 import { readManifest } from '../formats/manifest.js'
 import { writeSafetensorsHeader } from '../formats/safetensors.js'
+import { checkedPayloads } from './checked-payloads.js'
 import { exportConfig, exportGenerationConfig, exportTokenizerConfig } from './export-config.js'
 import { writeExport } from './export-folder.js'
 import { exportTensors } from './export-tensors.js'
@@ -33,8 +34,9 @@ export const exportModel: Handler<'model.export'> = async (input, context) => {
         : `${input.name} came as SafeTensors; writing it as GGUF is not offered. Export it as SAFETENSORS`,
     )
   }
+  const checked = { ...context, payloads: checkedPayloads(context.payloads, manifest) }
   const files = await writeExport(context.dataFolder, context.jobId, write =>
-    original ? restoreAll(manifest, write, context) : convert(manifest, write, context),
+    original ? restoreAll(manifest, write, checked) : convert(manifest, write, checked),
   )
   return { files }
 }

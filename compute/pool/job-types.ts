@@ -223,8 +223,30 @@ export const jobTypes = {
   }),
   'storage.verify': defineJob({
     lane: 'io',
-    input: z.object({}),
-    output: z.object({ payloads: z.number().int(), bytes: z.number().int(), corrupt: z.array(hashSchema) }),
+    /** What must be there, filled in when the job is claimed: manifests of living models and loose payloads (probe sets). */
+    input: z.object({ manifests: z.array(hashSchema).optional(), payloads: z.array(hashSchema).optional() }),
+    output: z.object({
+      payloads: z.number().int(),
+      bytes: z.number().int(),
+      /** Payloads with other bytes than their hash says; they were set aside, so that ingesting the source again repairs them. */
+      corrupt: z.array(hashSchema),
+      /** Payloads that a living model or probe set needs and that were not there. */
+      missing: z.array(hashSchema).default([]),
+      /** Which parts of which models these are, the first 100. */
+      affected: z
+        .array(
+          z.object({
+            hash: hashSchema,
+            manifest: hashSchema.optional(),
+            /** `tensor x`, `tokenizer`, `manifest`, … */
+            part: z.string(),
+            /** Names of the models with this manifest, added by the control plane. */
+            models: z.array(z.string()).optional(),
+          }),
+        )
+        .max(100)
+        .default([]),
+    }),
   }),
   'storage.collect': defineJob({
     lane: 'io',

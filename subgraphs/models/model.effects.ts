@@ -1,7 +1,8 @@
 // What this subgraph does when its jobs are claimed and end.
-import { In } from 'typeorm'
-import { Job } from '../../db/entities/index.js'
+import { In, IsNull } from 'typeorm'
+import { Job, ModelAtom } from '../../db/entities/index.js'
 import { addModelEvent, alivePayloads, registerModel } from '../../db/models.js'
+import { anyOf } from '../../db/scope.js'
 import type { JobEffects } from '../build/platform.js'
 import { readManifest } from './model.loaders.js'
 import type { IngestContext } from './model.service.js'
@@ -40,6 +41,22 @@ export const modelEffects: JobEffects = {
         description,
         jobId: job.id,
       })
+    },
+  },
+
+  'storage.verify': {
+    claim: async em => await alivePayloads(em),
+    async succeeded(em, _job, output) {
+      if (!output.affected?.length) return
+      // The output is written after this: it leaves with the names of the models.
+      const manifests = [...new Set(output.affected.map(a => a.manifest).filter(m => m !== undefined))]
+      const models = await em.find(ModelAtom, {
+        select: { id: true, name: true, manifestHash: true },
+        where: { manifestHash: anyOf(manifests), deletedAt: IsNull() },
+        order: { id: 'ASC' },
+      })
+      for (const part of output.affected)
+        part.models = models.filter(m => m.manifestHash === part.manifest).map(m => m.name)
     },
   },
 

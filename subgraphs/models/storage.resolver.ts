@@ -46,7 +46,8 @@ export class StorageResolver {
   }
 
   @Mutation(() => VerifyStoragePayload, {
-    description: 'Re-hashes every payload and names those whose bytes have changed.',
+    description:
+      'Re-hashes every payload, names those whose bytes have changed and sets them aside, and names those that models need and that are gone; ingesting a source again repairs both.',
   })
   verifyStorage(
     @Arg('input', () => VerifyStorageInput, { nullable: true, description: 'Options.' })

@@ -1,12 +1,13 @@
 // Verification and garbage collection over a store with models, strays and damage.
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { ensureFloat32, readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
 import { readManifest } from '../../../../compute/formats/manifest.js'
 import { collectGarbage } from '../../../../compute/handlers/collect-garbage.js'
+import { exportModel } from '../../../../compute/handlers/export-model.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { verifyStorage } from '../../../../compute/handlers/verify-storage.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
@@ -39,6 +40,52 @@ test('verification finds a changed byte and nothing else', async () => {
   const { payload } = await quantised()
   await writeFile(context.payloads.path(payload), Buffer.alloc(34, 1))
   expect((await verifyStorage({}, context)).corrupt).toEqual([payload])
+})
+
+test('verification names payloads that living models need and that are gone, with the parts of the models they are', async () => {
+  const { payload, name } = await quantised()
+  const header = (await readManifest(context.payloads, manifest)).sourceFiles![0]!.header
+  await context.payloads.remove(payload)
+  await context.payloads.remove(header)
+  const probeSet = 'ab'.repeat(32)
+  const { corrupt, missing, affected } = await verifyStorage({ manifests: [manifest], payloads: [probeSet] }, context)
+  expect(corrupt).toEqual([])
+  expect(missing.toSorted()).toEqual([payload, header, probeSet].toSorted())
+  expect(affected).toEqual([
+    { hash: probeSet, part: 'probe set' },
+    { hash: payload, part: `tensor ${name}`, manifest },
+    { hash: header, part: 'header of m.gguf', manifest },
+  ])
+})
+
+test('a corrupt payload is set aside with what was made of it, is missing until the source is ingested again, and then whole', async () => {
+  const tensor = await quantised()
+  const derived = await ensureFloat32(context, tensor)
+  await writeFile(context.payloads.path(tensor.payload), Buffer.alloc(34, 1))
+  const exporting = () => exportModel({ manifest, name: 'm', format: 'GGUF' }, context)
+  await expect(exporting()).rejects.toMatchObject({
+    code: 'PAYLOAD_CORRUPT',
+    message: expect.stringContaining(`tensor ${tensor.name}`),
+  })
+  expect(await readdir(join(context.dataFolder, 'exports'))).toEqual([])
+
+  const living = { manifests: [manifest], payloads: [] }
+  expect(await verifyStorage(living, context)).toMatchObject({
+    corrupt: [tensor.payload],
+    missing: [],
+    affected: [{ hash: tensor.payload, part: `tensor ${tensor.name}`, manifest }],
+  })
+  expect(existsSync(derived)).toBe(false)
+  expect(await verifyStorage(living, context)).toMatchObject({ corrupt: [], missing: [tensor.payload] })
+  for (const use of [exporting, () => ensureFloat32(context, tensor)])
+    await expect(use()).rejects.toMatchObject({ code: 'PAYLOAD_MISSING', message: expect.stringMatching(/ingest/) })
+
+  expect((await ingestModel({ source: folder }, context)).manifest).toBe(manifest)
+  expect(await verifyStorage(living, context)).toMatchObject({ corrupt: [], missing: [], affected: [] })
+  const { files } = await exporting()
+  expect(await readFile(join(context.dataFolder, 'exports', files[0]!.path))).toEqual(Buffer.from(ggufBytes()))
+  await collectGarbage({ manifests: [manifest], payloads: [] }, context)
+  expect(await readdir(join(context.payloads.root, 'quarantine'))).toEqual([])
 })
 
 test('garbage is what no living manifest or probe set needs, temporary files and derived files of dead payloads included', async () => {

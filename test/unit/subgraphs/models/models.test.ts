@@ -394,3 +394,20 @@ test('a collection is given what is alive when it starts: models, probe sets, an
   })
   expect(new Set(job.manifests)).toEqual(new Set([kept.manifestHash, waiting.manifestHash]))
 })
+
+test('a verification is given what living models need, and names the models that damage is in', async () => {
+  const kept = await addModel(kit.platform, 'kept')
+  const twin = await addModel(kit.platform, 'twin')
+  const dropped = await addModel(kit.platform, 'dropped', makeManifest({ seed: 'c' }))
+  await ask('mutation ($id: ID!) { deleteModel(input: { modelId: $id }) { userErrors { code } } }', {
+    id: gid(dropped),
+  })
+  const effect = subgraph.effects['storage.verify']!
+  const input = await kit.platform.db.tx(em => effect.claim!(em, {} as never, {}))
+  expect(input).toEqual({ manifests: [kept.manifestHash], payloads: [] })
+  const hash = 'ab'.repeat(32)
+  const damage = { hash, part: 'tensor x', manifest: twin.manifestHash }
+  const output = { payloads: 1, bytes: 1, corrupt: [hash], missing: [], affected: [damage] }
+  await kit.platform.db.tx(em => effect.succeeded!(em, {} as never, output, kit.platform))
+  expect(output.affected).toEqual([{ ...damage, models: ['kept', 'twin'] }])
+})
