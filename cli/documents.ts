@@ -1,6 +1,6 @@
 // Every GraphQL operation the CLI sends; a test validates them against the composed schema.
 const recipeFields =
-  'id name status objective estimatedParameterCount estimatedQuality measuredQuality capability { slug } layers { from to reason } parentModel { id name } student { id name }'
+  'id name status objective estimatedParameterCount estimatedQuality measuredQuality capability { slug } layers { from to reason } parentModel { id name } student { id name } createdAt'
 const modelFields = 'id name version architecture parameterCount layerCount sizeBytes uniqueBytes isStudent createdAt'
 
 export const documents = {

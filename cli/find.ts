@@ -2,7 +2,7 @@
 import { PlatformError } from '../lib/client/platform-client.js'
 import { documents } from './documents.js'
 import type { ModelSummary, RecipeSummary } from './results.js'
-import type { Session } from './session.js'
+import { note, type Session } from './session.js'
 
 interface Page<T> {
   nodes: T[]
@@ -27,17 +27,44 @@ export async function allPages<T>(
   }
 }
 
+interface Named {
+  id: string
+  name: string
+  createdAt: string
+}
+
+const listed = (named: Named[]) =>
+  named.map(c => `  ${c.id}  of ${c.createdAt.slice(0, 19).replace('T', ' ')}`).join('\n')
+
 /** @param candidates newest first, as the API lists them */
-function choose<T extends { id: string; name: string }>(kind: string, reference: string, candidates: T[]): T {
+function choose<T extends Named>(kind: string, reference: string, candidates: T[]): T {
   const byId = candidates.find(c => c.id === reference)
   if (byId) return byId
-  const newest = candidates.find(c => c.name === reference)
+  const named = candidates.filter(c => c.name === reference)
+  const newest = named[0]
   if (!newest) throw new PlatformError(`No ${kind} has the id or name "${reference}"`, 'NOT_FOUND')
+  if (named.length > 1)
+    note(
+      `${named.length} ${kind}s are called "${reference}": taking the newest; the others by their ids:\n${listed(named)}`,
+    )
   return newest
 }
 
+/** The newest of several models of one name, which is said on stderr. */
 export async function findModel(session: Session, reference: string): Promise<ModelSummary> {
   return choose('model', reference, await allPages<ModelSummary>(session, documents.models, 'models'))
+}
+
+/** For what cannot be undone: @throws PlatformError CONFLICT where several models have the name. */
+export async function findOneModel(session: Session, reference: string): Promise<ModelSummary> {
+  const models = await allPages<ModelSummary>(session, documents.models, 'models')
+  const named = models.filter(m => m.name === reference)
+  if (named.length > 1 && !models.some(m => m.id === reference))
+    throw new PlatformError(
+      `${named.length} models are called "${reference}"; give the id of one of them:\n${listed(named)}`,
+      'CONFLICT',
+    )
+  return choose('model', reference, models)
 }
 
 export async function findRecipe(session: Session, reference: string): Promise<RecipeSummary> {

@@ -1,23 +1,17 @@
 // `hartonomous`: a GraphQL client of the gateway, nothing more. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 import { spawn } from 'node:child_process'
-import { Command, CommanderError, InvalidArgumentError } from 'commander'
+import { Command, CommanderError } from 'commander'
 import { compiledFile } from '../lib/project.js'
 import * as jobs from './job-commands.js'
 import * as models from './model-commands.js'
+import { number, oneOf, webAddress, wholeNumber } from './option-values.js'
 import { type GlobalOptions, type Session, withSession } from './session.js'
 import * as students from './student-commands.js'
 
-const number = (text: string) => {
-  const value = Number(text)
-  if (!Number.isFinite(value)) throw new InvalidArgumentError('not a number')
-  return value
-}
-const integer = (text: string) => {
-  const value = number(text)
-  if (!Number.isInteger(value)) throw new InvalidArgumentError('not a whole number')
-  return value
-}
 const collect = (value: string, previous: string[] = []) => [...previous, value]
+const recipeStatus = oneOf(['proposed', 'approved', 'rejected', 'building', 'built', 'failed'])
+const jobState = oneOf(['queued', 'running', 'succeeded', 'failed', 'cancelled'])
+const samples = wholeNumber(0, 100_000)
 
 const program = new Command('hartonomous')
   .description(
@@ -26,8 +20,10 @@ const program = new Command('hartonomous')
   .option(
     '--url <address>',
     'address of a running platform (default: the one on this machine, or one started for this command)',
+    webAddress,
   )
   .option('--json', 'print JSON instead of tables')
+  .option('--ids', 'show ids in tables also where names tell things apart')
   .exitOverride()
   .showHelpAfterError()
 
@@ -66,22 +62,22 @@ program
 program
   .command('analyze <model>')
   .description('measure which layer carries which capability')
-  .option('--samples <n>', 'samples per capability (0: all)', integer, 8)
+  .option('--samples <n>', 'samples per capability (0: all)', samples, 8)
   .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the built-in one)')
   .action(run(models.analyze))
 program
   .command('propose <model>')
   .description('propose students: which layers to keep, how large, how good')
   .option('--capability <slug>', 'only for this capability (repeatable)', collect)
-  .option('--maximum-parameters <n>', 'upper bound of the student’s parameters', integer)
-  .option('--samples <n>', 'samples per capability (0: all)', integer, 8)
+  .option('--maximum-parameters <n>', 'upper bound of the student’s parameters', wholeNumber(1))
+  .option('--samples <n>', 'samples per capability (0: all)', samples, 8)
   .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the one last analysed with)')
   .action(run(students.propose))
 program
   .command('recipes')
   .description('list recipes')
   .option('--parent <model>', 'of this model only')
-  .option('--status <status>', 'proposed, approved, rejected, building, built, failed')
+  .option('--status <status>', 'proposed, approved, rejected, building, built, failed', recipeStatus)
   .action(run(students.listRecipes))
 program
   .command('recipe <recipe>')
@@ -97,11 +93,11 @@ program.command('build <recipe>').description('build the student of an approved 
 
 const sampling = (command: Command) =>
   command
-    .option('--max-tokens <n>', 'longest answer', integer, 128)
-    .option('--temperature <t>', '0 is greedy', number, 0)
-    .option('--top-p <p>', 'nucleus sampling', number)
-    .option('--top-k <k>', 'sample among the k likeliest', integer)
-    .option('--seed <n>', 'makes sampling reproducible', integer)
+    .option('--max-tokens <n>', 'longest answer', wholeNumber(1), 128)
+    .option('--temperature <t>', '0 is greedy', number(0), 0)
+    .option('--top-p <p>', 'nucleus sampling, above 0 to 1', number(0, 1))
+    .option('--top-k <k>', 'sample among the k likeliest', wholeNumber(1))
+    .option('--seed <n>', 'makes sampling reproducible', wholeNumber())
 sampling(program.command('generate <model> <prompt>').description('continue a text')).action(run(models.generate))
 sampling(
   program
@@ -112,7 +108,13 @@ sampling(
 program
   .command('export <model>')
   .description('write a model’s files for other programs')
-  .option('--format <format>', 'safetensors (opens in transformers) or gguf', 'safetensors')
+  .option(
+    '--format <format>',
+    'safetensors (opens in transformers) or gguf',
+    oneOf(['safetensors', 'gguf']),
+    'safetensors',
+  )
+  .option('--output <folder>', 'download the files into this folder')
   .action(run(models.exportModel))
 program
   .command('delete <model>')
@@ -122,8 +124,12 @@ program
 program
   .command('jobs')
   .description('list jobs, newest first')
-  .option('--state <state>', 'queued, running, succeeded, failed, cancelled (repeatable)', collect)
-  .option('--first <n>', 'how many', integer, 20)
+  .option(
+    '--state <state>',
+    'queued, running, succeeded, failed, cancelled (repeatable)',
+    (value, previous?: string[]) => collect(jobState(value), previous),
+  )
+  .option('--first <n>', 'how many, up to 100', wholeNumber(0, 100), 20)
   .action(run(jobs.jobs))
 program.command('watch <job>').description('follow a job to its end').action(run(jobs.watch))
 program.command('cancel <job>').description('stop a job').action(run(jobs.cancel))

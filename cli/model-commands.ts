@@ -6,10 +6,10 @@ import { createInterface } from 'node:readline/promises'
 import { heatMap, shadeLegend, table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
-import { allPages, findModel } from './find.js'
+import { allPages, findModel, findOneModel } from './find.js'
 import type { Analysis, ModelDetail, ModelSummary, Score } from './results.js'
 import { print, printJson, runJob } from './run-job.js'
-import type { Session } from './session.js'
+import { note, type Session } from './session.js'
 
 /** A path is made absolute here: the platform may run in another folder. */
 const absoluteSource = (source: string) => (existsSync(source) ? resolve(source) : source)
@@ -184,7 +184,7 @@ export async function exportModel(session: Session, reference: string, o: { form
 }
 
 export async function deleteModel(session: Session, reference: string) {
-  const model = await findModel(session, reference)
+  const model = await findOneModel(session, reference)
   await session.client.mutate(documents.deleteModel, { modelId: model.id })
   print(`${model.name} is deleted; payloads that no other model holds go with \`hartonomous gc\`.`)
 }
@@ -231,16 +231,20 @@ export async function chat(session: Session, reference: string, o: GenerateOptio
   const model = await findModel(session, reference)
   const messages: { role: string; content: string }[] = o.system ? [{ role: 'system', content: o.system }] : []
   const { system: _system, ...sampling } = o
-  const lines = createInterface({ input: process.stdin, output: process.stderr, prompt: 'you> ' })
-  process.stderr.write(`Talking to ${model.name}; an empty line ends it.\n`)
-  lines.prompt()
+  const person = process.stdin.isTTY
+  const lines = createInterface({ input: process.stdin, output: person ? process.stderr : undefined, prompt: 'you> ' })
+  const prompt = () => person && lines.prompt()
+  // At a terminal readline takes Ctrl-C for itself.
+  lines.on('SIGINT', () => process.kill(process.pid, 'SIGINT'))
+  if (person) note(`Talking to ${model.name}; an empty line ends it.`)
+  prompt()
   for await (const line of lines) {
     if (!line.trim()) break
     messages.push({ role: 'user', content: line })
     const { text } = await stream(session, { modelId: model.id, messages, ...sampling })
     process.stdout.write('\n')
     messages.push({ role: 'assistant', content: text })
-    lines.prompt()
+    prompt()
   }
   lines.close()
 }

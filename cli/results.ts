@@ -68,6 +68,7 @@ export interface RecipeSummary {
   layers: { from: number; to: number; reason: string | null }[]
   parentModel: { id: string; name: string }
   student: { id: string; name: string } | null
+  createdAt: string
 }
 
 export interface JobSummary {

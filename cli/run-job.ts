@@ -1,5 +1,5 @@
 // Starts a job by a mutation and follows it to its end; what an interrupt says is kept in the session.
-import { type WatchedJob, watchJob } from '../lib/client/watch-job.js'
+import { progressView, type WatchedJob, watchJob } from '../lib/client/watch-job.js'
 import type { Session } from './session.js'
 
 export const printJson = (value: unknown) => process.stdout.write(`${JSON.stringify(value, null, 2)}\n`)
@@ -17,7 +17,9 @@ export async function runJob(
 
 export async function followJob(session: Session, jobId: string, label: string): Promise<WatchedJob> {
   session.job = jobId
-  const done = await watchJob(session.client, jobId, label)
+  session.view = progressView(label)
+  const done = await watchJob(session.client, jobId, label, session.view)
   session.job = undefined
+  session.view = undefined
   return done
 }

@@ -34,9 +34,18 @@ export async function isReady(url: string): Promise<boolean> {
   }
 }
 
+/** What the platform said last for people: its log lines are JSON. */
+function lastWords(output: string): string {
+  const sentence = output
+    .split('\n')
+    .filter(line => line.trim() && !/^(\{| +at )/.test(line))
+    .at(-1)
+  return sentence?.trim().slice(0, 600) || output.trim().slice(-600) || 'it printed nothing'
+}
+
 /**
  * @param env variables added to this process's own
- * @throws Error with the end of the child's output where it does not become ready within `seconds`
+ * @throws Error with the child's last sentence where it does not become ready within `seconds`
  */
 export async function launchPlatform(
   dataFolder: string,
@@ -72,7 +81,8 @@ export async function launchPlatform(
   while (!(await isReady(url))) {
     if (child.exitCode !== null || child.signalCode !== null || Date.now() > deadline) {
       child.kill('SIGKILL')
-      throw new Error(`The platform did not start: ${output.trim().slice(-600) || 'it printed nothing'}`)
+      process.off('exit', killOnExit)
+      throw new Error(`The platform did not start: ${lastWords(output)}`)
     }
     await pause(100)
   }

@@ -19,13 +19,40 @@ export class PlatformError extends Error {
   }
 }
 
+/** The connection of a subscription ended before its operation did: the server stopped, or is not reachable (any more). */
+export class ConnectionLostError extends Error {
+  override readonly name = 'ConnectionLostError'
+  constructor(
+    message: string,
+    /** Whether the server said itself that it stops. */
+    readonly serverStopping: boolean,
+  ) {
+    super(message)
+  }
+}
+
+/** graphql-ws throws what the socket said: close events `{ code, reason }` and error events `{ message }`, neither of them an Error. */
+function connectionLost(thrown: unknown): unknown {
+  if (thrown instanceof PlatformError || typeof thrown !== 'object' || thrown === null) return thrown
+  if ('code' in thrown && 'reason' in thrown) {
+    const { code, reason } = thrown as { code: number; reason: string }
+    return new ConnectionLostError(reason || `the connection was closed with code ${code}`, code === 1001)
+  }
+  // Errors of graphql-ws itself and of the protocol stay as they are.
+  if (thrown instanceof Error || Array.isArray(thrown)) return thrown
+  return new ConnectionLostError(String((thrown as { message?: unknown }).message ?? 'the connection was lost'), false)
+}
+
 export interface PlatformClient {
   readonly url: string
   /** Runs a query or mutation; GraphQL errors throw PlatformError with the first error's code. */
   query<T>(document: string, variables?: Record<string, unknown>): Promise<T>
   /** Runs a mutation with one root field; its userErrors throw PlatformError. Returns the payload. */
   mutate<T>(document: string, input: Record<string, unknown>): Promise<T>
-  /** Events of a subscription with one root field; the connection is re-made when it is lost. */
+  /**
+   * Events of a subscription with one root field; a lost connection is re-made.
+   * @throws ConnectionLostError where the server stops or stays away
+   */
   subscribe<T>(document: string, variables: Record<string, unknown>): AsyncIterableIterator<T>
   close(): Promise<void>
 }
@@ -78,8 +105,11 @@ export function connectPlatform(url: string): PlatformClient {
       return payload
     },
     async *subscribe<T>(document: string, variables: Record<string, unknown>) {
-      for await (const event of sockets.iterate({ query: document, variables })) {
-        yield first(unwrap<Record<string, T>>(event as Answer))
+      const events = sockets.iterate({ query: document, variables })
+      try {
+        for await (const event of events) yield first(unwrap<Record<string, T>>(event as Answer))
+      } catch (error) {
+        throw connectionLost(error)
       }
     },
     async close() {

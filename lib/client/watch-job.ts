@@ -59,6 +59,7 @@ function describe(job: WatchedJob): string {
 
 export interface ProgressView {
   show(job: WatchedJob): void
+  /** Leaves the terminal as it was; what is shown afterwards is dropped. May be called again. */
   end(): void
 }
 
@@ -81,22 +82,31 @@ export function progressView(label: string, stream: NodeJS.WriteStream = process
       format: '{label} [{bar}] {percentage}% {stage} {text}',
       hideCursor: true,
       clearOnComplete: true,
+      // Who interrupts also has something to say, after the bar: the caller ends the view.
+      gracefulExit: false,
       stream,
       fps: 12,
     },
     cliProgress.Presets.shades_classic,
   )
   bar.start(1, 0, { label, stage: 'waiting', text: '' })
+  let ended = false
+  const end = () => {
+    if (ended) return
+    ended = true
+    process.off('exit', end)
+    bar.stop()
+  }
+  // The bar hides the cursor and turns line wrapping off.
+  process.once('exit', end)
   return {
     show(job) {
       const p = job.progress
-      if (!p) return
+      if (!p || ended) return
       bar.setTotal(p.total ?? Math.max(1, p.completed))
       bar.update(p.completed, { label, stage: p.stage, text: describe(job) })
     },
-    end() {
-      bar.stop()
-    },
+    end,
   }
 }
 

@@ -26,10 +26,11 @@ interface Outcome {
   err: string
 }
 
-function cli(args: string[], interruptOn?: RegExp): Promise<Outcome> {
+function cli(args: string[], interruptOn?: RegExp, env: Record<string, string> = {}): Promise<Outcome> {
   return new Promise(resolve => {
     const child = spawn(process.execPath, [projectFile('cli', 'bin.mjs'), ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...env },
     })
     let out = ''
     let err = ''
@@ -76,6 +77,7 @@ test('tables name what was measured', async () => {
   const { out, code } = await run('show', 'parent')
   expect(code).toBe(0)
   expect(out).toContain('What a layer carries')
+  expect(out.match(/\/pictures\/models\/\w+\/(layers|map|students)\.svg/g)).toHaveLength(3)
   expect(out).toMatch(/translation .*layer|translation/)
   expect(out).toMatch(/most important heads +least important key\/value groups\s*\n[^\n]*\d\.\d \([\d.e-]+\)/)
   expect((await run('models')).out).toContain('student')
@@ -105,6 +107,25 @@ test('a name that no model has fails with code 1 and says so', async () => {
   expect(err).toContain('Failed [NOT_FOUND]: No model has the id or name "nobody"')
 })
 
+test('a name that two models have is refused for delete and taken as the newest, with a word, elsewhere', async () => {
+  const older = await json('ingest', projectFile('demo', 'model'), '--name', 'twin')
+  const newer = await json('ingest', projectFile('demo', 'model'), '--name', 'twin')
+  const refused = await run('delete', 'twin')
+  expect(refused.code).toBe(1)
+  for (const { id } of [older, newer]) expect(refused.err).toContain(id)
+  const shown = await run('--json', 'show', 'twin')
+  expect(JSON.parse(shown.out).id).toBe(newer.id)
+  expect(shown.err).toContain('2 models are called "twin"')
+  expect((await run('delete', older.id)).code).toBe(0)
+  expect((await run('delete', 'twin')).code).toBe(0)
+}, 60_000)
+
+test('a data folder in use is one sentence and code 1', async () => {
+  const { code, err } = await cli(['models'], undefined, { HARTONOMOUS_DATA: platform.dataFolder, PORT: '1' })
+  expect(code).toBe(1)
+  expect(err).toMatch(/Failed: The platform did not start: .*another Hartonomous process uses this data folder\n$/)
+}, 60_000)
+
 test('a corrupt file fails with code 1, names the field and leaves no model', async () => {
   const file = join(folder, 'broken.gguf')
   writeFileSync(file, 'GGUF')
@@ -119,6 +140,20 @@ test('an unknown command, a missing argument and a malformed number are wrong us
   expect((await cli(['show'])).code).toBe(2)
   expect((await cli(['generate', 'x', 'y', '--max-tokens', 'many'])).code).toBe(2)
   expect((await cli(['--help'])).code).toBe(0)
+})
+
+test.each([
+  [['recipes', '--status', 'foo'], 'proposed, approved, rejected'],
+  [['jobs', '--state', 'bogus'], 'queued, running, succeeded'],
+  [['jobs', '--first', '500'], '0 to 100'],
+  [['export', 'x', '--format', 'onnx'], 'safetensors, gguf'],
+  [['generate', 'x', 'y', '--max-tokens', '-4'], 'at least 1'],
+  [['generate', 'x', 'y', '--temperature', '-1'], 'at least 0'],
+  [['--url', 'nonsense', 'models'], 'http://127.0.0.1:4000'],
+])('%j is wrong usage and says what is allowed', async (args, allowed) => {
+  const { code, err } = await cli(args)
+  expect(code).toBe(2)
+  expect(err).toContain(allowed)
 })
 
 test('an address where nothing answers fails with code 1 and says how to start one', async () => {
