@@ -1,6 +1,6 @@
 // Packs samples into batches: similar lengths together, so that little is padded, and bounded memory whatever the vocabulary.
 
-/** Padded tokens of a batch: bounds its activations (some 30 numbers per hidden unit). Callers who must stop soon pass fewer samples. */
+/** Padded tokens of a batch: bounds its activations (some 30 numbers per hidden unit). */
 const maximumTokens = 8192
 /** Logits of a batch, as numbers: 16 M are 64 MB. */
 const maximumLogits = 16 * 1024 * 1024

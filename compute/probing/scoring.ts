@@ -96,7 +96,10 @@ export async function encodeSamples(
   return encoded
 }
 
-/** A native run cannot be stopped, so runs are kept this short: a cancelled job stops well within half a second. */
+/**
+ * Runs are this short so that progress is steady, and so that a cancelled job stops well within half a second also on the backend that
+ * cannot stop a run (`compute/runtime/backend-face.ts`).
+ */
 const targetSeconds = 0.3
 /** Bounds the memory of a run's logits and activations. */
 const maximumBatchTokens = 4096

@@ -103,20 +103,20 @@ describe.each(shapes)('a pico Llama, %s', (name, options) => {
     })
   })
 
-  test.each([
-    'native',
-    'binding',
-  ] as const)('decoding with a cache gives the logits of one pass, over chunks too (%s backend)', async backend => {
-    const long = Array.from({ length: 60 }, (_, i) => (i * 7 + 3) % 64)
-    const { logits } = runLlamaFloat64(pico, long)
-    const opened = await openModel(model.manifest, { ...context, backend })
-    const sequence = opened.startSequence()
-    expect(worst(await sequence.append(long.slice(0, 20)), logits[19]!)).toBeLessThan(5e-5)
-    for (let i = 20; i < 23; i++) expect(worst(await sequence.append([long[i]!]), logits[i]!)).toBeLessThan(5e-5)
-    expect(worst(await sequence.append(long.slice(23)), logits[59]!)).toBeLessThan(5e-5)
-    expect(sequence.length).toBe(60)
-    await opened.dispose()
-  })
+  test.each(['native', 'binding'] as const)(
+    'decoding with a cache gives the logits of one pass, over chunks too (%s backend)',
+    async backend => {
+      const long = Array.from({ length: 60 }, (_, i) => (i * 7 + 3) % 64)
+      const { logits } = runLlamaFloat64(pico, long)
+      const opened = await openModel(model.manifest, { ...context, backend })
+      const sequence = opened.startSequence()
+      expect(worst(await sequence.append(long.slice(0, 20)), logits[19]!)).toBeLessThan(5e-5)
+      for (let i = 20; i < 23; i++) expect(worst(await sequence.append([long[i]!]), logits[i]!)).toBeLessThan(5e-5)
+      expect(worst(await sequence.append(long.slice(23)), logits[59]!)).toBeLessThan(5e-5)
+      expect(sequence.length).toBe(60)
+      await opened.dispose()
+    },
+  )
 })
 
 /** Rows of each head reordered from pairs (i, i + d/2) to pairs (2i, 2i + 1): what GGUF converters do to q and k. */
