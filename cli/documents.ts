@@ -15,6 +15,7 @@ export const documents = {
       history { kind description createdAt }
       capabilityScores { capability { slug name } loss perplexity accuracy sampleCount }
       analysis { ...Analysis }
+      recipes(first: 100) { nodes { estimatedQuality measuredQuality } }
     }
   }
   ${analysisFragment()}`,

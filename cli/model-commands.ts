@@ -139,6 +139,10 @@ export async function show(session: Session, reference: string) {
   else if (model.capabilityScores.length)
     print(`\n${table(['capability', 'loss', 'perplexity', 'exact', 'samples'], scoreRows(model.capabilityScores))}`)
   else print('\nNot analysed yet: `hartonomous analyze`.')
+  const judged = model.recipes.nodes.some(r => (r.measuredQuality ?? r.estimatedQuality) !== null)
+  const pictures = [...(model.analysis ? ['layers', 'map'] : []), ...(judged ? ['students'] : [])]
+  if (pictures.length) print('\nPictures, while a platform serves:')
+  for (const picture of pictures) print(`  ${session.address}/pictures/models/${model.id}/${picture}.svg`)
 }
 
 export async function analyze(session: Session, reference: string, o: { samples?: number; probes?: string }) {

@@ -54,6 +54,7 @@ export interface ModelDetail extends ModelSummary {
   history: { kind: string; description: string; createdAt: string }[]
   capabilityScores: Score[]
   analysis: Analysis | null
+  recipes: { nodes: { estimatedQuality: number | null; measuredQuality: number | null }[] }
 }
 
 export interface RecipeSummary {

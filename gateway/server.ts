@@ -13,6 +13,8 @@ import { exportDownloads, type FinishedExport } from './exports.js'
 import type { GraphqlGateway } from './graphql-gateway.js'
 import type { gatewayMetrics } from './metrics.js'
 import type { OperationRequest } from './operations.js'
+import type { RunQuery } from './pictures/picture-data.js'
+import { pictureRoutes } from './pictures/picture-routes.js'
 import { refuseForeign } from './same-origin.js'
 import { operationSocket, type WebSocketLimits } from './websocket.js'
 
@@ -56,6 +58,11 @@ export async function startServer<Context extends object>(
     limits: options.webSocketLimits,
     streams: metrics.streams('websocket'),
   })
+  const runQuery: RunQuery = async (query, variables, signal) => {
+    const outcome = await gateway.operate({ query, variables }, () => newContext(signal))
+    if (outcome.kind === 'stream') throw new Error('A query was answered by a stream')
+    return outcome.kind === 'answer' ? outcome.answer : { errors: outcome.errors }
+  }
   const sse = eventStreams(metrics.streams('sse'))
 
   const app = Fastify({ bodyLimit, forceCloseConnections: 'idle', exposeHeadRoutes: false })
@@ -98,6 +105,7 @@ export async function startServer<Context extends object>(
     reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
   )
   app.get('/exports/*', exportDownloads(options.dataFolder, options.finishedExport))
+  app.get('/pictures/models/:id/:file', pictureRoutes(runQuery, goneSignal))
   app.get('/', async (_request, reply) => reply.redirect('/graphql'))
   app.route({ method: ['GET', 'POST'], url: '/graphql', handler: serveGraphql })
   app.route({

@@ -20,6 +20,24 @@ afterAll(async () => {
   await rm(source, { recursive: true, force: true })
 })
 
+const picture = (id: string, name: string, headers: Record<string, string> = {}) =>
+  fetch(`${platform.url}/pictures/models/${id}/${name}`, { headers })
+const refusal = async (response: Response) => [response.status, (await response.json()).errors[0].message]
+
+test('before anything is measured no picture is there, and the answer says what to run', async () => {
+  expect(await refusal(await picture(modelId, 'layers.svg'))).toEqual([404, expect.stringContaining('analyzeModel')])
+  expect(await refusal(await picture(modelId, 'map.svg'))).toEqual([404, expect.stringContaining('analyzeModel')])
+  expect(await refusal(await picture(modelId, 'students.svg'))).toEqual([
+    404,
+    expect.stringContaining('proposeStudents'),
+  ])
+  const unknown = Buffer.from('Model:01a20a19-2432-7757-879b-c9243060873b').toString('base64url')
+  for (const id of [unknown, 'nonsense', Buffer.from('Job:01a20a19-2432-7757-879b-c9243060873b').toString('base64url')])
+    expect(await refusal(await picture(id, 'layers.svg'))).toEqual([404, `No Model has the id "${id}"`])
+  for (const name of ['other.svg', 'layers', 'constructor.svg', 'layers.png'])
+    expect(await refusal(await picture(modelId, name))).toEqual([404, expect.stringContaining('layers.svg, map.svg')])
+})
+
 async function follow(id: string): Promise<Json> {
   let last: Json
   const source = `subscription($id: ID!) { jobProgress(id: $id) { state error { code message }
@@ -51,6 +69,14 @@ test('analysis, proposals, approval, building and measuring follow from one anot
   )
   const proposals = (await follow(search.job.id)).recipes
   expect(proposals.length).toBeGreaterThanOrEqual(2)
+  for (const name of ['layers', 'map', 'students']) {
+    const response = await picture(modelId, `${name}.svg`)
+    expect(response.headers.get('content-type')).toBe('image/svg+xml; charset=utf-8')
+    expect(response.headers.get('content-security-policy')).toContain("default-src 'none'")
+    expect(await response.text()).toMatch(/^<svg [^>]*role="img".*pico.*<\/svg>$/s)
+    const again = await picture(modelId, `${name}.svg`, { 'if-none-match': response.headers.get('etag')! })
+    expect([again.status, await again.text()]).toEqual([304, ''])
+  }
   const recipeId = proposals[0].id
   const fields =
     'status estimatedParameterCount estimatedQuality measuredQuality layerCount yaml capability { slug } student { id name parameterCount layerCount parent { id } recipe { id } capabilityQualities { quality } }'

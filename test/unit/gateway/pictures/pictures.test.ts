@@ -1,0 +1,134 @@
+// What is drawn from given data: well-formed XML without script, its labels in it, hostile names as text.
+import { XMLParser, XMLValidator } from 'fast-xml-parser'
+import { expect, test } from 'vitest'
+import { onWhite } from '../../../../gateway/pictures/colours.js'
+import { layersPicture, nats } from '../../../../gateway/pictures/layers-picture.js'
+import { heaviest, mapPicture } from '../../../../gateway/pictures/map-picture.js'
+import type { PictureAnalysis, PictureRecipes, PlottedRecipe } from '../../../../gateway/pictures/picture-data.js'
+import { plainText, renderSvg } from '../../../../gateway/pictures/render-svg.js'
+import { paretoFront, studentsPicture } from '../../../../gateway/pictures/students-picture.js'
+
+const hostile = '</text><script>alert("1")</script>&\u0000\ud800\n]]>\'{b|x}'
+
+const analysis = (changes: Partial<PictureAnalysis> = {}): PictureAnalysis => ({
+  modelName: 'pico',
+  parameterCount: 10_000,
+  probeSet: 'demo version 1',
+  capabilities: ['code_generation', 'translation'],
+  layers: [
+    { layerIndex: 0, lossIncrease: [4.25, 1] },
+    { layerIndex: 1, lossIncrease: [-0.1, 0.5] },
+    { layerIndex: 2, lossIncrease: [-0.1, null] },
+  ],
+  ...changes,
+})
+const recipe = (changes: Partial<PlottedRecipe> = {}): PlottedRecipe => ({
+  name: 'cut',
+  capability: 'translation',
+  parameterCount: 1_000_000,
+  quality: 0.8,
+  measured: false,
+  ...changes,
+})
+const recipes = (list: PlottedRecipe[], modelName = 'pico'): PictureRecipes => ({
+  modelName,
+  parameterCount: 2_000_000,
+  recipes: list,
+  unmeasured: 1,
+})
+
+/** Everything an SVG holds, checked to be XML. */
+async function drawn(picture: Parameters<typeof renderSvg>[0]) {
+  const svg = await renderSvg(picture)
+  expect(XMLValidator.validate(svg)).toBe(true)
+  const { svg: root } = new XMLParser({ ignoreAttributes: false, processEntities: true }).parse(svg)
+  const texts = [...svg.matchAll(/<text[^>]*>([^<]*)<\/text>/g)].map(m => m[1])
+  return { svg, root, texts }
+}
+
+test('the heat map names layers, capabilities and the unit, and prints each cell', async () => {
+  const { texts, root } = await drawn(layersPicture(analysis()))
+  for (const text of ['0', '1', '2', 'layer', 'capability', 'code_generation', 'translation', '4.3', '-0.10'])
+    expect(texts).toContain(text)
+  expect(texts.join()).toContain('nats per completion token')
+  expect(root.title['#text']).toBe('What the layers of pico carry')
+  expect(root.desc['#text']).toContain('Greatest: layer 0 for code_generation, 4.25')
+})
+
+test('the model map goes from embedding to head and says what each layer carries most', async () => {
+  const { texts, svg } = await drawn(mapPicture(analysis()))
+  const rows = texts.filter(t => t && /^(embedding|layer \d|output head)$/.test(t))
+  expect(rows).toEqual(['embedding', 'layer 0', 'layer 1', 'layer 2', 'output head'])
+  for (const text of ['code_generation 4.25', 'translation 0.50', 'no loss without it']) expect(texts).toContain(text)
+  expect(svg).toContain('layer 2: none')
+})
+
+test('the students’ plot draws estimated recipes hollow, measured ones filled, and the fronts in words', async () => {
+  const list = [recipe(), recipe({ parameterCount: 1_500_000, quality: 0.95, measured: true, capability: null })]
+  const { texts, root } = await drawn(studentsPicture(recipes(list)))
+  for (const text of ['translation', 'by hand', 'parent', 'parameters, millions']) expect(texts).toContain(text)
+  expect(root.desc['#text']).toContain(
+    'translation 1,000,000 parameters, quality 0.800; cut 1,500,000 parameters, quality 0.950',
+  )
+  expect(root.desc['#text']).toContain(
+    '1 of them measured on the built student, the others estimated; 1 more have no quality yet',
+  )
+})
+
+test.each([
+  ['layers', layersPicture(analysis({ modelName: hostile, probeSet: hostile, capabilities: [hostile, hostile] }))],
+  ['map', mapPicture(analysis({ modelName: hostile, capabilities: [hostile, 'translation'] }))],
+  [
+    'students',
+    studentsPicture(
+      recipes([recipe({ name: hostile, capability: hostile }), recipe({ name: hostile, capability: null })], hostile),
+    ),
+  ],
+])('names with markup are text in the picture of %s', async (_name, picture) => {
+  const { svg } = await drawn(picture)
+  expect(svg).not.toMatch(/<script|<\/text><script|javascript:|\son\w+=|<foreignObject|<image|href=/i)
+  expect(svg).toContain('&lt;script')
+})
+
+test.each([1, 61, 2000])('a model of %i layers is drawn whole, in a picture of bounded size', async depth => {
+  const layers = Array.from({ length: depth }, (_, layerIndex) => ({
+    layerIndex,
+    lossIncrease: [1 / (layerIndex + 1), 0],
+  }))
+  const pictures = [layersPicture(analysis({ layers })), mapPicture(analysis({ layers }))]
+  for (const picture of pictures) {
+    expect(Math.max(picture.width, picture.height)).toBeLessThan(7000)
+    await drawn(picture)
+  }
+})
+
+test('the same data gives the same text, without rules for hovering', async () => {
+  const first = await renderSvg(layersPicture(analysis()))
+  expect(await renderSvg(layersPicture(analysis()))).toBe(first)
+  expect(first).not.toMatch(/<style|:hover|object Object/)
+})
+
+test('the Pareto front leaves out what a smaller or equal recipe of at least the same quality beats', () => {
+  const sizes = [
+    [3, 0.9],
+    [1, 0.5],
+    [2, 0.4],
+    [2, 0.7],
+    [4, 0.9],
+  ].map(([parameterCount, quality]) => ({ parameterCount: parameterCount!, quality: quality! }))
+  expect(paretoFront(sizes).map(p => p.parameterCount)).toEqual([1, 2, 3])
+  expect(paretoFront([])).toEqual([])
+})
+
+test('the heaviest capability is the one that loses most, none where nothing is lost', () => {
+  expect(heaviest([0.2, null, 0.7])).toEqual({ capability: 2, loss: 0.7 })
+  expect(heaviest([-0.2, 0, null])).toEqual({ capability: null, loss: 0 })
+})
+
+test('figures and texts are short and sayable', () => {
+  expect([0.004, -0.004, 0.25, -1.234, 12.7].map(nats)).toEqual(['0.00', '0.00', '0.25', '-1.2', '13'])
+  expect(plainText('a\u0000b\n c 😀')).toBe('a\ufffdb c 😀')
+  expect(plainText('😀'.repeat(10), 4)).toBe('😀😀😀…')
+  expect(onWhite('#0072b2', 0)).toBe('#ffffff')
+  expect(onWhite('#0072b2', 1)).toBe('#0072b2')
+})
