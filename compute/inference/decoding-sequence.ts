@@ -2,6 +2,7 @@
 import type { ResolvedDimensions } from '../architectures/architecture.js'
 import { finiteFloats, floats, type RuntimeTensor } from '../runtime/session.js'
 import { throwIfCancelled } from './cancellation.js'
+import { kernelHeadSize } from './model-graph.js'
 
 export interface DecodingSequence {
   /** Tokens so far. */
@@ -36,7 +37,8 @@ const firstCapacity = 128
 /** A new, empty sequence. */
 export function startSequence(d: ResolvedDimensions, run: RunTokens): DecodingSequence {
   const names = Array.from({ length: d.layerCount }, (_, layer) => [`${layer}.key`, `${layer}.value`]).flat()
-  const { keyValueHeadCount: heads, headSize } = d
+  const heads = d.keyValueHeadCount
+  const headSize = kernelHeadSize(d.headSize)
   let length = 0
   let capacity = 0
   let cache: CacheBuffers = { past: {}, present: {} }

@@ -31,6 +31,12 @@ const leastNormProduct = 1e-20
 /** GroupQueryAttention rotates by itself only where the head size is a multiple of this. */
 const fusedRotaryMultiple = 16
 
+/** GroupQueryAttention takes heads whose size is a multiple of this; others are filled up with zeros, which change no product. */
+const headMultiple = 8
+
+/** The size that heads have inside the attention kernel, and in its cache. */
+export const kernelHeadSize = (headSize: number) => Math.ceil(headSize / headMultiple) * headMultiple
+
 /** What the graphs of a model ask for positions: RoPE tables, ids of positions, or both. */
 export function positionInputs({ architecture, dimensions }: Pick<BuildableModel, 'architecture' | 'dimensions'>) {
   const rotary = architecture.positions === 'rotary'
@@ -188,12 +194,41 @@ function attention(
     rotary_interleaved: fused ? interleaved : 0,
     local_window_size: d.slidingWindow ?? -1,
   }
-  const cacheShape = ['batch', d.keyValueHeadCount, 'capacity', d.headSize]
+  const size = kernelHeadSize(d.headSize)
+  const cacheShape = ['batch', d.keyValueHeadCount, 'capacity', size]
+  const gap = size - d.headSize
+  /** [batch, seq, heads * head size] -> [batch, seq, heads * size], and back. */
+  const fillUp = (x: Value, heads: number, name: string) => {
+    if (gap === 0) return x
+    const shape = apply(g, 'Concat', [batchAndSeq, g.int64s([heads, gap])], { axis: 0 }, { name: `${name}.gap_shape` })
+    const named = { name: `${name}.gap`, shape: ['batch', 'seq', heads, gap] }
+    const zeros = apply(g, 'Expand', [g.float32(0), shape], {}, named)
+    const split = reshape(g, x, [0, 0, heads, d.headSize], ['batch', 'seq', heads, d.headSize], `${name}.heads`)
+    const filled = apply(g, 'Concat', [split, zeros], { axis: 3 }, { name: `${name}.filled` })
+    return reshape(g, filled, [0, 0, heads * size], ['batch', 'seq', heads * size], `${name}.kernel`)
+  }
+  const cutBack = (x: Value, name: string) => {
+    if (gap === 0) return x
+    const heads = d.attentionHeadCount
+    const split = reshape(g, x, [0, 0, heads, size], ['batch', 'seq', heads, size], `${name}.heads`)
+    const outputs = [d.headSize, gap]
+    const [kept] = applyAll(
+      g,
+      'Split',
+      [split, g.int64s(outputs)],
+      { axis: 3 },
+      { name: [`${name}.kept`, `${name}.rest`] },
+    )
+    return kept!
+  }
 
   return (layer: number, q: Value, k: Value, v: Value): Value => {
     const at = (name: string) => `layers.${layer}.${name}`
-    const query = rotate(splitQuery(q, at('query')), d.attentionHeadCount, at('query_rotated'))
-    const key = rotate(splitKey(k, at('key')), d.keyValueHeadCount, at('key_rotated'))
+    const rotatedQuery = rotate(splitQuery(q, at('query')), d.attentionHeadCount, at('query_rotated'))
+    const rotatedKey = rotate(splitKey(k, at('key')), d.keyValueHeadCount, at('key_rotated'))
+    const query = fillUp(rotatedQuery, d.attentionHeadCount, at('query'))
+    const key = fillUp(rotatedKey, d.keyValueHeadCount, at('key'))
+    const value = fillUp(splitKey(v, at('value')), d.keyValueHeadCount, at('value'))
     const past = cached
       ? [g.input(`past.${layer}.key`, 'float32', cacheShape), g.input(`past.${layer}.value`, 'float32', cacheShape)]
       : [null, null]
@@ -201,12 +236,12 @@ function attention(
     const outputs = applyAll(
       g,
       'GroupQueryAttention',
-      [query, key, splitKey(v, at('value')), ...past, inputs.lastPositions, inputs.totalLength, ...rotary],
+      [query, key, value, ...past, inputs.lastPositions, inputs.totalLength, ...rotary],
       attributes,
       { name: [at('attention'), `present.${layer}.key`, `present.${layer}.value`] },
     )
     if (cached) for (const present of outputs.slice(1)) g.output({ ...present!, shape: cacheShape })
-    return reshape(g, outputs[0]!, [-1, queryWidth], ['tokens', queryWidth], at('attended'))
+    return reshape(g, cutBack(outputs[0]!, at('attention')), [-1, queryWidth], ['tokens', queryWidth], at('attended'))
   }
 }
 

@@ -100,6 +100,7 @@ const shapes: [string, PicoOptions, 'interleaved' | undefined][] = [
   ['groups of 2, tied, half-split RoPE before the kernel', { heads: 4, keyValueHeads: 2 }, undefined],
   ['groups of 2, tied, interleaved RoPE in the kernel', { heads: 2, keyValueHeads: 1 }, 'interleaved'],
   ['untied, biases', { heads: 2, keyValueHeads: 2, tied: false, bias: true }, undefined],
+  ['heads of 4, filled up for the kernel', { heads: 8, keyValueHeads: 4 }, undefined],
   ['a window of 3', { heads: 2, keyValueHeads: 1, window: 3 }, undefined],
 ]
 

@@ -29,12 +29,14 @@ const short = [1, 30, 8, 12]
 const worst = (a: ArrayLike<number>, b: ArrayLike<number>) =>
   Math.max(...Array.from(a, (value, i) => Math.abs(value - b[i]!)))
 
-// Head sizes 16 (rotated inside the attention kernel), 8 (rotated before it); one head per group, several; tied and untied.
+// Head sizes 16 (rotated inside the attention kernel), 8 (rotated before it), 4 and 12 (filled up with zeros); one head per group, several; tied and untied.
 const shapes: [string, PicoOptions][] = [
   ['head size 8, groups of 2, tied', { heads: 4, keyValueHeads: 2 }],
   ['head size 16, groups of 2, untied', { heads: 2, keyValueHeads: 1, tied: false }],
   ['head size 16, a window of 4', { heads: 2, keyValueHeads: 1, window: 4 }],
   ['head size 16, biases', { heads: 2, keyValueHeads: 2, bias: true }],
+  ['head size 4, filled up for the kernel', { heads: 8, keyValueHeads: 4 }],
+  ['head size 12, a window of 4', { hidden: 24, heads: 2, keyValueHeads: 1, window: 4 }],
   ['head size 32, one head', { heads: 1, keyValueHeads: 1, layers: 3 }],
 ]
 
