@@ -13,7 +13,10 @@ import { sharedFile } from '../testkit/shared-files.js'
 const file = sharedFile('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
 
 interface Influence {
-  perTask: Record<string, { lines: number[]; blockInfluence: number[]; deltaNllPerToken: number[] }>
+  perTask: Record<
+    string,
+    { lines: number[]; blockInfluence: number[]; deltaNllPerToken: number[]; angular4: number[]; angular8: number[] }
+  >
 }
 interface Edits {
   lines: number[]
@@ -29,7 +32,7 @@ describe.skipIf(!existsSync(file))('SmolLM2 against the references in ../shared'
   })
   afterAll(() => context.dispose())
 
-  it('has the reference block influence and skip losses', async () => {
+  it('has the reference block influence, skip losses and angular distances', async () => {
     const task = 'question_answering'
     const reference = (await referenceNumbers<Influence>('layer_influence.json')).perTask[task]!
     const lines = await referenceProbes('probe')
@@ -43,7 +46,12 @@ describe.skipIf(!existsSync(file))('SmolLM2 against the references in ../shared'
       return layerInfluence(scorer, model.layerCount, samples, [task], { only })
     })
     expect(found.layers.map(l => l.layerIndex)).toEqual(only)
-    for (const { layerIndex, blockInfluence, capabilities } of found.layers) {
+    for (const { layerIndex, blockInfluence, angularDistances, capabilities } of found.layers) {
+      // Layer 28 has one layer after it: no block of four begins there.
+      if (layerIndex < 28) {
+        expect(Math.abs(angularDistances[3]! - reference.angular4[layerIndex]!)).toBeLessThan(1e-5)
+        expect(Math.abs(angularDistances[7]! - reference.angular8[layerIndex]!)).toBeLessThan(1e-5)
+      } else expect(angularDistances).toHaveLength(2)
       expect(Math.abs(blockInfluence - reference.blockInfluence[layerIndex]!)).toBeLessThan(1e-5)
       const expected = reference.deltaNllPerToken[layerIndex]!
       expect(Math.abs(capabilities[0]!.lossIncrease - expected)).toBeLessThan(1e-3 * Math.abs(expected) + 2e-4)
