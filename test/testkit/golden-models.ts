@@ -55,8 +55,8 @@ export async function writeGoldenFolder(golden: Golden, to: string): Promise<str
   return to
 }
 
-/** The model as llama.cpp's converter would write it in float32. */
-export async function writeGoldenGguf(golden: Golden, to: string): Promise<string> {
+/** The model as llama.cpp's converter would write it: in float32, or matrices in blocks of Q8_0. */
+export async function writeGoldenGguf(golden: Golden, to: string, matrices: 'F32' | 'Q8_0' = 'F32'): Promise<string> {
   const { config } = golden
   const headCount = Number(config.num_attention_heads ?? config.n_head)
   const tensors: GgufSpec['tensors'] = []
@@ -67,9 +67,11 @@ export async function writeGoldenGguf(golden: Golden, to: string): Promise<strin
     const heads = name.includes('k_proj') ? Number(config.num_key_value_heads) : headCount
     const data = change === undefined ? values : changes[change](values, shape, heads)
     const own = change === 'transpose' ? shape.toReversed() : shape
-    tensors.push({ name: gguf, dimensions: own.toReversed(), typeId: 0, offset })
-    const bytes = Buffer.alloc(Math.ceil(data.byteLength / 32) * 32)
-    Buffer.from(data.buffer, data.byteOffset, data.byteLength).copy(bytes)
+    const blocks = matrices === 'Q8_0' && own.length === 2
+    tensors.push({ name: gguf, dimensions: own.toReversed(), typeId: blocks ? 8 : 0, offset })
+    const stored = blocks ? q8Blocks(data) : Buffer.from(data.buffer, data.byteOffset, data.byteLength)
+    const bytes = Buffer.alloc(Math.ceil(stored.length / 32) * 32)
+    stored.copy(bytes)
     parts.push(bytes)
     offset += bytes.length
   }
@@ -92,6 +94,19 @@ export async function writeGoldenGguf(golden: Golden, to: string): Promise<strin
   const path = join(to, 'model.gguf')
   await writeFile(path, ggufBytes({ metadata, tensors, alignment: 32, data: Buffer.concat(parts) }))
   return path
+}
+
+/** Q8_0: blocks of 32 numbers, a float16 scale and 32 signed bytes. The scale here is 2^-7: exact, and enough for numbers in [-1, 1). */
+function q8Blocks(values: Float32Array): Buffer {
+  const bytes = Buffer.alloc((values.length / 32) * 34)
+  for (let block = 0; block * 32 < values.length; block++) {
+    bytes.writeUInt16LE(0x2000, block * 34)
+    for (let i = 0; i < 32; i++) {
+      const code = Math.round(values[block * 32 + i]! * 128)
+      bytes.writeInt8(Math.max(-128, Math.min(127, code)), block * 34 + 2 + i)
+    }
+  }
+  return bytes
 }
 
 /** What convert_hf_to_gguf.py does: llama's `permute` of q and k, Conv1D turned round, 1 added to Gemma's norms. */

@@ -85,6 +85,15 @@ describe.each(cases)('%s from %s', (name, format) => {
     expect(Math.abs(without!.nll / skipped.nll - 1)).toBeLessThan(1e-6)
   })
 
+  test('its graph for gradients has the same loss, and a gradient for every head', async () => {
+    const { ids, completionStart, nll } = golden
+    const model = await openManifest(manifest)
+    const [found] = await model.headGradients([{ ids, completionStart }])
+    expect(Math.abs((found!.loss * (ids.length - completionStart)) / nll - 1)).toBeLessThan(1e-6)
+    expect(found!.gradients.length).toBe(3 * 4)
+    expect(found!.gradients.every(g => Number.isFinite(g) && g !== 0)).toBe(true)
+  })
+
   test('decodes the same tokens with its cache', async () => {
     const { ids, completionStart, greedy: expected } = golden
     const model = await openManifest(manifest)
@@ -110,6 +119,24 @@ describe.each(cases)('%s from %s', (name, format) => {
     const again = await ingestModel({ source: join(context.dataFolder, 'exports', exporting.jobId) }, context)
     expect(worst(await logitsOf(again.manifest, golden), golden.logits[last(golden)]!)).toBeLessThan(2e-6)
   })
+})
+
+test.each(families)('%s in blocks of Q8_0 decodes on quantised kernels as in float32', async name => {
+  const golden = await readGolden(name)
+  const source = await writeGoldenGguf(golden, join(folder, `${name}-q8`), 'Q8_0')
+  const manifest = await readManifest(context.payloads, (await ingestModel({ source }, context)).manifest)
+  const logits = []
+  for (const kernels of ['float32', 'quantised'] as const) {
+    const model = await openModel(manifest, { ...context, env: { ...context.env, HARTONOMOUS_KERNELS: kernels } })
+    open.push(model)
+    logits.push(await model.startSequence().append(golden.ids))
+  }
+  const [exact, quantised] = logits as [Float32Array, Float32Array]
+  // Blocks of this scale are coarse. The kernels round activations to 8 bits too, which costs less than the rounding of the weights.
+  const roundedWeights = worst(exact, golden.logits[last(golden)]!)
+  expect(roundedWeights).toBeLessThan(0.2)
+  expect(worst(quantised, [...exact])).toBeLessThan(roundedWeights)
+  expect(quantised).not.toEqual(exact)
 })
 
 describe('a configuration that means another computation', () => {
