@@ -100,7 +100,11 @@ export function requireArchitecture(name: string): Architecture {
   const architecture = findArchitecture(name)
   if (architecture) return architecture
   const known = architectures.flatMap(a => a.aliases).join(', ')
-  throw new DomainError('UNSUPPORTED_ARCHITECTURE', `Architecture "${name}" is not known here (known: ${known})`)
+  const what =
+    name === 'unknown'
+      ? 'No config.json beside the weights (or in it no model_type; in a GGUF file no general.architecture), so the architecture is unknown'
+      : `Architecture "${name}" is not known here`
+  throw new DomainError('UNSUPPORTED_ARCHITECTURE', `${what}; running, analysing and building know: ${known}`)
 }
 
 export interface BuildableModel {

@@ -72,6 +72,7 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
     return {
       manifest: hash,
       tensorBytes,
+      newTensorBytes: bytesOfNew(hashes),
       bytesRead: files.reduce((total, f) => total + f.bytes, 0),
       bytesWritten: store.bytesWritten,
       tensors: manifest.tensors.length,
@@ -82,6 +83,12 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
     for (const file of files) await file.handle.close()
     await source.close()
   }
+}
+
+/** Tensors that share a new payload count each, so that a model which is all new has all its bytes new. */
+function bytesOfNew(ranges: readonly StoredRange[]): number {
+  const written = new Set(ranges.filter(range => range.written).map(range => range.hash))
+  return ranges.reduce((sum, { hash, bytes }) => sum + (written.has(hash) ? bytes : 0), 0)
 }
 
 /** Runs both; where one fails, the other is stopped and awaited, so that nothing goes on in the background. */

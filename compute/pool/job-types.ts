@@ -119,9 +119,11 @@ export const jobTypes = {
     }),
     output: z.object({
       manifest: hashSchema,
-      /** Bytes of all tensors, and of those that were new to the store. */
+      /** Bytes of all tensors, and of those whose payloads were new to the store (absent in outputs of earlier versions). */
       tensorBytes: z.number().int(),
+      newTensorBytes: z.number().int().optional(),
       bytesRead: z.number().int(),
+      /** New to the store, headers, tokenizer and manifest included. */
       bytesWritten: z.number().int(),
       tensors: z.number().int(),
       seconds: z.number(),

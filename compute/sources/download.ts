@@ -11,6 +11,10 @@ import { checkUrl } from './public-addresses.js'
 const fruitlessAttempts = 4
 const firstPauseMilliseconds = 200
 const maximumRedirects = 5
+/** A host that cannot be found or reached at all is tried again for this long. */
+const unreachableMilliseconds = 2000
+/** What the system says where there is no such host, or no way to it. */
+const unreachableCodes = new Set(['ENOTFOUND', 'EAI_AGAIN', 'ECONNREFUSED', 'ENETUNREACH', 'EHOSTUNREACH'])
 
 export interface DownloadOptions {
   dispatcher: Dispatcher
@@ -22,6 +26,10 @@ export interface DownloadOptions {
   token?: { origin: string; value: string }
   /** Bytes on disk (resumed ones too) and the file's size where known; falls back when a server starts over. */
   onBytes?(completed: number, total: number | undefined): void
+  /** What is known of the source's hosts, shared by all downloads from it. */
+  contact?: { answered: boolean }
+  /** Called at each attempt (from 1 on) to reach a source that has not answered yet. */
+  onConnect?(attempt: number, attempts: number): void
 }
 
 /** What a partial file belongs to, kept beside it. */
@@ -44,6 +52,7 @@ async function get(address: string, headers: Record<string, string>, options: Do
       signal: options.signal,
       headers: { 'user-agent': 'hartonomous', 'accept-encoding': 'identity', ...headers, ...authorization },
     })
+    if (options.contact) options.contact.answered = true
     const location = response.headers.location
     if (response.statusCode < 300 || response.statusCode > 399 || typeof location !== 'string')
       return { ...response, url }
@@ -83,29 +92,51 @@ function refuseStatus(response: Response, address: string): never {
 /** Runs attempts until one succeeds; a broken connection is tried again as long as attempts bring bytes. */
 async function withRetries<T>(
   address: string,
-  signal: AbortSignal,
+  { signal, contact, onConnect }: DownloadOptions,
   attempt: () => Promise<T>,
   progressed: () => boolean,
 ): Promise<T> {
+  const started = performance.now()
+  const connect = (number: number) => {
+    if (!contact?.answered) onConnect?.(number, fruitlessAttempts + 1)
+    return attempt()
+  }
+  /** Before the first answer this is no interruption, and trying the whole job again would only take longer to say so. */
+  const unreachable = (error: unknown) => (contact?.answered ? undefined : unreachableCode(error))
+  const inVain = (error: unknown) =>
+    unreachable(error) !== undefined && performance.now() - started > unreachableMilliseconds
   try {
-    return await pRetry(attempt, {
+    return await pRetry(connect, {
       retries: fruitlessAttempts,
       minTimeout: firstPauseMilliseconds,
       maxTimeout: 5000,
       randomize: true,
       signal,
-      shouldRetry: ({ error }) => !isDomainError(rootCause(error)) && !signal.aborted,
+      shouldRetry: ({ error }) => !isDomainError(rootCause(error)) && !signal.aborted && !inVain(error),
       shouldConsumeRetry: () => !progressed(),
     })
   } catch (error) {
     signal.throwIfAborted()
     const cause = rootCause(error)
     if (isDomainError(cause)) throw cause
+    const code = unreachable(error)
+    if (code) {
+      const message = `cannot reach ${new URL(address).host}: ${code} (is this machine connected to the network?)`
+      throw new DomainError('SOURCE_NOT_FOUND', message, { field, cause })
+    }
     throw new DomainError('SOURCE_INTERRUPTED', `${address.slice(0, 200)}: ${(cause as Error).message}`, {
       retryable: true,
       cause,
     })
   }
+}
+
+function unreachableCode(error: unknown): string | undefined {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    const { code } = at as NodeJS.ErrnoException
+    if (code && unreachableCodes.has(code)) return code
+  }
+  return undefined
 }
 
 /** p-retry and undici wrap what a look-up or a write threw. */
@@ -136,7 +167,7 @@ export async function downloadBytes(
     }
     return Buffer.concat(chunks)
   }
-  return await withRetries(address, options.signal, attempt, () => false)
+  return await withRetries(address, options, attempt, () => false)
 }
 
 const tooLarge = (address: string, bytes: number, limit: number) =>
@@ -161,7 +192,7 @@ export async function downloadFile(address: string, path: string, options: Downl
       furthest = Math.max(furthest, at)
     })
   }
-  await withRetries(address, options.signal, attempt, () => furthest > before)
+  await withRetries(address, options, attempt, () => furthest > before)
   await rename(part, path)
   await rm(note, { force: true })
 }

@@ -10,6 +10,8 @@ const idleMilliseconds = 30_000
 
 const refused = (message: string) => new DomainError('SOURCE_REFUSED', message, { field: ['input', 'source'] })
 
+const allowance = 'HARTONOMOUS_ALLOW_PRIVATE_SOURCES=true allows it'
+
 /** Whether an IP address is a public one: not loopback, private, link-local, multicast, reserved or a form that wraps such. */
 export function isPublicAddress(address: string): boolean {
   if (!ipaddr.isValid(address)) return false
@@ -21,7 +23,8 @@ const publicLookup: LookupFunction = (hostname, options, callback) => {
   lookup(hostname, { ...options, all: true }, (error, addresses: LookupAddress[]) => {
     if (error) return callback(error, '', 0)
     const forbidden = addresses.find(({ address }) => !isPublicAddress(address))
-    if (forbidden) return callback(refused(`${hostname} resolves to the private address ${forbidden.address}`), '', 0)
+    if (forbidden)
+      return callback(refused(`${hostname} resolves to the private address ${forbidden.address}; ${allowance}`), '', 0)
     const [first] = addresses
     if (options.all) return callback(null, addresses)
     if (first) return callback(null, first.address, first.family)
@@ -45,11 +48,13 @@ export function checkUrl(text: string, allowPrivate: boolean, base?: URL): URL {
   if (!URL.canParse(text, base)) throw refused(`${text.slice(0, 200)}: not a valid address`)
   const url = new URL(text, base)
   if (url.protocol !== 'https:' && !(allowPrivate && url.protocol === 'http:')) {
-    throw refused(`${url.protocol}//${url.host}: only https sources are read`)
+    throw refused(
+      `${url.protocol}//${url.host}: only https sources are read (HARTONOMOUS_ALLOW_PRIVATE_SOURCES=true allows http)`,
+    )
   }
   const host = url.hostname.replace(/^\[|\]$/g, '')
   if (!allowPrivate && isIP(host) !== 0 && !isPublicAddress(host)) {
-    throw refused(`${host} is a private address; HARTONOMOUS_ALLOW_PRIVATE_SOURCES=true allows it`)
+    throw refused(`${host} is a private address; ${allowance}`)
   }
   if (url.username || url.password) throw refused(`${url.host}: an address with a password in it is not read`)
   return url

@@ -86,7 +86,11 @@ async function withDownloads(
   const { signal } = context
   const maximumBytes = context.env.HARTONOMOUS_MAX_SOURCE_BYTES
   try {
-    const path = await work(folder.path, { dispatcher, allowPrivate, signal, maximumBytes, token })
+    const onConnect = (completed: number, total: number) =>
+      context.progress({ stage: 'connect', completed, total, unit: 'attempts' })
+    const contact = { answered: false }
+    const options = { dispatcher, allowPrivate, signal, maximumBytes, token, contact, onConnect }
+    const path = await work(folder.path, options)
     return { path, release: folder.release }
   } catch (error) {
     // Only an interrupted or cancelled download is worth going on with.

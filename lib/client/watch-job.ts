@@ -1,6 +1,9 @@
 // Shows a job's progress live from its subscription: a bar on a terminal, plain lines in a pipe.
 import cliProgress from 'cli-progress'
+import { quantity } from '../quantity.js'
 import { type PlatformClient, PlatformError } from './platform-client.js'
+
+export { quantity }
 
 export interface WatchedJob {
   id: string
@@ -30,21 +33,6 @@ export const jobProgressDocument = `subscription JobProgress($id: ID!) {
     model { id name }
   }
 }`
-
-const units = ['', 'k', 'M', 'G', 'T']
-/** 1234567 -> `1.2 M`; bytes come out as `1.2 MB`. */
-export function quantity(value: number, unit = ''): string {
-  let power = 0
-  let scaled = value
-  while (Math.abs(scaled) >= 1000 && power < units.length - 1) {
-    scaled /= 1000
-    power++
-  }
-  const digits =
-    power === 0 ? String(Math.round(scaled * 10) / 10) : scaled.toFixed(scaled < 10 ? 2 : scaled < 100 ? 1 : 0)
-  const suffix = unit === 'bytes' ? `${units[power]}B` : [units[power], unit].filter(Boolean).join(' ')
-  return suffix ? `${digits} ${suffix}` : digits
-}
 
 const seconds = (s: number) => (s < 60 ? `${Math.ceil(s)} s` : `${Math.floor(s / 60)} min ${Math.round(s % 60)} s`)
 

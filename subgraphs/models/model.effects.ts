@@ -1,11 +1,23 @@
 // What this subgraph does when its jobs are claimed and end.
+
 import { In, IsNull } from 'typeorm'
+import type { JobOutput } from '../../compute/pool/job-types.js'
 import { Job, ModelAtom } from '../../db/entities/index.js'
 import { addModelEvent, alivePayloads, registerModel } from '../../db/models.js'
 import { anyOf } from '../../db/scope.js'
+import { quantity } from '../../lib/quantity.js'
 import type { JobEffects } from '../build/platform.js'
 import { readManifest } from './model.loaders.js'
 import type { IngestContext } from './model.service.js'
+
+function describeIngest(
+  { tensors, tensorBytes, newTensorBytes = tensorBytes }: JobOutput<'model.ingest'>,
+  source: string,
+): string {
+  const part = newTensorBytes === 0 ? 'none of it' : `${quantity(newTensorBytes, 'bytes')} of it`
+  const known = newTensorBytes === tensorBytes ? 'all' : part
+  return `${tensors} tensors, ${quantity(tensorBytes, 'bytes')}, ${known} new to the store, from ${source}`
+}
 
 export const modelEffects: JobEffects = {
   'model.ingest': {
@@ -20,7 +32,7 @@ export const modelEffects: JobEffects = {
         source,
         isStudent: false,
         jobId: job.id,
-        description: `${output.tensors} tensors, ${output.tensorBytes} bytes from ${source}, ${output.bytesWritten} bytes new to the store`,
+        description: describeIngest(output, source),
       })
       await em.update(Job, { id: job.id, tenantId: job.tenantId }, { modelId })
     },
@@ -33,7 +45,7 @@ export const modelEffects: JobEffects = {
       if (!job.modelId) return
       const { format } = job.input as { format: string }
       const bytes = output.files.reduce((sum, f) => sum + f.sizeBytes, 0)
-      const description = `${format}: ${output.files.length} files, ${bytes} bytes`
+      const description = `${format}: ${output.files.length} ${output.files.length === 1 ? 'file' : 'files'}, ${quantity(bytes, 'bytes')}`
       await addModelEvent(em, {
         tenantId: job.tenantId,
         modelId: job.modelId,

@@ -21,6 +21,11 @@ export function checkLayers(
     throw new DomainError('INVALID_RECIPE', message, { field: [...field, ...at.map(String)] })
   }
   if (layers.length === 0) refuse('layers: a student keeps at least one range of layers')
+  if (parent.layerCount === 0) {
+    refuse(
+      `model "${parent.name}" has 0 layers that are known here, so none can be kept; its architecture may be unknown (no config.json beside the weights)`,
+    )
+  }
   const keptBy = new Map<number, string>()
   for (const [i, { from, to }] of layers.entries()) {
     const range = `layers[${i}] [${from}, ${to})`

@@ -112,6 +112,8 @@ describe('checkBuildable', () => {
 
   test('an unknown architecture is named', () => {
     expect(() => checkBuildable(picoManifest({ architecture: 'no-such' }))).toThrow(/"no-such" is not known/)
+    const unknown = picoManifest({ architecture: 'unknown' })
+    expect(() => checkBuildable(unknown)).toThrow(/^No config\.json beside the weights .* know: llama, /)
     expect(findArchitecture('no-such')).toBeUndefined()
   })
 

@@ -43,7 +43,12 @@ const smollm2 = sharedFile('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Inst
 describe.skipIf(!existsSync(smollm2))('SmolLM2-135M (skipped where ../shared/models is absent)', () => {
   test('has 272 tensors, 134,515,008 parameters and a tokenizer, and comes in a second time without a byte', async () => {
     const first = await ingestModel({ source: smollm2 }, context)
-    expect(first).toMatchObject({ tensors: 272, tensorBytes: 96_576_768, bytesRead: 98_362_432 })
+    expect(first).toMatchObject({
+      tensors: 272,
+      tensorBytes: 96_576_768,
+      newTensorBytes: 96_576_768,
+      bytesRead: 98_362_432,
+    })
     const manifest = await readManifest(context.payloads, first.manifest)
     expect(manifest).toMatchObject({
       format: 'gguf',
@@ -64,7 +69,7 @@ describe.skipIf(!existsSync(smollm2))('SmolLM2-135M (skipped where ../shared/mod
     const before = await stored()
     expect(first.bytesWritten).toBe([...before.values()].reduce((a, b) => a + b, 0))
     const second = await ingestModel({ source: `file://${smollm2}` }, context)
-    expect(second).toMatchObject({ manifest: first.manifest, bytesWritten: 0 })
+    expect(second).toMatchObject({ manifest: first.manifest, bytesWritten: 0, newTensorBytes: 0 })
     expect(await stored()).toEqual(before)
     const last = context.reports.filter(r => r.stage === 'tensors').at(-1)
     expect(last).toMatchObject({ completed: 96_576_768, total: 96_576_768, unit: 'bytes' })

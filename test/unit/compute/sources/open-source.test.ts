@@ -223,6 +223,29 @@ describe('hf:', () => {
   })
 })
 
+test.each([
+  [
+    'a name that does not exist',
+    'https://no-such-host.invalid/m.gguf',
+    /^cannot reach no-such-host\.invalid: E(NOTFOUND|AI_AGAIN)/,
+  ],
+  ['a port that nobody listens on', 'http://127.0.0.1:1/m.gguf', /^cannot reach 127\.0\.0\.1:1: ECONNREFUSED/],
+])(
+  '%s is said to be unreachable within seconds, its attempts are reported, nothing is to be retried',
+  async (_, source, message) => {
+    const started = performance.now()
+    await expect(openSource(source, undefined, context)).rejects.toMatchObject({
+      code: 'SOURCE_NOT_FOUND',
+      message: expect.stringMatching(message),
+      retryable: false,
+    })
+    expect(performance.now() - started).toBeLessThan(6000)
+    expect(context.reports[0]).toEqual({ stage: 'connect', completed: 1, total: 5, unit: 'attempts' })
+    expect(context.reports.map(r => r.completed)).toContain(2)
+    expect(await downloads()).toEqual([])
+  },
+)
+
 describe('private networks', () => {
   const closed = () => ({ ...context, env: { ...context.env, HARTONOMOUS_ALLOW_PRIVATE_SOURCES: false } })
 
@@ -231,7 +254,7 @@ describe('private networks', () => {
     const port = new URL(origin).port
     await expect(openSource(`https://localhost:${port}/m.gguf`, undefined, closed())).rejects.toMatchObject({
       code: 'SOURCE_REFUSED',
-      message: expect.stringMatching(/private address (127\.0\.0\.1|::1)/),
+      message: expect.stringMatching(/private address (127\.0\.0\.1|::1); HARTONOMOUS_ALLOW_PRIVATE_SOURCES/),
     })
     expect(requests).toHaveLength(0)
   })

@@ -268,6 +268,7 @@ test('an ingest becomes a job; when it has succeeded the model is there, once', 
   const output = {
     manifest: hash,
     tensorBytes: 28_736,
+    newTensorBytes: 12_000,
     bytesRead: 30_000,
     bytesWritten: 28_736,
     tensors: 18,
@@ -279,6 +280,10 @@ test('an ingest becomes a job; when it has succeeded the model is there, once', 
   expect(row).toMatchObject({ name: 'SmolLM2', version: '2', source: '/data/SmolLM2.gguf', manifestHash: hash })
   expect(await kit.platform.db.read.countBy(TensorAtom, { modelId: row.id })).toBe(18)
   expect((await ask(ingest, { input })).ingestModel.model).toEqual({ name: 'SmolLM2' })
+  const { models } = await ask('{ models { nodes { history { kind description } } } }')
+  expect(models.nodes[0].history).toEqual([
+    { kind: 'INGESTED', description: '18 tensors, 28.7 kB, 12.0 kB of it new to the store, from /data/SmolLM2.gguf' },
+  ])
   const conflict = await ask(ingest, { input: { ...input, name: 'other' } })
   expect(conflict.ingestModel.userErrors).toMatchObject([
     { code: 'IDEMPOTENCY_CONFLICT', field: ['input', 'idempotencyKey'] },

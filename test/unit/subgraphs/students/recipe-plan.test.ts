@@ -63,6 +63,11 @@ describe('layer ranges', () => {
     expect(() => checkLayers(layers, parent)).toThrow(message)
   })
 
+  test('a parent without known layers is refused as such', () => {
+    const check = () => checkLayers([{ from: 0, to: 1 }], { name: 'rnn', layerCount: 0 })
+    expect(check).toThrow(/"rnn" has 0 layers .*no config\.json/)
+  })
+
   test('any order of whole ranges is fine', () => {
     const layers = [
       { from: 29, to: 30 },
