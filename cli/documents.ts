@@ -39,8 +39,8 @@ export const documents = {
   generateStream: `subscription Generate($input: GenerateInput!) {
     generateStream(input: $input) { textDelta finishReason usage { promptTokens completionTokens tokensPerSecond } }
   }`,
-  jobs: `query Jobs($states: [JobState!], $first: Int) {
-    jobs(states: $states, first: $first) { nodes { id type state attempts createdAt durationMs error { code message } progress { stage completed total unit } model { name } } }
+  jobs: `query Jobs($states: [JobState!], $types: [JobType!], $modelId: ID, $first: Int) {
+    jobs(states: $states, types: $types, modelId: $modelId, first: $first) { nodes { id type state attempts createdAt durationMs error { code message } progress { stage completed total unit } model { name } } }
   }`,
   job: `query Job($id: ID!) { job(id: $id) { id type state attempts durationMs output error { code message } model { id name } } }`,
   cancelJob: `mutation Cancel($input: CancelJobInput!) { cancelJob(input: $input) { job { id state } userErrors { field message code } } }`,

@@ -1,5 +1,6 @@
 // Lets people say a name where the API wants an id: the newest model or recipe of that name.
 import { PlatformError } from '../lib/client/platform-client.js'
+import { parseGlobalId } from '../lib/ids.js'
 import { documents } from './documents.js'
 import type { ModelSummary, RecipeSummary } from './results.js'
 import { note, type Session } from './session.js'
@@ -27,6 +28,24 @@ export async function allPages<T>(
   }
 }
 
+/** The end of an id, which differs from thing to thing, where a table has no room: every command takes it for the id. */
+export const shortId = (id: string) => parseGlobalId(id)?.id.slice(-8) ?? id
+
+/** An id as tables show it. */
+export const idCell = (session: Session, id: string) => (session.ids ? id : shortId(id))
+
+const isCalled = (id: string, reference: string) => id === reference || shortId(id) === reference
+
+/** The id of a job given by its whole id or the short one of a recent job. */
+export async function findJobId(session: Session, reference: string): Promise<string> {
+  if (parseGlobalId(reference)) return reference
+  type Jobs = { jobs: { nodes: { id: string }[] } }
+  const { jobs } = await session.client.query<Jobs>(documents.jobs, { first: 100 })
+  const found = jobs.nodes.find(j => isCalled(j.id, reference))
+  if (!found) throw new PlatformError(`No recent job has the id "${reference}"`, 'NOT_FOUND')
+  return found.id
+}
+
 interface Named {
   id: string
   name: string
@@ -38,7 +57,7 @@ const listed = (named: Named[]) =>
 
 /** @param candidates newest first, as the API lists them */
 function choose<T extends Named>(kind: string, reference: string, candidates: T[]): T {
-  const byId = candidates.find(c => c.id === reference)
+  const byId = candidates.find(c => isCalled(c.id, reference))
   if (byId) return byId
   const named = candidates.filter(c => c.name === reference)
   const newest = named[0]
@@ -59,7 +78,7 @@ export async function findModel(session: Session, reference: string): Promise<Mo
 export async function findOneModel(session: Session, reference: string): Promise<ModelSummary> {
   const models = await allPages<ModelSummary>(session, documents.models, 'models')
   const named = models.filter(m => m.name === reference)
-  if (named.length > 1 && !models.some(m => m.id === reference))
+  if (named.length > 1 && !models.some(m => isCalled(m.id, reference)))
     throw new PlatformError(
       `${named.length} models are called "${reference}"; give the id of one of them:\n${listed(named)}`,
       'CONFLICT',

@@ -2,6 +2,7 @@
 import { table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
+import { findJobId, idCell } from './find.js'
 import type { JobSummary } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import type { Session } from './session.js'
@@ -18,27 +19,29 @@ export async function jobs(session: Session, o: { state?: string[]; first: numbe
     j.state,
     j.model?.name ?? '',
     j.durationMs === null ? '' : `${(j.durationMs / 1000).toFixed(1)} s`,
-    j.error ? `${j.error.code}: ${j.error.message}`.slice(0, 60) : (j.progress?.stage ?? ''),
-    j.id,
+    idCell(session, j.id),
+    j.error ? `${j.error.code}: ${j.error.message}`.slice(0, 60) : (j.state === 'RUNNING' && j.progress?.stage) || '',
   ])
   print(
-    rows.length ? table(['created', 'type', 'state', 'model', 'took', 'stage or error', 'id'], rows) : 'No jobs yet.',
+    rows.length ? table(['created', 'type', 'state', 'model', 'took', 'id', 'stage or error'], rows) : 'No jobs yet.',
   )
 }
 
-export async function watch(session: Session, jobId: string) {
-  const done = await followJob(session, jobId, 'job')
+export async function watch(session: Session, reference: string) {
+  const done = await followJob(session, await findJobId(session, reference), 'job')
   session.json
     ? printJson(done)
     : print(`${done.type} ${done.state} in ${((done.durationMs ?? 0) / 1000).toFixed(1)} s`)
 }
 
-export async function cancel(session: Session, jobId: string) {
+export async function cancel(session: Session, reference: string) {
+  const jobId = await findJobId(session, reference)
   const { job } = await session.client.mutate<{ job: { state: string } }>(documents.cancelJob, { jobId })
   print(job.state === 'CANCELLED' ? 'Cancelled.' : `Cancelling; the job is ${job.state}.`)
 }
 
-export async function retry(session: Session, jobId: string) {
+export async function retry(session: Session, reference: string) {
+  const jobId = await findJobId(session, reference)
   await session.client.mutate(documents.retryJob, { jobId })
   await watch(session, jobId)
 }

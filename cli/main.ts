@@ -23,7 +23,7 @@ const program = new Command('hartonomous')
     webAddress,
   )
   .option('--json', 'print JSON instead of tables')
-  .option('--ids', 'show ids in tables also where names tell things apart')
+  .option('--ids', 'show whole ids in tables, not only their ends (commands take both)')
   .exitOverride()
   .showHelpAfterError()
 
@@ -86,10 +86,14 @@ program
 program
   .command('create-recipe <file>')
   .description('a recipe of your own from a mergekit passthrough YAML file')
+  .option('--name <name>', 'name of the recipe and its student (default: `name:` in the file, or from the parent)')
   .action(run(students.createRecipe))
 program.command('approve <recipe>').description('allow a recipe to be built').action(run(students.approve))
 program.command('reject <recipe> <reason>').description('turn a recipe down').action(run(students.reject))
-program.command('build <recipe>').description('build the student of an approved recipe').action(run(students.build))
+program
+  .command('build <recipe>')
+  .description('build the student of an approved recipe and measure it')
+  .action(run(students.build))
 
 const sampling = (command: Command) =>
   command

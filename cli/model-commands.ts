@@ -6,7 +6,8 @@ import { createInterface } from 'node:readline/promises'
 import { heatMap, shadeLegend, table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
-import { allPages, findModel, findOneModel } from './find.js'
+import { downloadFiles, type ExportedFile } from './download.js'
+import { allPages, findModel, findOneModel, idCell } from './find.js'
 import type { Analysis, ModelDetail, ModelSummary, Score } from './results.js'
 import { print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
@@ -41,7 +42,7 @@ export async function listModels(session: Session, nameContains?: string) {
     String(m.layerCount),
     quantity(Number(m.sizeBytes), 'bytes'),
     quantity(Number(m.uniqueBytes), 'bytes'),
-    m.id,
+    idCell(session, m.id),
   ])
   print(table(['name', 'kind', 'parameters', 'layers', 'size', 'own', 'id'], rows))
 }
@@ -173,7 +174,7 @@ export async function probeSetId(session: Session, reference?: string): Promise<
   return newest(reference)
 }
 
-export async function exportModel(session: Session, reference: string, o: { format: string }) {
+export async function exportModel(session: Session, reference: string, o: { format: string; output?: string }) {
   const model = await findModel(session, reference)
   const job = await runJob(
     session,
@@ -181,10 +182,14 @@ export async function exportModel(session: Session, reference: string, o: { form
     { modelId: model.id, format: o.format.toUpperCase() },
     'export',
   )
-  const output = job.output as { files: { path: string; url: string; sizeBytes: number; sha256: string }[] }
-  if (session.json) return printJson(output)
-  const rows = output.files.map(f => [f.path, quantity(Number(f.sizeBytes), 'bytes'), f.url, f.sha256.slice(0, 16)])
-  print(table(['file', 'size', 'url', 'sha256'], rows))
+  const { files } = job.output as { files: ExportedFile[] }
+  const paths = o.output === undefined ? undefined : await downloadFiles(session.client.url, files, o.output)
+  const listed = files.map((f, i) => ({ ...f, url: `${session.address}${f.url}`, ...(paths && { savedAs: paths[i] }) }))
+  if (session.json) return printJson({ files: listed })
+  const rows = listed.map(f => [quantity(Number(f.sizeBytes), 'bytes'), f.sha256.slice(0, 16), f.savedAs ?? f.url])
+  print(table(['size', 'sha256 begins', paths ? 'file' : 'url'], rows))
+  if (session.ownPlatform && !paths)
+    print('The addresses answer while a platform serves (`npm start`); --output FOLDER saves the files at once.')
 }
 
 export async function deleteModel(session: Session, reference: string) {

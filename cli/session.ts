@@ -23,7 +23,7 @@ export interface Session {
   address: string
   /** True where the platform lives only as long as this command. */
   ownPlatform: boolean
-  /** Tables show ids also where names do. */
+  /** Tables show whole ids. */
   ids: boolean
   /** The job that an interrupt should speak of, and the bar that is to be gone before. */
   job?: string | undefined

@@ -4,7 +4,7 @@ import type { EntityManager, QueryDeepPartialEntity } from 'typeorm'
 import { DomainError } from '../lib/errors.js'
 import { newId } from '../lib/ids.js'
 import { type Manifest, type ManifestTensor, tensorComponents } from '../lib/manifest.js'
-import { ModelAtom, ModelEvent, ProbeDataset, TensorAtom, TensorPayload } from './entities/index.js'
+import { ModelAtom, ModelEvent, ProbeDataset, StudentModelRecipe, TensorAtom, TensorPayload } from './entities/index.js'
 import { anyOf, scoped } from './scope.js'
 
 export interface NewModel {
@@ -170,6 +170,12 @@ export async function deleteModel(em: EntityManager, tenantId: string, modelId: 
   await em.delete(TensorPayload, { hash: anyOf([...counts.keys()]), referenceCount: 0 })
   row.deletedAt = new Date()
   await em.update(ModelAtom, { ...scoped(tenantId), id: modelId }, { deletedAt: row.deletedAt, isProduction: false })
+  // The recipe of a student that is gone may be built again.
+  await em.update(
+    StudentModelRecipe,
+    { ...scoped(tenantId), studentModelId: modelId, status: 'BUILT' },
+    { status: 'APPROVED', studentModelId: null, measuredQuality: null, builtAt: null },
+  )
   await addModelEvent(em, {
     tenantId,
     modelId,

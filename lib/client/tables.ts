@@ -1,11 +1,13 @@
 // Compact tables and heat maps for people at a terminal: the CLI and the demo print with these.
+import { stripVTControlCharacters } from 'node:util'
 import Table from 'cli-table3'
 import pc from 'picocolors'
 
-/** A table without heavy borders; columns whose every cell looks like a number are right-aligned. */
+/** A table without heavy borders; columns whose every cell looks like a number are right-aligned. No line ends with blanks, which would wrap. */
 export function table(head: string[], rows: string[][]): string {
   const numeric = head.map(
-    (_, i) => rows.length > 0 && rows.every(r => /^(–|[-+]?[\d.]+( ?[kMGT%]?B?)?)$/.test(r[i] ?? '')),
+    (_, i) =>
+      rows.length > 0 && rows.every(r => /^(–|[-+]?[\d.]+( ?[kMGT%]?B?)?)$/.test(stripVTControlCharacters(r[i] ?? ''))),
   )
   const t = new Table({
     head: head.map(h => pc.bold(h)),
@@ -30,7 +32,7 @@ export function table(head: string[], rows: string[][]): string {
     },
   })
   t.push(...rows)
-  return t.toString()
+  return t.toString().replace(/ +$/gm, '')
 }
 
 const shades = [' ', '░', '▒', '▓', '█'] as const

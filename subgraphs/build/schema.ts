@@ -19,6 +19,19 @@ const noTopics = {
   },
 }
 
+/** type-graphql has no place for these; the same in every subgraph, so that composition has one text. */
+const rootDescriptions = {
+  Query: 'What can be read: models, jobs, capabilities, recipes, storage, and any of them by `node(id:)`.',
+  Mutation:
+    'What can be changed. Each takes one `input`, and answers with what it changed or the job it queued, and with `userErrors`.',
+  Subscription: 'What can be followed as it happens: jobs, and text while it is generated.',
+}
+
+function describeRoots(schema: GraphQLSchema): void {
+  for (const type of [schema.getQueryType(), schema.getMutationType(), schema.getSubscriptionType()])
+    if (type) type.description = rootDescriptions[type.name as keyof typeof rootDescriptions]
+}
+
 /** `__resolveReference` per entity type: the stub with its key fields comes in, an instance of the type's class or null goes out. */
 export type References = Record<
   string,
@@ -44,6 +57,7 @@ export function buildFederatedSchema(
     pubSub: noTopics,
     ...options,
   })
+  describeRoots(base)
   const sdl = `${link}\n\n${printSchemaWithDirectives(base)}\n`
   const resolvers = createResolversMap(base) as Record<string, object>
   for (const [type, resolve] of Object.entries(references)) {

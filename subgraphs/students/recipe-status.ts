@@ -6,7 +6,7 @@ import { DomainError } from '../../lib/errors.js'
 export type RecipeAction = 'approve' | 'reject' | 'build' | 'start' | 'built' | 'failed' | 'cancelled'
 
 /**
- * A failed build can be approved anew; a rejected recipe stays rejected (write another).
+ * A BUILT recipe is APPROVED again when its student is deleted (db/models.ts). A failed build can be approved anew; a rejected recipe stays rejected (write another).
  * A build also starts from FAILED and APPROVED: its job, having failed or been cancelled, can be retried by itself.
  */
 export const recipeTransitions: { [A in RecipeAction]: { from: readonly RecipeStatus[]; to: RecipeStatus } } = {
@@ -33,7 +33,7 @@ const hints: Partial<Record<`${RecipeAction} ${RecipeStatus}`, string>> = {
   'build PROPOSED': 'approve it first',
   'build FAILED': 'its last build failed; approve it again to build it once more',
   'build BUILDING': 'its build is under way',
-  'build BUILT': 'its student exists already',
+  'build BUILT': 'its student exists already; delete that to build it anew',
   'build REJECTED': 'write or propose another',
   'approve APPROVED': 'it can be built now',
   'approve REJECTED': 'write or propose another',

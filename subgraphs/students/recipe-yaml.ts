@@ -13,6 +13,7 @@ const source = z.strictObject({
   layer_range: z.tuple([z.number().int(), z.number().int()]),
 })
 const configuration = z.strictObject({
+  name: z.string().min(1).max(200).optional(),
   merge_method: z.literal('passthrough'),
   slices: z.array(z.strictObject({ sources: z.array(source).length(1) })).min(1),
   dtype: z.string().optional(),
@@ -22,6 +23,8 @@ export interface RecipeYaml {
   /** Id or name of the parent model. */
   model: string
   layers: LayerRangeValue[]
+  /** What the student is called, where the configuration says it. */
+  name: string | null
   /** mergekit's name of a dtype, where the configuration asks for one. */
   dtype: string | null
 }
@@ -55,6 +58,7 @@ export function parseRecipeYaml(text: string, field = ['input', 'yaml']): Recipe
   return {
     model: models[0]!,
     layers: sources.map(({ layer_range: [from, to] }) => ({ from, to })),
+    name: parsed.data.name?.trim() || null,
     dtype: parsed.data.dtype ?? null,
   }
 }
@@ -65,7 +69,7 @@ function describe(issue: z.core.$ZodIssue): string {
     'yaml',
   )
   if (issue.code === 'unrecognized_keys')
-    return `${path}: ${issue.keys.join(', ')} ${issue.keys.length > 1 ? 'are' : 'is'} not supported in a recipe (only merge_method: passthrough, slices of one source with model and layer_range, dtype)`
+    return `${path}: ${issue.keys.join(', ')} ${issue.keys.length > 1 ? 'are' : 'is'} not supported in a recipe (only merge_method: passthrough, slices of one source with model and layer_range, name, dtype)`
   return `${path}: ${issue.message}`
 }
 

@@ -42,12 +42,14 @@ const textLimits = { name: 200, objective: 2_000, reason: 2_000, layerReason: 50
 export async function createRecipe({ platform, tenantId }: RequestContext, input: CreateRecipe): Promise<string> {
   return platform.db.tx(async em => {
     const { recipeId } = await idempotent(em, tenantId, 'createRecipe', input.idempotencyKey, input, async () => {
-      const { parent, layers } = await readCreateInput(em, tenantId, input)
+      const { parent, layers, name } = await readCreateInput(em, tenantId, input)
       const kept = countLayers(layers)
       const recipe: StudentModelRecipe = {
         id: newId(),
         tenantId,
-        name: checkText(input.name, textLimits.name, 'name') ?? `${parent.name}-${kept}-of-${parent.layerCount}-layers`,
+        name:
+          checkText(input.name ?? name, textLimits.name, 'name') ??
+          `${parent.name}-${kept}-of-${parent.layerCount}-layers`,
         parentModelId: parent.id,
         objective:
           checkText(input.objective, textLimits.objective, 'objective') ??
@@ -94,7 +96,7 @@ async function readCreateInput(em: EntityManager, tenantId: string, input: Creat
       })
     checkYamlDtype(parsed.dtype, parent, field)
     checkLayers(parsed.layers, parent, field)
-    return { parent, layers: parsed.layers }
+    return { parent, layers: parsed.layers, name: parsed.name }
   }
   if (input.parentModelId == null)
     throw new DomainError('BAD_USER_INPUT', 'parentModelId: is missing', { field: parentField })
@@ -104,7 +106,7 @@ async function readCreateInput(em: EntityManager, tenantId: string, input: Creat
     return { from, to, ...(why ? { reason: why } : {}) }
   })
   checkLayers(ranges, parent)
-  return { parent, layers: ranges }
+  return { parent, layers: ranges, name: null }
 }
 
 /** The live model that a YAML means: by global id, or by a name that only one has. */

@@ -11,7 +11,7 @@ export const RecipeStatus = registerValues('RecipeStatus', 'Where a recipe stand
   APPROVED: 'May be built.',
   REJECTED: 'Will not be built; final.',
   BUILDING: 'Its build job is queued or running.',
-  BUILT: 'Its student exists.',
+  BUILT: 'Its student exists; when that is deleted, the recipe is APPROVED again.',
   FAILED: 'Its build failed; it can be approved again.',
 })
 export type RecipeStatus = keyof typeof RecipeStatus

@@ -1,6 +1,7 @@
 // The command line as a person uses it: the compiled CLI against a running platform, from ingest to generate.
 import { spawn } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -66,11 +67,20 @@ test('a model goes from ingest to a generating student by commands alone', async
   expect((await run('approve', recipe.id)).code).toBe(0)
   const student = await json('build', recipe.id)
   expect(student).toMatchObject({ isStudent: true, parent: { name: 'parent' }, uniqueBytes: 0 })
+  expect(student.measuredQuality).toBeGreaterThan(0)
 
   const answer = await json('generate', student.id, 'English: big blue bear. Velan:', '--max-tokens', '8')
   expect(answer.usage.completionTokens).toBeGreaterThan(0)
   const exported = await json('export', student.id)
   expect(exported.files.map((f: { path: string }) => f.path.split('/').at(-1))).toContain('model.safetensors')
+  expect(exported.files[0].url).toMatch(new RegExp(`^${url}/exports/`))
+  const saved = await json('export', student.id, '--output', join(folder, 'exported'))
+  const weights = saved.files.find((f: { path: string }) => f.path.endsWith('/model.safetensors'))
+  expect(
+    createHash('sha256')
+      .update(readFileSync(join(folder, 'exported', 'model.safetensors')))
+      .digest('hex'),
+  ).toBe(weights.sha256)
 }, 120_000)
 
 test('tables name what was measured', async () => {
@@ -99,6 +109,10 @@ test('of several recipes of one name the newest is meant', async () => {
   expect(newer.name).toBe(older.name)
   expect((await json('recipe', older.name)).id).toBe(newer.id)
   expect((await json('recipe', older.id)).id).toBe(older.id)
+  expect((await json('create-recipe', file, '--name', 'first-half')).name).toBe('first-half')
+  const shown = (await run('recipe', 'first-half')).out
+  const [short] = /[0-9a-f]{8}$/m.exec(shown) ?? ['']
+  expect((await json('recipe', short)).name).toBe('first-half')
 }, 60_000)
 
 test('a name that no model has fails with code 1 and says so', async () => {

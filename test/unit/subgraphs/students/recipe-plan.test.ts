@@ -130,9 +130,14 @@ describe('YAML', () => {
       expect(parseRecipeYaml(yaml)).toEqual({
         model,
         layers: layers.map(({ from, to }) => ({ from, to })),
+        name: null,
         dtype: null,
       })
     }
+  })
+
+  test('a configuration may say what its student is called', () => {
+    expect(parseRecipeYaml(`name: tiny\n${passthrough(slice('a', '[0, 4]'))}`)).toMatchObject({ name: 'tiny' })
   })
 
   test('the text of a recipe', () => {
@@ -197,6 +202,7 @@ describe('YAML', () => {
     expect(parseRecipeYaml(readFileSync(example, 'utf8'))).toEqual({
       model: 'babyllama-tok105',
       layers: [0, 3, 1, 1, 4].map(from => ({ from, to: from + 1 })),
+      name: null,
       dtype: 'float32',
     })
   })

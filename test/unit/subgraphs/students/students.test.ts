@@ -512,6 +512,18 @@ describe('buildStudent', () => {
     expect(await p.platform.db.read.countBy(ModelAtom, { isStudent: true })).toBe(1)
   })
 
+  test('a recipe whose student was deleted is approved again and can be built anew', async () => {
+    const recipe = await approvedRecipe()
+    await succeed(p, 'student.build', await startBuild(recipe.id), await buildOutput())
+    const built = await recipeOf(recipe.id)
+    await p.platform.db.tx(em => deleteModel(em, defaultTenantId, fromGlobalId('Model', built.student.id)))
+    expect(await recipeOf(recipe.id)).toMatchObject({ status: 'APPROVED', student: null, builtAt: null })
+    await succeed(p, 'student.build', await startBuild(recipe.id), await buildOutput())
+    const again = await recipeOf(recipe.id)
+    expect(again.status).toBe('BUILT')
+    expect(again.student.id).not.toBe(built.student.id)
+  })
+
   test('a failed build says why, and can be approved and built again', async () => {
     const recipe = await approvedRecipe()
     await failJob(p, 'student.build', await startBuild(recipe.id), {
