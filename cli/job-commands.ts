@@ -77,10 +77,10 @@ export async function verify(session: Session) {
 
 export async function collect(session: Session) {
   const job = await runJob(session, documents.collectGarbage, {}, 'gc')
-  const output = job.output as { removed: number; bytes: number }
-  session.json
-    ? printJson(output)
-    : print(`${output.removed} payloads removed, ${quantity(output.bytes, 'bytes')} freed.`)
+  const output = job.output as { removed: number; bytes: number; exports?: number }
+  if (session.json) return printJson(output)
+  const exports = output.exports ? ` and ${output.exports} ${output.exports === 1 ? 'export' : 'exports'}` : ''
+  print(`${output.removed} payloads${exports} removed, ${quantity(output.bytes, 'bytes')} freed.`)
 }
 
 interface Storage {

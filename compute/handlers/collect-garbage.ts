@@ -1,4 +1,4 @@
-// `storage.collect`: marks what the living manifests and loose payloads need, removes all other payloads, then what only killed jobs left.
+// `storage.collect`: marks what the living manifests and loose payloads need, removes all other payloads and exports, then what only killed jobs left.
 import { rm } from 'node:fs/promises'
 import { manifestPayloads } from '../../lib/manifest.js'
 import { throwIfAborted } from '../../payloads/file-payload-store.js'
@@ -7,7 +7,7 @@ import { listDerived } from '../formats/float-weights.js'
 import { readManifest } from '../formats/manifest.js'
 import { removeStaleDownloads } from '../sources/download-folder.js'
 import { removeDeadRecords } from './analysis-records.js'
-import { removeUnfinishedExports } from './export-folder.js'
+import { removeOtherExports, removeUnfinishedExports } from './export-folder.js'
 import type { Handler } from './handler.js'
 
 /**
@@ -48,5 +48,6 @@ export const collectGarbage: Handler<'storage.collect'> = async (input, context)
   await removeDeadRecords(dataFolder, alive)
   await removeStaleDownloads(dataFolder)
   await removeUnfinishedExports(dataFolder)
-  return { removed, bytes }
+  const exports = input.exports ? await removeOtherExports(dataFolder, input.exports) : { removed: 0, bytes: 0 }
+  return { removed, bytes: bytes + exports.bytes, exports: exports.removed }
 }

@@ -1,6 +1,6 @@
 // A folder below exports/ that appears whole or not at all; every file is hashed while it is written.
 import { createHash } from 'node:crypto'
-import { mkdir, open, readdir, rename, rm } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { syncFolder, translateWriteError, writeAll } from '../../payloads/file-payload-store.js'
 
@@ -58,6 +58,22 @@ export async function writeExport(
     await rm(temporary, { recursive: true, force: true })
     throw error
   }
+}
+
+/** Removes the exports of all jobs but these; only while no job runs. */
+export async function removeOtherExports(dataFolder: string, keep: readonly string[]) {
+  const root = exportsFolder(dataFolder)
+  const kept = new Set(keep)
+  let removed = 0
+  let bytes = 0
+  for (const name of await readdir(root).catch(() => [] as string[])) {
+    if (name.startsWith(temporaryPrefix) || kept.has(name)) continue
+    const folder = join(root, name)
+    for (const file of await readdir(folder).catch(() => [] as string[])) bytes += (await stat(join(folder, file))).size
+    await rm(folder, { recursive: true, force: true })
+    removed++
+  }
+  return { removed, bytes }
 }
 
 /** Removes what killed exports left; only while no job runs. */

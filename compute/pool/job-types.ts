@@ -254,9 +254,21 @@ export const jobTypes = {
     lane: 'io',
     /** Never runs beside another job, so that it cannot remove what a running job uses. */
     exclusive: true,
-    /** Manifests and loose payloads (probe sets) that are alive, filled in when the job is claimed. */
-    input: z.object({ manifests: z.array(hashSchema).default([]), payloads: z.array(hashSchema).default([]) }),
-    output: z.object({ removed: z.number().int(), bytes: z.number().int() }),
+    /** What is alive, filled in when the job is claimed. */
+    input: z.object({
+      manifests: z.array(hashSchema).default([]),
+      /** Loose payloads: probe sets. */
+      payloads: z.array(hashSchema).default([]),
+      /** Ids of the export jobs whose files are kept; absent: all. */
+      exports: z.array(z.string()).optional(),
+    }),
+    output: z.object({
+      /** Payloads. */
+      removed: z.number().int(),
+      /** Of payloads and exports. */
+      bytes: z.number().int(),
+      exports: z.number().int().default(0),
+    }),
   }),
 } as const
 

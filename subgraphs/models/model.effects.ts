@@ -1,6 +1,6 @@
 // What this subgraph does when its jobs are claimed and end.
 
-import { In, IsNull } from 'typeorm'
+import { type EntityManager, In, IsNull } from 'typeorm'
 import type { JobOutput } from '../../compute/pool/job-types.js'
 import { Job, ModelAtom } from '../../db/entities/index.js'
 import { addModelEvent, alivePayloads, registerModel } from '../../db/models.js'
@@ -17,6 +17,18 @@ function describeIngest(
   const part = newTensorBytes === 0 ? 'none of it' : `${quantity(newTensorBytes, 'bytes')} of it`
   const known = newTensorBytes === tensorBytes ? 'all' : part
   return `${tensors} tensors, ${quantity(tensorBytes, 'bytes')}, ${known} new to the store, from ${source}`
+}
+
+/** Ids of finished exports of models that are not deleted, of any tenant. */
+async function livingExports(em: EntityManager): Promise<string[]> {
+  const jobs = await em
+    .createQueryBuilder(Job, 'j')
+    .select('j.id', 'id')
+    .innerJoin(ModelAtom, 'm', 'm.id = j.modelId AND m.tenantId = j.tenantId')
+    .where({ type: 'model.export', state: 'SUCCEEDED' })
+    .andWhere('m.deletedAt IS NULL')
+    .getRawMany<{ id: string }>()
+  return jobs.map(job => job.id)
 }
 
 export const modelEffects: JobEffects = {
@@ -86,6 +98,7 @@ export const modelEffects: JobEffects = {
       return {
         manifests: [...new Set([...alive.manifests, ...named('manifest', 'parent', 'reference')])],
         payloads: [...new Set([...alive.payloads, ...named('probeSet')])],
+        exports: await livingExports(em),
       }
     },
   },

@@ -14,7 +14,7 @@ import { exportTensors } from '../../../../compute/handlers/export-tensors.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import type { Manifest } from '../../../../lib/manifest.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
-import { sharedFile } from '../../../testkit/shared-files.js'
+import { sharedFile, sharedPresent } from '../../../testkit/shared-files.js'
 import { ggufBytes, soundGguf } from '../../../testkit/weight-files.js'
 
 let context: TestHandlerContext
@@ -44,7 +44,7 @@ test('a GGUF file comes out as it went in, padding included', async () => {
 })
 
 const stories = sharedFile('models', 'stories260K')
-describe.skipIf(!existsSync(stories))('stories260K (skipped where ../shared/models is absent)', () => {
+describe.runIf(sharedPresent('Export of stories260K', 'models', 'stories260K'))('stories260K', () => {
   test('a SafeTensors folder comes out as it went in', async () => {
     const { manifest } = await ingestModel({ source: stories }, context)
     await exportModel({ manifest, name: 'm', format: 'SAFETENSORS' }, context)

@@ -1,5 +1,5 @@
 // Ingest end to end on real files: what comes out, what is shared, and what a failure leaves behind.
-import { appendFileSync, existsSync } from 'node:fs'
+import { appendFileSync } from 'node:fs'
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,7 +9,7 @@ import { writeSafetensorsHeader } from '../../../../compute/formats/safetensors.
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { manifestPayloads } from '../../../../lib/manifest.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
-import { sharedFile } from '../../../testkit/shared-files.js'
+import { sharedFile, sharedPresent } from '../../../testkit/shared-files.js'
 import { ggufBytes, soundGguf, soundSafetensors } from '../../../testkit/weight-files.js'
 
 let context: TestHandlerContext
@@ -40,7 +40,7 @@ const file = async (name: string, bytes: Uint8Array) => {
 }
 
 const smollm2 = sharedFile('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
-describe.skipIf(!existsSync(smollm2))('SmolLM2-135M (skipped where ../shared/models is absent)', () => {
+describe.runIf(sharedPresent('Ingest of SmolLM2-135M', 'models', 'smollm2-135m-instruct'))('SmolLM2-135M', () => {
   test('has 272 tensors, 134,515,008 parameters and a tokenizer, and comes in a second time without a byte', async () => {
     const first = await ingestModel({ source: smollm2 }, context)
     expect(first).toMatchObject({
@@ -97,13 +97,16 @@ describe.skipIf(!existsSync(smollm2))('SmolLM2-135M (skipped where ../shared/mod
 })
 
 const textgenrnn = sharedFile('models', 'textgenrnn-family', 'base.safetensors')
-test.skipIf(!existsSync(textgenrnn))('a model of an unknown architecture is taken in tensor by tensor', async () => {
-  const { manifest } = await ingestModel({ source: textgenrnn }, context)
-  expect(await readManifest(context.payloads, manifest)).toMatchObject({
-    format: 'safetensors',
-    architecture: 'unknown',
-  })
-})
+test.runIf(sharedPresent('Ingest of an unknown architecture', 'models', 'textgenrnn-family'))(
+  'a model of an unknown architecture is taken in tensor by tensor',
+  async () => {
+    const { manifest } = await ingestModel({ source: textgenrnn }, context)
+    expect(await readManifest(context.payloads, manifest)).toMatchObject({
+      format: 'safetensors',
+      architecture: 'unknown',
+    })
+  },
+)
 
 test('a small GGUF becomes payloads that the manifest names, all of them', async () => {
   const { manifest: hash } = await ingestModel({ source: await file('m.gguf', ggufBytes()) }, context)
@@ -247,14 +250,17 @@ test('a file that grows while it is read is not taken in', async () => {
 })
 
 const stories = sharedFile('models', 'stories260K')
-test.skipIf(!existsSync(stories))('a folder without config.json keeps its tensors', async () => {
-  await cp(join(stories, 'model.safetensors'), join(folder, 'model.safetensors'))
-  const { manifest } = await ingestModel({ source: folder }, context)
-  expect(await readManifest(context.payloads, manifest)).toMatchObject({
-    architecture: 'unknown',
-    dimensions: { layerCount: 5 },
-  })
-})
+test.runIf(sharedPresent('Ingest without config.json', 'models', 'stories260K'))(
+  'a folder without config.json keeps its tensors',
+  async () => {
+    await cp(join(stories, 'model.safetensors'), join(folder, 'model.safetensors'))
+    const { manifest } = await ingestModel({ source: folder }, context)
+    expect(await readManifest(context.payloads, manifest)).toMatchObject({
+      architecture: 'unknown',
+      dimensions: { layerCount: 5 },
+    })
+  },
+)
 
 test('odd bytes in the padding are kept', async () => {
   const data = Buffer.from(soundGguf().data)

@@ -96,7 +96,7 @@ test('garbage is what no living manifest or probe set needs, temporary files and
   await mkdir(join(context.dataFolder, 'exports', '.tmp-dead'), { recursive: true })
   const derived = await ensureFloat32(context, await quantised())
   const kept = await collectGarbage({ manifests: [manifest], payloads: [probeSet] }, context)
-  expect(kept).toEqual({ removed: 1, bytes: stray.bytes })
+  expect(kept).toEqual({ removed: 1, bytes: stray.bytes, exports: 0 })
   expect(await count()).toBe(before + 1)
   expect(existsSync(derived)).toBe(true)
   expect(await readdir(join(context.payloads.root, 'tmp'))).toEqual([])
@@ -104,6 +104,16 @@ test('garbage is what no living manifest or probe set needs, temporary files and
   await collectGarbage({ manifests: [], payloads: [] }, context)
   expect(await count()).toBe(0)
   expect(existsSync(derived)).toBe(false)
+})
+
+test('a collection removes the exports of all jobs but those it is told to keep', async () => {
+  for (const jobId of ['gone', 'kept'])
+    await exportModel({ manifest, name: 'm', format: 'GGUF' }, { ...context, jobId })
+  const input = { manifests: [manifest], payloads: [] }
+  expect(await collectGarbage(input, context)).toMatchObject({ exports: 0 })
+  const removed = await collectGarbage({ ...input, exports: ['kept'] }, context)
+  expect(removed).toEqual({ removed: 0, bytes: ggufBytes().length, exports: 1 })
+  expect(await readdir(join(context.dataFolder, 'exports'))).toEqual(['kept'])
 })
 
 test('a living manifest that cannot be read stops the collection before anything is removed', async () => {

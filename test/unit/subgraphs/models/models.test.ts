@@ -12,6 +12,7 @@ import {
   openSubgraphPlatform,
   run,
   type SubgraphPlatform,
+  succeed,
 } from '../../../testkit/subgraph-platform.js'
 
 let kit: SubgraphPlatform
@@ -398,6 +399,7 @@ test('a collection is given what is alive when it starts: models, probe sets, an
     return subgraph.effects['storage.collect']!.claim!(em, {} as never, input)
   })
   expect(new Set(job.manifests)).toEqual(new Set([kept.manifestHash, waiting.manifestHash]))
+  expect(job.exports).toEqual([])
 })
 
 test('a verification is given what living models need, and names the models that damage is in', async () => {
@@ -415,4 +417,26 @@ test('a verification is given what living models need, and names the models that
   const output = { payloads: 1, bytes: 1, corrupt: [hash], missing: [], affected: [damage] }
   await kit.platform.db.tx(em => effect.succeeded!(em, {} as never, output, kit.platform))
   expect(output.affected).toEqual([{ ...damage, models: ['kept', 'twin'] }])
+})
+
+test('a collection keeps the exports of models that are not deleted', async () => {
+  const exported = async (name: string) => {
+    const row = await addModel(kit.platform, name)
+    const { exportModel } = await ask(
+      'mutation ($id: ID!) { exportModel(input: { modelId: $id, format: SAFETENSORS }) { job { id } } }',
+      { id: gid(row) },
+    )
+    const jobId = parseGlobalId(exportModel.job.id)!.id
+    await succeed(kit, 'model.export', jobId, { files: [] })
+    return { row, jobId }
+  }
+  const kept = await exported('kept')
+  const dropped = await exported('dropped')
+  await ask('mutation ($id: ID!) { deleteModel(input: { modelId: $id }) { userErrors { code } } }', {
+    id: gid(dropped.row),
+  })
+  const { exports } = await kit.platform.db.tx(em =>
+    subgraph.effects['storage.collect']!.claim!(em, {} as never, { manifests: [], payloads: [] }),
+  )
+  expect(exports).toEqual([kept.jobId])
 })
