@@ -62,9 +62,8 @@ export async function searchCuts(
   }
   const lossOf = (kept: Stack) => known.get(String(kept))!
 
-  // One size at a time, so that even the smallest budget has the rules' answer for the size that was asked for.
+  // Even the smallest budget has the rules' answer for the smallest size.
   await measureNew([{ kept: all, origin: 'beam search' }, ...byRules(hints, smallest)])
-  for (let size = smallest + 1; size < all.length && secondsLeft() > 0; size++) await measureNew(byRules(hints, size))
 
   let beam: { kept: Stack; estimates: number[] }[] = [{ kept: all, estimates: [...hints.skipLosses] }]
   for (let size = all.length - 1; size >= smallest && secondsLeft() > 0; size--) {
@@ -87,6 +86,8 @@ export async function searchCuts(
       .slice(0, widestBeam)
       .map(({ kept, estimates }) => ({ kept, estimates: [...estimates] }))
   }
+  // The beam comes first: it passes through every size, and finds what the rules miss.
+  for (let size = smallest + 1; size < all.length && secondsLeft() > 0; size++) await measureNew(byRules(hints, size))
   return { base: lossOf(all), cuts }
 }
 
