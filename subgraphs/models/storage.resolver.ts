@@ -59,7 +59,9 @@ export class StorageResolver {
     }))
   }
 
-  @Mutation(() => CollectGarbagePayload, { description: 'Removes payloads that nothing refers to any more, and exports of deleted models.' })
+  @Mutation(() => CollectGarbagePayload, {
+    description: 'Removes payloads that nothing refers to any more, and exports of deleted models.',
+  })
   collectGarbage(
     @Arg('input', () => CollectGarbageInput, { nullable: true, description: 'Options.' })
     input: CollectGarbageInput | null,
