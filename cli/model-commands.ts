@@ -1,9 +1,10 @@
 // Commands about models: ingest, list, show, analyse, export, delete, and talking to one.
 
 import { existsSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { basename, resolve } from 'node:path'
 import { createInterface } from 'node:readline/promises'
-import { heatMap, shadeLegend, table } from '../lib/client/tables.js'
+import { PlatformError } from '../lib/client/platform-client.js'
+import { decimals, heatMap, shadeLegend, table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
 import { downloadFiles, type ExportedFile } from './download.js'
@@ -92,7 +93,7 @@ export function analysisText(analysis: Analysis): string {
         loss: l.capabilities.find(c => c.capability.slug === slug)?.lossIncrease ?? 0,
       }))
       .sort((a, b) => b.loss - a.loss)
-    const list = (part: typeof sorted) => part.map(l => `${l.layer} (${l.loss.toFixed(2)})`).join(', ')
+    const list = (part: typeof sorted) => part.map(l => `${l.layer} (${decimals(l.loss)})`).join(', ')
     return [slug, list(sorted.slice(0, 3)), list(sorted.slice(-3).reverse())]
   })
   const heads = headsText(analysis)
@@ -159,7 +160,10 @@ export async function analyze(session: Session, reference: string, o: { samples?
   print(analysisText(data.model.analysis))
 }
 
-/** The id of a probe set given by id, by name (its newest version) or by a JSONL file, which is imported first. */
+/**
+ * The id of a probe set given by id, by name (its newest version) or by a JSONL file or a folder of them, which is imported first and
+ * then called as the file is.
+ */
 export async function probeSetId(session: Session, reference?: string): Promise<string | undefined> {
   if (!reference) return undefined
   type Sets = { probeDatasets: { id: string; name: string; version: number }[] }
@@ -169,9 +173,13 @@ export async function probeSetId(session: Session, reference?: string): Promise<
     return matches.sort((a, b) => a.version - b.version).at(-1)?.id
   }
   const known = await newest(reference)
-  if (known || !existsSync(reference)) return known ?? reference
-  await runJob(session, documents.importProbeDataset, { name: reference, source: resolve(reference) }, 'probes')
-  return newest(reference)
+  if (known) return known
+  const path = resolve(reference)
+  if (!existsSync(path))
+    throw new PlatformError(`No probe set has the id or name "${reference}", and there is no file ${path}`, 'NOT_FOUND')
+  const name = basename(path, '.jsonl')
+  await runJob(session, documents.importProbeDataset, { name, source: path }, 'probes')
+  return newest(name)
 }
 
 export async function exportModel(session: Session, reference: string, o: { format: string; output?: string }) {

@@ -1,11 +1,12 @@
 // The main job end to end on a fresh data folder, as a GraphQL client: ingest, analyse, propose, approve, build, compare.
+import { rmSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pc from 'picocolors'
 import { launchPlatform } from '../lib/client/launch-platform.js'
 import { connectPlatform, type PlatformClient } from '../lib/client/platform-client.js'
-import { heatMap, ranges, shadeLegend, table } from '../lib/client/tables.js'
+import { decimals, heatMap, ranges, shadeLegend, table } from '../lib/client/tables.js'
 import { quantity, type WatchedJob, watchJob } from '../lib/client/watch-job.js'
 import { projectFile } from '../lib/project.js'
 import { demoDocuments as documents } from './documents.js'
@@ -75,12 +76,14 @@ async function runJob(
   return watchJob(client, job.id, label)
 }
 
+const layersOf = (r: Recipe) => r.layers.reduce((sum, l) => sum + l.to - l.from, 0)
+const isGood = (r: Recipe, layerCount: number) => r.estimatedQuality >= 0.95 && layersOf(r) * 2 >= layerCount
+
 /** The smallest student of at least half the layers that keeps 95 % of its capability's quality; the best one where none does. */
 function chooseRecipe(recipes: Recipe[], layerCount: number): Recipe {
   const best = [...recipes].sort((a, b) => b.estimatedQuality - a.estimatedQuality)[0]
-  const kept = (r: Recipe) => r.layers.reduce((sum, l) => sum + l.to - l.from, 0)
-  const good = recipes.filter(r => r.estimatedQuality >= 0.95 && kept(r) * 2 >= layerCount)
-  const chosen = good.sort((a, b) => kept(a) - kept(b) || b.estimatedQuality - a.estimatedQuality)[0] ?? best
+  const good = recipes.filter(r => isGood(r, layerCount))
+  const chosen = good.sort((a, b) => layersOf(a) - layersOf(b) || b.estimatedQuality - a.estimatedQuality)[0] ?? best
   if (!chosen) throw new Error('No student was proposed')
   return chosen
 }
@@ -159,7 +162,7 @@ async function report(client: PlatformClient) {
       }))
       .sort((a, b) => b.loss - a.loss)
     const text = (l?: { layer: number; loss: number }) =>
-      l ? `layer ${l.layer} (${l.loss >= 0 ? '+' : ''}${l.loss.toFixed(2)})` : '–'
+      l ? `layer ${l.layer} (${l.loss >= 0.005 ? '+' : ''}${decimals(l.loss)})` : '–'
     return [slug, text(losses[0]), text(losses[1]), text(losses.at(-1))]
   })
   say(table(['skill', 'most needed', 'next', 'least needed'], mostNeeded))
@@ -186,6 +189,9 @@ async function report(client: PlatformClient) {
         r.estimatedQuality.toFixed(3),
       ]),
     ),
+  )
+  say(
+    `${pc.green('←')} is built next: ${isGood(chosen, parent.layerCount) ? 'the smallest that keeps half of the layers and 0.95 of its skill' : 'the best, as none keeps half of the layers and 0.95 of its skill'}.`,
   )
   for (const layer of chosen.layers) say(`  ${pc.dim(`keeps ${ranges([layer])}: ${layer.reason}`)}`)
 
@@ -234,14 +240,29 @@ async function report(client: PlatformClient) {
 
 const folder = await mkdtemp(join(tmpdir(), 'hartonomous-demo-'))
 say(pc.bold('Hartonomous: a language model goes in, a working student comes out.'))
-const platform = await timed('start', () => launchPlatform(folder))
+say(`Starting a platform on the temporary folder ${folder}, which is removed at the end …`)
+// Also where the start fails or is interrupted.
+process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+const interruptedStart = () => process.exit(130)
+process.once('SIGINT', interruptedStart)
+const platform = await timed('start', () => launchPlatform(folder)).catch((error: unknown) => {
+  process.stderr.write(`The demo failed: ${error instanceof Error ? error.message : String(error)}\n`)
+  return process.exit(1)
+})
+process.off('SIGINT', interruptedStart)
 const client = connectPlatform(platform.url)
 const tidy = async () => {
   await client.close()
   await platform.stop()
   await rm(folder, { recursive: true, force: true })
 }
-process.once('SIGINT', () => void tidy().finally(() => process.exit(130)))
+let interrupted = false
+process.on('SIGINT', () => {
+  if (interrupted) process.exit(130)
+  interrupted = true
+  say('\nInterrupted.')
+  void tidy().finally(() => process.exit(130))
+})
 try {
   await report(client)
   const total = times.reduce((sum, [, ms]) => sum + ms, 0)
@@ -255,8 +276,10 @@ try {
   say('  npx hartonomous ingest ./some-model.gguf               or a GGUF file of your own')
   say('  npx hartonomous --help                                 analyze, propose, approve, build, generate …')
 } catch (error) {
-  process.stderr.write(`The demo failed: ${error instanceof Error ? error.message : JSON.stringify(error)}\n`)
-  process.exitCode = 1
+  if (!interrupted) {
+    process.stderr.write(`The demo failed: ${error instanceof Error ? error.message : JSON.stringify(error)}\n`)
+    process.exitCode = 1
+  }
 } finally {
-  await tidy()
+  if (!interrupted) await tidy()
 }

@@ -66,6 +66,9 @@ function parseLine(bytes: Uint8Array, where: string): RawSample | undefined {
   const parsed = lineSchema.safeParse(value)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]
+    const [key] = issue?.path ?? []
+    if (key !== undefined && !(key in (value as object)))
+      return refuse(`${where}: the field "${String(key)}" is missing`)
     return refuse(`${where}: ${issue?.path.join('.') || 'line'}: ${issue?.message ?? 'malformed'}`)
   }
   const { task, subtask, split, prompt, completion } = parsed.data

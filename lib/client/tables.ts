@@ -35,6 +35,9 @@ export function table(head: string[], rows: string[][]): string {
   return t.toString().replace(/ +$/gm, '')
 }
 
+/** Two decimals, and no minus before what they round to nothing. */
+export const decimals = (value: number): string => value.toFixed(2).replace(/^-(0\.00)$/, '$1')
+
 const shades = [' ', '░', '▒', '▓', '█'] as const
 /** Least loss increase, in nats per token, of each shade: a layer that costs 1 nat has made the right token 2.7 times less likely. */
 const shadeFrom = [0, 0.02, 0.1, 0.3, 1] as const

@@ -121,6 +121,12 @@ test('a name that no model has fails with code 1 and says so', async () => {
   expect(err).toContain('Failed [NOT_FOUND]: No model has the id or name "nobody"')
 })
 
+test('a probe set that is neither known nor a file is one sentence', async () => {
+  const { code, err } = await run('analyze', 'parent', '--probes', './nowhere.jsonl')
+  expect(code).toBe(1)
+  expect(err).toContain('No probe set has the id or name "./nowhere.jsonl", and there is no file /')
+})
+
 test('a name that two models have is refused for delete and taken as the newest, with a word, elsewhere', async () => {
   const older = await json('ingest', projectFile('demo', 'model'), '--name', 'twin')
   const newer = await json('ingest', projectFile('demo', 'model'), '--name', 'twin')

@@ -32,7 +32,7 @@ describe('readProbeLines', () => {
 
   it.each([
     [`${good}not json\n`, 'line 2: not JSON'],
-    [`${good}{"task":"maths"}\n`, 'line 2: subtask'],
+    [`${good}{"task":"maths"}\n`, 'line 2: the field "subtask" is missing'],
     [`${good}\n${good.replace('" 2"', '""')}`, 'line 3: completion'],
     [good.replace('"probe"', '"train"'), 'line 1: split'],
     [good.replace('maths', 'Maths and more'), 'line 1: task'],
