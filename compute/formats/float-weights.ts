@@ -16,7 +16,17 @@ export interface DerivedContext {
   dataFolder: string
   env: Pick<Env, 'HARTONOMOUS_DERIVED_BYTES'>
   signal?: AbortSignal
+  /** Where given, collects the files asked for: none of them is evicted for another. */
+  kept?: KeptFiles
 }
+
+/** Files that belong together, as those of one model: making the last may take longer than files stay recent. */
+export interface KeptFiles {
+  paths: Set<string>
+  /** When their times of use were written last, so that other processes keep them too. */
+  touchedAt: number
+}
+export const keepFiles = (): KeptFiles => ({ paths: new Set(), touchedAt: Date.now() })
 
 export type StoredTensor = Pick<ManifestTensor, 'name' | 'dtype' | 'shape' | 'bytes' | 'payload'>
 
@@ -135,14 +145,15 @@ export async function ensureDerived(
   write: (file: FileHandle) => Promise<void>,
 ): Promise<string> {
   if (endianness() !== 'LE') throw new Error('Weights are little-endian files; this machine is big-endian')
-  const { dataFolder } = context
+  const { dataFolder, kept } = context
   const folder = join(derivedFolder(dataFolder), payload.slice(0, 2))
   const path = join(folder, `${payload}.${form}`)
   const now = Date.now()
   const existing = await stat(path).catch(() => undefined)
   // A file cut short by a power loss has another size and is made again; that is why nothing here is synced.
   if (existing?.size === bytes) {
-    if (now - existing.mtimeMs > touchMilliseconds) await utimes(path, new Date(now), new Date(now)).catch(() => {})
+    if (now - existing.mtimeMs > touchMilliseconds) await touch(path)
+    kept?.paths.add(path)
     return path
   }
   await mkdir(folder, { recursive: true })
@@ -163,8 +174,33 @@ export async function ensureDerived(
       cause: error,
     })
   }
-  await evict(dataFolder, context.env.HARTONOMOUS_DERIVED_BYTES, bytes)
+  kept?.paths.add(path)
+  if (kept && Date.now() - kept.touchedAt > touchMilliseconds) {
+    kept.touchedAt = Date.now()
+    for (const own of kept.paths) await touch(own)
+  }
+  await evict(dataFolder, context.env.HARTONOMOUS_DERIVED_BYTES, bytes, kept)
   return path
+}
+
+/** A file that has gone meanwhile is made again when it is asked for. */
+const touch = (path: string) => utimes(path, new Date(), new Date()).catch(() => {})
+
+/**
+ * Refuses a model whose float32 files alone are more than the cache may hold: each opening would make all of them again.
+ * @throws DomainError DISK_FULL with both numbers
+ */
+export function checkDerivedFits(tensors: Iterable<StoredTensor>, env: DerivedContext['env'], model: string): void {
+  const sizes = new Map<string, number>()
+  for (const { dtype, payload, shape } of tensors)
+    if (dtype !== 'F32') sizes.set(`${payload}.${dtype}`, elementCount(shape) * 4)
+  const bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0)
+  const limit = env.HARTONOMOUS_DERIVED_BYTES
+  if (bytes <= limit) return
+  throw new DomainError(
+    'DISK_FULL',
+    `${model}: its float32 form takes ${bytes} bytes, HARTONOMOUS_DERIVED_BYTES allows ${limit}; raise it to run this model`,
+  )
 }
 
 /** Every file of the cache with its payload's hash. */
@@ -183,7 +219,7 @@ export async function* listDerived(dataFolder: string) {
 const knownBytes = new Map<string, number>()
 
 /** Removes the files used longest ago until the cache fits its limit again. */
-async function evict(dataFolder: string, limit: number, added: number) {
+async function evict(dataFolder: string, limit: number, added: number, kept?: KeptFiles) {
   const known = knownBytes.get(dataFolder)
   if (known !== undefined && known + added <= limit) {
     knownBytes.set(dataFolder, known + added)
@@ -192,7 +228,9 @@ async function evict(dataFolder: string, limit: number, added: number) {
   const files = []
   for await (const file of listDerived(dataFolder)) files.push(file)
   let total = files.reduce((sum, file) => sum + file.bytes, 0)
-  const oldest = files.filter(file => Date.now() - file.usedAt > keepMilliseconds).sort((a, b) => a.usedAt - b.usedAt)
+  const oldest = files
+    .filter(file => Date.now() - file.usedAt > keepMilliseconds && !kept?.paths.has(file.path))
+    .sort((a, b) => a.usedAt - b.usedAt)
   for (const file of oldest) {
     if (total <= limit) break
     await rm(file.path, { force: true })

@@ -6,7 +6,7 @@ import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { ResolvedDimensions } from '../architectures/architecture.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
-import { ensureFloat32, readTensorFloat32 } from '../formats/float-weights.js'
+import { checkDerivedFits, ensureFloat32, keepFiles, readTensorFloat32 } from '../formats/float-weights.js'
 import type { ExternalData, Graph } from '../graph/ir.js'
 import type { BackendName } from '../runtime/backend-face.js'
 import {
@@ -122,13 +122,15 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   const ropeFactors = factors && (await readTensorFloat32(context.payloads, factors))
   const asked = positionInputs(model)
   let rope: RopeTables = ropeTables(d, asked.tables ? ropeStep : 0, ropeFactors)
+  checkDerivedFits(tensors.values(), context.env, manifest.sourceName ?? `A ${manifest.architecture} model`)
+  const kept = keepFiles()
   /** The float32 file of every tensor; made where the cache of derived files does not hold it (any more). */
   const weightFiles = async (roles: Iterable<string>, signal?: AbortSignal): Promise<Map<string, ExternalData>> => {
     const files = new Map<string, ExternalData>()
     for (const role of roles) {
       const tensor = tensors.get(role)!
       throwIfCancelled(signal)
-      const path = await ensureFloat32({ ...context, signal }, tensor)
+      const path = await ensureFloat32({ ...context, signal, kept }, tensor)
       const length = tensor.shape.reduce((product, size) => product * size, 4)
       files.set(role, { location: relative(context.dataFolder, path), offset: 0, length })
     }
@@ -140,7 +142,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   /** Only decoding may run on quantised kernels: measurements compare losses closer than those round. */
   const quantised = (variant: SessionGraph) => variant === 'generate' && context.env.HARTONOMOUS_KERNELS === 'quantised'
   const onKernels = async (variant: SessionGraph, graph: Graph): Promise<Graph> =>
-    quantised(variant) ? useQuantisedKernels(graph, model, { ...context, signal: undefined }) : graph
+    quantised(variant) ? useQuantisedKernels(graph, model, { ...context, signal: undefined, kept }) : graph
   const sessions = new Map<SessionGraph, Promise<Session>>()
   let disposed = false
   const session = async (variant: SessionGraph): Promise<Session> => {

@@ -1,10 +1,15 @@
 // Verification and garbage collection over a store with models, strays and damage.
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { ensureFloat32, readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
+import {
+  checkDerivedFits,
+  ensureFloat32,
+  keepFiles,
+  readTensorFloat32,
+} from '../../../../compute/formats/float-weights.js'
 import { readManifest } from '../../../../compute/formats/manifest.js'
 import { collectGarbage } from '../../../../compute/handlers/collect-garbage.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
@@ -144,4 +149,25 @@ test('the payload itself is the float32 file where it is float32', async () => {
 test('a tensor whose bytes do not fit its shape is refused with both numbers', async () => {
   const tensor = { ...(await quantised()), shape: [2, 32] }
   await expect(ensureFloat32(context, tensor)).rejects.toThrow(/34 bytes, expected 68/)
+})
+
+test('files of the model being opened are not evicted for its later ones, however long those take; others are', async () => {
+  const long = new Date(Date.now() - 3600_000)
+  const tight = { ...context, env: { ...context.env, HARTONOMOUS_DERIVED_BYTES: 200 } }
+  const tensorOf = async (byte: number) => {
+    const { hash } = await context.payloads.put([Buffer.alloc(64, byte)])
+    return { name: `t${byte}`, dtype: 'F16', shape: [32], bytes: 64, payload: hash }
+  }
+  const other = await ensureFloat32(tight, await tensorOf(1))
+  const kept = keepFiles()
+  const own = await ensureFloat32({ ...tight, kept }, await tensorOf(2))
+  for (const path of [other, own]) await utimes(path, long, long)
+  await ensureFloat32({ ...tight, kept }, await tensorOf(3))
+  expect([existsSync(other), existsSync(own)]).toEqual([false, true])
+})
+
+test('a model whose float32 form is larger than the cache may be is refused with both numbers', async () => {
+  const tensor = await quantised()
+  expect(() => checkDerivedFits([tensor], { HARTONOMOUS_DERIVED_BYTES: 127 }, 'm')).toThrow(/^m: .* 128 bytes, .* 127;/)
+  checkDerivedFits([tensor, tensor], { HARTONOMOUS_DERIVED_BYTES: 128 }, 'm')
 })
