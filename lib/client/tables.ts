@@ -12,7 +12,7 @@ export function table(head: string[], rows: string[][]): string {
   const t = new Table({
     head: head.map(h => pc.bold(h)),
     colAligns: numeric.map(n => (n ? 'right' : 'left')),
-    style: { head: [], border: [], compact: true },
+    style: { head: [], border: [], compact: true, 'padding-left': 0, 'padding-right': 0 },
     chars: {
       top: '',
       'top-mid': '',

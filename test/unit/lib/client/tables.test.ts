@@ -1,7 +1,7 @@
 // Tables and heat maps as they are printed (without colours).
 import { stripVTControlCharacters } from 'node:util'
 import { expect, test } from 'vitest'
-import { heatMap, ranges, shade } from '../../../../lib/client/tables.js'
+import { decimals, heatMap, ranges, shade, table } from '../../../../lib/client/tables.js'
 
 test('a loss increase maps to five shades by its size in nats', () => {
   expect([-1, 0, 0.05, 0.2, 0.5, 1, 7].map(shade).join('')).toBe('  ░▒▓██')
@@ -23,4 +23,20 @@ test('the heat map has one line per capability and two cells per layer', () => {
   }))
   const lines = stripVTControlCharacters(heatMap(layers, ['translation', 'math'])).split('\n')
   expect(lines).toEqual(['             0     ', 'translation  ██▒▒  ', 'math               '])
+})
+
+test('a table aligns numbers to the right and no line ends with blanks', () => {
+  const rows = [
+    ['a', '1.05 M', ''],
+    ['longer', '263 k', 'x'],
+  ]
+  expect(stripVTControlCharacters(table(['name', 'size', 'note'], rows)).split('\n')).toEqual([
+    'name      size  note',
+    'a       1.05 M',
+    'longer   263 k  x',
+  ])
+})
+
+test('what rounds to nothing has no sign', () => {
+  expect([-0.001, 0, 0.004, -0.006, 1].map(decimals)).toEqual(['0.00', '0.00', '0.00', '-0.01', '1.00'])
 })
