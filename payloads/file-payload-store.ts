@@ -411,6 +411,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
     list,
     remove: hash => rm(path(hash), { force: true }),
     quarantine,
+    quarantinedAt: async () => (await stat(quarantined).catch(() => undefined))?.mtimeMs ?? 0,
     removeQuarantined,
     verify,
     removeTemporary,

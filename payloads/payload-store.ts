@@ -40,6 +40,8 @@ export interface PayloadStore {
   remove(hash: string): Promise<void>
   /** Sets a corrupt payload aside below quarantine/: from then on it is missing, and the next put of these bytes writes it anew. */
   quarantine(hash: string): Promise<void>
+  /** When a payload was set aside last, 0 for never: what was opened before may stand on corrupt bytes. */
+  quarantinedAt(): Promise<number>
   /** Removes what was set aside and is either whole in the store again or not `needed` any more; returns how many. */
   removeQuarantined(needed: (hash: string) => boolean): Promise<number>
   /** Re-hashes one payload: its true hash and size. */

@@ -21,6 +21,8 @@ export interface ModelCache {
 interface Entry {
   opened: Promise<OpenModel>
   users: number
+  /** The store's `quarantinedAt` before it was opened. */
+  quarantinedAt: number
   /** Bytes of the float32 weights once all are mapped; 0 until opened. */
   bytes: number
 }
@@ -59,8 +61,8 @@ export function createModelCache(limits: ModelCacheLimits = defaultLimits()): Mo
     ])
     return { model, tokenizer }
   }
-  const enter = (hash: string, context: ModelContext): Entry => {
-    const entry: Entry = { opened: open(hash, context), users: 0, bytes: 0 }
+  const enter = (hash: string, context: ModelContext, quarantinedAt: number): Entry => {
+    const entry: Entry = { opened: open(hash, context), users: 0, quarantinedAt, bytes: 0 }
     // An opening that failed may succeed next time; it also may fail when nobody waits for it any more.
     entry.opened.catch(() => {
       if (entries.get(hash) === entry) entries.delete(hash)
@@ -73,7 +75,14 @@ export function createModelCache(limits: ModelCacheLimits = defaultLimits()): Mo
       return [...entries.keys()]
     },
     async use(hash, context, use) {
-      const entry = entries.get(hash) ?? enter(hash, context)
+      const quarantinedAt = await context.payloads.quarantinedAt()
+      const known = entries.get(hash)
+      if (known && known.quarantinedAt !== quarantinedAt) {
+        // Corrupt payloads were set aside, perhaps this model's: it is opened anew, which says so. Who uses it now may end.
+        entries.delete(hash)
+        if (known.users === 0) await close(hash, known)
+      }
+      const entry = entries.get(hash) ?? enter(hash, context, quarantinedAt)
       entries.delete(hash)
       entries.set(hash, entry)
       entry.users++
@@ -84,6 +93,7 @@ export function createModelCache(limits: ModelCacheLimits = defaultLimits()): Mo
         return await use(opened)
       } finally {
         entry.users--
+        if (entry.users === 0 && entries.get(hash) !== entry) await close(hash, entry)
         await trim()
       }
     },

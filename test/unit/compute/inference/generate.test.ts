@@ -175,6 +175,24 @@ describe('the cache of open models', () => {
     await cache.dispose()
   })
 
+  test('an open model is opened anew after a payload was set aside, and again when it is whole', async () => {
+    const cache = createModelCache()
+    const touch = () => cache.use(hashes[2]!, context, async ({ model: opened }) => opened)
+    const { payload } = (await readManifest(context.payloads, hashes[2]!)).tensors[0]!
+    const bytes = await context.payloads.get(payload)
+    const before = await cache.use(hashes[2]!, context, async ({ model: inUse }) => {
+      await inUse.startSequence().append([1])
+      await context.payloads.quarantine(payload)
+      await expect(touch()).rejects.toMatchObject({ code: 'PAYLOAD_MISSING', message: expect.stringMatching(/ingest/) })
+      expect((await inUse.startSequence().append([1])).length).toBe(64)
+      return inUse
+    })
+    await expect(before.startSequence().append([1])).rejects.toThrow(/disposed/)
+    await context.payloads.put([bytes])
+    expect((await (await touch()).startSequence().append([1])).length).toBe(64)
+    await cache.dispose()
+  })
+
   test('an opening that failed is tried again, and a cancelled wait says so', async () => {
     const cache = createModelCache()
     const missing = 'f'.repeat(64)
