@@ -1,8 +1,8 @@
 // Keeps two platforms from running on one data folder.
-import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import Libsql from 'libsql'
 import { DomainError } from '../lib/errors.js'
+import { makeFolder } from '../lib/make-folder.js'
 import { isBusy } from './transaction.js'
 
 /**
@@ -11,7 +11,7 @@ import { isBusy } from './transaction.js'
  * @throws DATA_FOLDER_IN_USE where another process (or this one) holds it
  */
 export function lockDataFolder(folder: string): () => void {
-  mkdirSync(folder, { recursive: true })
+  makeFolder(folder)
   const db = new Libsql(join(folder, 'lock.sqlite'))
   try {
     db.pragma('busy_timeout = 0')

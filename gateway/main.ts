@@ -20,6 +20,8 @@ function startFailure(error: unknown, address: string): string | undefined {
   const code = (error as NodeJS.ErrnoException).code
   if (code === 'EADDRINUSE') return `Something else serves on ${address} already: stop it, or choose another PORT`
   if (code === 'EACCES') return `No permission to serve on ${address} or to write to the data folder: ${String(error)}`
+  if (code === 'ENOENT' && (error as NodeJS.ErrnoException).syscall === 'mkdir')
+    return `HARTONOMOUS_DATA cannot be created: ${String(error)}`
   if (code === 'EEXIST' || code === 'ENOTDIR') return `HARTONOMOUS_DATA is not a folder: ${String(error)}`
   if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return `HOST is not an address of this machine: ${address}`
   return undefined
