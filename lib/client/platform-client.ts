@@ -31,16 +31,25 @@ export class ConnectionLostError extends Error {
   }
 }
 
+/** Close code of a server that stops. */
+const goingAway = 1001
+
 /** graphql-ws throws what the socket said: close events `{ code, reason }` and error events `{ message }`, neither of them an Error. */
-function connectionLost(thrown: unknown): unknown {
+function connectionLost(thrown: unknown, serverStopping: boolean): unknown {
   if (thrown instanceof PlatformError || typeof thrown !== 'object' || thrown === null) return thrown
   if ('code' in thrown && 'reason' in thrown) {
     const { code, reason } = thrown as { code: number; reason: string }
-    return new ConnectionLostError(reason || `the connection was closed with code ${code}`, code === 1001)
+    return new ConnectionLostError(
+      reason || `the connection was closed with code ${code}`,
+      serverStopping || code === goingAway,
+    )
   }
   // Errors of graphql-ws itself and of the protocol stay as they are.
   if (thrown instanceof Error || Array.isArray(thrown)) return thrown
-  return new ConnectionLostError(String((thrown as { message?: unknown }).message ?? 'the connection was lost'), false)
+  return new ConnectionLostError(
+    String((thrown as { message?: unknown }).message ?? 'the connection was lost'),
+    serverStopping,
+  )
 }
 
 export interface PlatformClient {
@@ -77,7 +86,21 @@ function unwrap<T>(answer: Answer): T {
 /** @param url address of the platform, e.g. `http://127.0.0.1:4000` */
 export function connectPlatform(url: string): PlatformClient {
   const endpoint = `${url.replace(/\/$/, '')}/graphql`
-  const sockets = createClient({ url: endpoint.replace(/^http/, 'ws'), webSocketImpl: WebSocket, retryAttempts: 5 })
+  // What the server said when it closed the last open connection; the reconnect that then fails only says that nobody is there.
+  let serverStopping = false
+  const sockets = createClient({
+    url: endpoint.replace(/^http/, 'ws'),
+    webSocketImpl: WebSocket,
+    retryAttempts: 5,
+    on: {
+      connected: () => {
+        serverStopping = false
+      },
+      closed: event => {
+        if ((event as { code?: number }).code === goingAway) serverStopping = true
+      },
+    },
+  })
 
   async function query<T>(document: string, variables: Record<string, unknown> = {}): Promise<T> {
     const response = await fetch(endpoint, {
@@ -109,7 +132,7 @@ export function connectPlatform(url: string): PlatformClient {
       try {
         for await (const event of events) yield first(unwrap<Record<string, T>>(event as Answer))
       } catch (error) {
-        throw connectionLost(error)
+        throw connectionLost(error, serverStopping)
       }
     },
     async close() {

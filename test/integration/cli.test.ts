@@ -27,7 +27,12 @@ interface Outcome {
   err: string
 }
 
-function cli(args: string[], interruptOn?: RegExp, env: Record<string, string> = {}): Promise<Outcome> {
+function cli(
+  args: string[],
+  interruptOn?: RegExp,
+  env: Record<string, string> = {},
+  onMatch?: () => void,
+): Promise<Outcome> {
   return new Promise(resolve => {
     const child = spawn(process.execPath, [projectFile('cli', 'bin.mjs'), ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -39,7 +44,10 @@ function cli(args: string[], interruptOn?: RegExp, env: Record<string, string> =
     child.stdout.on('data', d => (out += d))
     child.stderr.on('data', d => {
       err += d
-      if (interruptOn?.test(err) && !interrupted) interrupted = child.kill('SIGINT')
+      if (!interruptOn?.test(err) || interrupted) return
+      interrupted = true
+      if (onMatch) onMatch()
+      else child.kill('SIGINT')
     })
     child.once('exit', code => resolve({ code: code ?? -1, out, err }))
   })
@@ -191,3 +199,19 @@ test('an interrupt ends with 130, and the job goes on', async () => {
   const watched = await run('watch', id ?? '')
   expect(watched.err + watched.out).toContain('SUCCEEDED')
 })
+
+test('a server that stops while a job is followed is said in a sentence with the job, code 1', async () => {
+  const other = await startTestPlatform()
+  const ingest = ['--url', other.url, 'ingest', projectFile('demo', 'model'), '--name', 'watched']
+  expect((await cli(ingest)).code).toBe(0)
+  const args = ['--url', other.url, 'analyze', 'watched', '--samples', '0']
+  let stopped: Promise<void> | undefined
+  const { code, err } = await cli(args, /analyze:/, {}, () => {
+    stopped = other.stop()
+  })
+  await stopped
+  expect(err).toMatch(
+    /Failed: the server is stopping; the job goes on when it is back; watch it with `hartonomous watch \S+`/,
+  )
+  expect(code).toBe(1)
+}, 60_000)
