@@ -1,8 +1,7 @@
 // Commands about students: propose recipes, look at them, decide, build.
 import { readFileSync } from 'node:fs'
-import pc from 'picocolors'
 import { PlatformError } from '../lib/client/platform-client.js'
-import { ranges, table } from '../lib/client/tables.js'
+import { colors, ranges, table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
 import { allPages, findModel, findRecipe, idCell } from './find.js'
@@ -16,7 +15,7 @@ const poorQuality = 0.5
 
 const quality = (value: number | null) => {
   if (value === null) return '–'
-  return value < poorQuality ? pc.dim(`${value.toFixed(3)} poor`) : value.toFixed(3)
+  return value < poorQuality ? colors.dim(`${value.toFixed(3)} poor`) : value.toFixed(3)
 }
 
 function recipeTable(session: Session, recipes: RecipeSummary[]): string {

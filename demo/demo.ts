@@ -3,10 +3,9 @@ import { rmSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import pc from 'picocolors'
 import { launchPlatform } from '../lib/client/launch-platform.js'
 import { connectPlatform, type PlatformClient } from '../lib/client/platform-client.js'
-import { decimals, heatMap, ranges, shadeLegend, table } from '../lib/client/tables.js'
+import { colors, decimals, heatMap, ranges, shadeLegend, table } from '../lib/client/tables.js'
 import { quantity, type WatchedJob, watchJob } from '../lib/client/watch-job.js'
 import { projectFile } from '../lib/project.js'
 import { demoDocuments as documents } from './documents.js'
@@ -44,7 +43,7 @@ interface Recipe {
 }
 
 const say = (text = '') => process.stdout.write(`${text}\n`)
-const heading = (text: string) => say(`\n${pc.bold(text)}`)
+const heading = (text: string) => say(`\n${colors.bold(text)}`)
 const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`
 
 const probesFolder = projectFile('demo', 'probes')
@@ -113,7 +112,7 @@ async function compare(client: PlatformClient, items: Item[], parent: Model, stu
   for (const item of items) {
     const answers = await Promise.all([ask(client, parent.id, item), ask(client, student.id, item)])
     const marked = answers.map(a =>
-      a.trim() === item.completion.trim() ? pc.green(`✓ ${a.trim()}`) : pc.red(`✗ ${a.trim()}`),
+      a.trim() === item.completion.trim() ? colors.green(`✓ ${a.trim()}`) : colors.red(`✗ ${a.trim()}`),
     )
     rows.push([item.task, item.prompt.replaceAll('\n', ' ⏎ ').slice(0, 52), ...marked])
   }
@@ -182,7 +181,7 @@ async function report(client: PlatformClient) {
     table(
       ['recipe', 'skill', 'layers kept', 'parameters', 'quality'],
       recipes.nodes.map(r => [
-        r.id === chosen.id ? pc.green(`${r.name} ←`) : r.name,
+        r.id === chosen.id ? colors.green(`${r.name} ←`) : r.name,
         r.capability.slug,
         ranges(r.layers),
         quantity(r.estimatedParameterCount),
@@ -191,9 +190,9 @@ async function report(client: PlatformClient) {
     ),
   )
   say(
-    `${pc.green('←')} is built next: ${isGood(chosen, parent.layerCount) ? 'the smallest that keeps half of the layers and 0.95 of its skill' : 'the best, as none keeps half of the layers and 0.95 of its skill'}.`,
+    `${colors.green('←')} is built next: ${isGood(chosen, parent.layerCount) ? 'the smallest that keeps half of the layers and 0.95 of its skill' : 'the best, as none keeps half of the layers and 0.95 of its skill'}.`,
   )
-  for (const layer of chosen.layers) say(`  ${pc.dim(`keeps ${ranges([layer])}: ${layer.reason}`)}`)
+  for (const layer of chosen.layers) say(`  ${colors.dim(`keeps ${ranges([layer])}: ${layer.reason}`)}`)
 
   await client.mutate(documents.approveRecipe, { recipeId: chosen.id })
   const built = await timed('build', () => runJob(client, documents.buildStudent, { recipeId: chosen.id }, 'build'))
@@ -239,7 +238,7 @@ async function report(client: PlatformClient) {
 }
 
 const folder = await mkdtemp(join(tmpdir(), 'hartonomous-demo-'))
-say(pc.bold('Hartonomous: a language model goes in, a working student comes out.'))
+say(colors.bold('Hartonomous: a language model goes in, a working student comes out.'))
 say(`Starting a platform on the temporary folder ${folder}, which is removed at the end …`)
 // Also where the start fails or is interrupted.
 process.once('exit', () => rmSync(folder, { recursive: true, force: true }))

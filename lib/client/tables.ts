@@ -3,6 +3,9 @@ import { stripVTControlCharacters } from 'node:util'
 import Table from 'cli-table3'
 import pc from 'picocolors'
 
+/** Colours for standard output: none in a pipe or a file, even where CI tools ask for them. */
+export const colors = pc.createColors(pc.isColorSupported && process.stdout.isTTY === true)
+
 /** A table without heavy borders; columns whose every cell looks like a number are right-aligned. No line ends with blanks, which would wrap. */
 export function table(head: string[], rows: string[][]): string {
   const numeric = head.map(
@@ -10,7 +13,7 @@ export function table(head: string[], rows: string[][]): string {
       rows.length > 0 && rows.every(r => /^(–|[-+]?[\d.]+( ?[kMGT%]?B?)?)$/.test(stripVTControlCharacters(r[i] ?? ''))),
   )
   const t = new Table({
-    head: head.map(h => pc.bold(h)),
+    head: head.map(h => colors.bold(h)),
     colAligns: numeric.map(n => (n ? 'right' : 'left')),
     style: { head: [], border: [], compact: true, 'padding-left': 0, 'padding-right': 0 },
     chars: {
@@ -67,7 +70,7 @@ export function heatMap(
     const cells = layers.map(l =>
       shade(l.capabilities.find(c => c.capability.slug === slug)?.lossIncrease ?? 0).repeat(cell),
     )
-    return `${slug.padEnd(width)}  ${pc.cyan(cells.join(''))}`
+    return `${slug.padEnd(width)}  ${colors.cyan(cells.join(''))}`
   })
-  return [`${' '.repeat(width)}  ${pc.dim(header)}`, ...lines].join('\n')
+  return [`${' '.repeat(width)}  ${colors.dim(header)}`, ...lines].join('\n')
 }
