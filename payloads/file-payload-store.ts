@@ -1,6 +1,6 @@
 // The payload store on a folder: root/<first two hex digits>/<sha256>, written in root/tmp, synced, renamed, folder synced.
 import { createHash, randomUUID } from 'node:crypto'
-import { constants, mkdirSync } from 'node:fs'
+import { constants, mkdirSync, statSync } from 'node:fs'
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { DomainError } from '../lib/errors.js'
@@ -79,14 +79,10 @@ function makeGate(limit: number) {
   }
 }
 
-async function sizeOf(path: string): Promise<number | undefined> {
-  try {
-    const entry = await stat(path)
-    return entry.isFile() ? entry.size : undefined
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return undefined
-    throw error
-  }
+/** Synchronous: a call takes microseconds, the way to a thread and back ten times that, and an ingest asks once per tensor. */
+function sizeOf(path: string): number | undefined {
+  const entry = statSync(path, { throwIfNoEntry: false })
+  return entry?.isFile() ? entry.size : undefined
 }
 
 /**
@@ -124,7 +120,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
   const folderOf = (hash: string) => join(root, hash.slice(0, 2))
 
   async function missing(hash: string) {
-    const aside = (await sizeOf(join(quarantined, hash))) !== undefined
+    const aside = sizeOf(join(quarantined, hash)) !== undefined
     return new DomainError(
       'PAYLOAD_MISSING',
       aside
@@ -190,12 +186,12 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
     }
 
     // A file of another size under this name was damaged from outside: it is replaced.
-    const present = async (hash: string, bytes: number) => staged.has(hash) || (await sizeOf(path(hash))) === bytes
+    const present = (hash: string, bytes: number) => staged.has(hash) || sizeOf(path(hash)) === bytes
 
     async function putBytes(bytes: Uint8Array, known?: string): Promise<PutResult> {
       throwIfAborted(signal)
       const hash = known ?? createHash('sha256').update(bytes).digest('hex')
-      if (await present(hash, bytes.length)) return { hash, bytes: bytes.length, written: false }
+      if (present(hash, bytes.length)) return { hash, bytes: bytes.length, written: false }
       const { name, file } = await write(f => writeAll(f, bytes), `a payload of ${bytes.length} bytes`)
       if (staged.has(hash)) {
         // The same bytes came in twice at once within this batch.
@@ -237,7 +233,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
           for (; !next.done; next = await iterator.next()) await append(next.value)
         }, 'a payload')
         const digest = hash.digest('hex')
-        if (await present(digest, bytes)) {
+        if (present(digest, bytes)) {
           await file.close()
           await discard(name)
           return { hash: digest, bytes, written: false }
@@ -324,7 +320,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
   }
 
   async function size(hash: string) {
-    const bytes = await sizeOf(path(hash))
+    const bytes = sizeOf(path(hash))
     if (bytes === undefined) throw await missing(hash)
     return bytes
   }
@@ -343,7 +339,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
       if (!/^[0-9a-f]{2}$/.test(folder)) continue
       for (const name of await readdir(join(root, folder))) {
         if (!hashPattern.test(name) || !name.startsWith(folder)) continue
-        const bytes = await sizeOf(join(root, folder, name))
+        const bytes = sizeOf(join(root, folder, name))
         if (bytes !== undefined) yield { hash: name, bytes }
       }
     }
@@ -377,7 +373,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
     let removed = 0
     for (const name of await readdir(quarantined).catch(() => [] as string[])) {
       if (!hashPattern.test(name)) continue
-      if (needed(name) && (await sizeOf(path(name))) === undefined) continue
+      if (needed(name) && sizeOf(path(name)) === undefined) continue
       await rm(join(quarantined, name), { force: true })
       removed++
     }
@@ -403,7 +399,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
     root,
     put,
     batch,
-    has: async hash => (await sizeOf(path(hash))) !== undefined,
+    has: async hash => sizeOf(path(hash)) !== undefined,
     size,
     path,
     get,
