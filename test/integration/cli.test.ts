@@ -96,7 +96,8 @@ test('tables name what was measured', async () => {
   expect(code).toBe(0)
   expect(out).toContain('What a layer carries')
   expect(out.match(/\/pictures\/models\/\w+\/(layers|map|students)\.svg/g)).toHaveLength(3)
-  expect(out).toMatch(/translation .*layer|translation/)
+  // A row of the table: capability, then layers with their losses.
+  expect(out).toMatch(/^translation +\d+ \(\d+\.\d\d\)/m)
   expect(out).toMatch(/most important heads +least important key\/value groups\s*\n[^\n]*\d\.\d \([\d.e-]+\)/)
   expect((await run('models')).out).toContain('student')
   expect((await run('recipes', '--parent', 'parent')).out).toContain('BUILT')

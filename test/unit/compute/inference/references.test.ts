@@ -110,10 +110,11 @@ describe.runIf(present).each(['stories260K', 'babyllama-tok105', 'aidreams260K']
     }
   })
 
-  test('losses within 1e-4 relative of the reference, example by example', async () => {
+  // The reference has no losses of aidreams260K: its context of 128 is shorter than most examples.
+  test.runIf(name !== 'aidreams260K')('losses within 1e-4 relative of the reference, example by example', async () => {
     const { models } = await referenceNumbers<{ models: NllModel[] }>('nll_small.json')
-    // There are none for aidreams260K: its context of 128 is shorter than most examples.
     const examples = models.find(m => m.model === name)?.examples ?? []
+    expect(examples.length).toBeGreaterThan(0)
     const probes = await referenceProbes('validation')
     const { model, tokenizer } = opened
     const scoring = {
@@ -125,7 +126,7 @@ describe.runIf(present).each(['stories260K', 'babyllama-tok105', 'aidreams260K']
     const scores = await model.score(samples)
     const errors = scores.map((score, i) => Math.abs(score.nll / examples[i]!.nll - 1))
     expect(scores.map(s => s.completionTokens)).toEqual(examples.map(e => e.completionTokens))
-    expect(Math.max(0, ...errors)).toBeLessThan(1e-4)
+    expect(Math.max(...errors)).toBeLessThan(1e-4)
   })
 })
 
