@@ -29,6 +29,26 @@ export const capabilityScoreSchema = z.object({
 })
 export type CapabilityScoreOutput = z.infer<typeof capabilityScoreSchema>
 
+/**
+ * How large a layer's outputs are: over all tokens but the first of each sample, which in most models carries a value far beyond all others
+ * (an attention sink, Xiao et al., arXiv 2309.17453); a sample of one token counts that one.
+ */
+export const activationSchema = z.object({
+  /** Over tokens and hidden units. */
+  mean: z.number(),
+  standardDeviation: z.number(),
+  /** Root mean square. */
+  rms: z.number(),
+  /** Greatest absolute value. */
+  maximum: z.number(),
+  /**
+   * Mean over tokens of mean(x^4) / mean(x^2)^2 over the hidden units: 3 for a normal distribution, up to the hidden size where one unit
+   * holds everything (He et al., arXiv 2405.19279, eq. 1).
+   */
+  kurtosis: z.number(),
+})
+export type ActivationOutput = z.infer<typeof activationSchema>
+
 export const layerAnalysisSchema = z.object({
   layerIndex: z.number().int(),
   /** 1 - mean over tokens of cos(layer input, layer output) (ShortGPT, arXiv 2403.03853), over all samples. */
@@ -40,9 +60,13 @@ export const layerAnalysisSchema = z.object({
    * arXiv 2403.17887), for n = 1 … 8 as far as there are layers. Absent in outputs of earlier versions.
    */
   angularDistances: z.array(z.number()).optional(),
+  /** Over all samples. Absent in outputs of earlier versions, here and below. */
+  activation: activationSchema.optional(),
   capabilities: z.array(
     z.object({
       capability: z.string(),
+      /** Over this capability's samples. */
+      activation: activationSchema.optional(),
       /** Same definition as above, over this capability's samples. */
       blockInfluence: z.number(),
       /** Nats per completion token added when the layer is skipped (its input goes on unchanged). */
@@ -60,8 +84,64 @@ export const headImportanceSchema = z.object({
   keyValueHeadCount: z.number().int().positive(),
   /** [layer][query head] mean over samples of |d loss / d gate|, nats per completion token (Michel et al. 2019, arXiv 1905.10650). */
   layers: z.array(z.array(z.number())),
+  /**
+   * [layer][query head] mean over samples and their positions but the first of -sum p ln p, p the weights with which the position attends,
+   * in nats. Absent in outputs of earlier versions.
+   */
+  entropy: z.array(z.array(z.number())).optional(),
 })
 export type HeadImportanceOutput = z.infer<typeof headImportanceSchema>
+
+/** A key/value head with its query heads, whose importance says that little is lost without it: what is really lost. */
+export const maskedGroupSchema = z.object({
+  layerIndex: z.number().int(),
+  keyValueHeadIndex: z.number().int(),
+  capabilities: z.array(
+    z.object({
+      capability: z.string(),
+      /** Sum of its query heads' importance: what the gradient predicts at most. */
+      importance: z.number(),
+      /** Nats per completion token added when the group's query heads give 0. */
+      lossIncrease: z.number(),
+      /** Of lossIncrease. */
+      interval: intervalSchema,
+    }),
+  ),
+})
+export type MaskedGroupOutput = z.infer<typeof maskedGroupSchema>
+
+export const clusterRoles = ['CARRIES', 'SUPPORTS', 'IDLE'] as const
+/** Layers whose mean activations on a capability's samples point the same way. */
+export const layerClusterSchema = z.object({
+  capability: z.string(),
+  /** Ascending. */
+  layers: z.array(z.number().int()).min(1),
+  /** Mean silhouette of its layers, -1 to 1 (Rousseeuw 1987); 0 for a single layer. */
+  silhouette: z.number(),
+  /** Mean of its layers' loss increase when skipped, nats per completion token. */
+  lossIncrease: z.number(),
+  role: z.enum(clusterRoles),
+  /** In words, with the numbers. */
+  label: z.string(),
+})
+export type LayerClusterOutput = z.infer<typeof layerClusterSchema>
+
+/** Samples of a capability that the model's middle layer puts together, though no sub-capability says so. */
+export const discoverySchema = z.object({
+  /** Slug of the node it would be a part of: `code_generation` or `code_generation/sql`. */
+  parent: z.string(),
+  /** From the words that set its samples apart. */
+  name: z.string(),
+  words: z.array(z.string()),
+  /** Prompts of the samples nearest to its centre, shortened. */
+  examples: z.array(z.string()).min(1),
+  /** First 16 hexadecimal digits of the SHA-256 of each member's prompt and completion: the same sample in every model and set. */
+  samples: z.array(z.string()).min(1),
+  silhouette: z.number(),
+  /** Of its samples. `capability` is the slug of `parent`. */
+  score: capabilityScoreSchema,
+})
+export type DiscoveryOutput = z.infer<typeof discoverySchema>
 
 export const proposalSchema = z.object({
   capability: z.string(),
@@ -177,11 +257,26 @@ export const jobTypes = {
   }),
   'capability.analyze': defineJob({
     lane: 'device',
-    input: z.object(evaluationInput),
+    input: z.object({
+      ...evaluationInput,
+      /** How many key/value groups, those of the least importance, have their loss measured without them; absent: 4. */
+      maskedGroups: z.number().int().min(0).max(256).optional(),
+      /** Of the clusterings; absent: 0. */
+      seed: z.number().int().optional(),
+    }),
     output: z.object({
       baseline: z.array(capabilityScoreSchema),
       layers: z.array(layerAnalysisSchema),
       heads: z.array(headImportanceSchema).optional(),
+      /** Scores of sub-capabilities; `capability` is `code_generation/sql`. Absent in outputs of earlier versions, as all that follows. */
+      subcapabilities: z.array(capabilityScoreSchema).optional(),
+      groups: z.array(maskedGroupSchema).optional(),
+      clusters: z.array(layerClusterSchema).optional(),
+      discoveries: z.array(discoverySchema).optional(),
+      /** Payload: SafeTensors, per capability a tensor of its slug, [layers, hidden]: mean output of each layer over its samples. */
+      centroids: hashSchema.optional(),
+      /** Samples whose completion was cut away whole, by capability; they count nowhere. */
+      dropped: z.array(z.object({ capability: z.string(), count: z.number().int() })).optional(),
     }),
   }),
   'students.propose': defineJob({
