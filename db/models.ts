@@ -24,7 +24,7 @@ export interface NewModel {
   description?: string
 }
 
-/** Rows per INSERT: SQL Server takes at most 2,100 parameters, a tensor row has 15. */
+/** Rows per INSERT: SQL Server takes at most 2,100 parameters, a tensor row has 16. */
 const insertChunk = 120
 
 /** Elements of a tensor; a scalar (shape []) has one. */
@@ -101,6 +101,7 @@ export async function registerModel(em: EntityManager, model: NewModel): Promise
       layerIndex: t.layerIndex,
       component: t.component,
       shape: t.shape,
+      slice: t.slice ?? null,
       dtype: t.dtype,
       sizeBytes: t.bytes,
       payloadHash: t.payload,

@@ -7,6 +7,22 @@ export type TensorComponent = (typeof tensorComponents)[number]
 /** Lower-case hexadecimal SHA-256 of a payload. */
 export const hashSchema = z.string().regex(/^[0-9a-f]{64}$/)
 
+/** [from, to) */
+const intervalSchema = z.tuple([z.number().int().min(0), z.number().int().min(0)])
+
+/** Which part of a parent's tensor a pruned tensor is: whole rows and columns of it, in order. */
+export const tensorSliceSchema = z.object({
+  /** The parent's tensor by name, payload and shape. */
+  tensor: z.string(),
+  payload: hashSchema,
+  shape: z.array(z.number().int().min(0)),
+  /** Kept ranges along each axis; null: all of it. */
+  kept: z.array(z.array(intervalSchema).nullable()),
+  /** The values are no longer the parent's: a correction or training changed them. */
+  changed: z.boolean().optional(),
+})
+export type TensorSlice = z.infer<typeof tensorSliceSchema>
+
 /**
  * `dtype` is the source's own name for how elements are stored: SafeTensors (F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL F8_E4M3 F8_E5M2 …)
  * or ggml (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K … Q6_K IQ4_NL …). Quantised dtypes are the ggml block types.
@@ -25,6 +41,7 @@ export const manifestTensorSchema = z.object({
   bytes: z.number().int().min(0),
   /** SHA-256 of the stored bytes. */
   payload: hashSchema,
+  slice: tensorSliceSchema.optional(),
 })
 export type ManifestTensor = z.infer<typeof manifestTensorSchema>
 

@@ -5,10 +5,13 @@ import { throwIfAborted } from '../../payloads/file-payload-store.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import { listDerived } from '../formats/float-weights.js'
 import { readManifest } from '../formats/manifest.js'
+import { jobTypes } from '../pool/job-types.js'
 import { removeStaleDownloads } from '../sources/download-folder.js'
 import { removeDeadRecords } from './analysis-records.js'
+import { keptStages } from './build-student.js'
 import { removeOtherExports, removeUnfinishedExports } from './export-folder.js'
 import type { Handler } from './handler.js'
+import { removeStages } from './stage-records.js'
 
 /**
  * Everything the manifests need. Ancestors' manifests stay as lineage; their payloads only where a living model needs them.
@@ -26,11 +29,37 @@ async function mark(payloads: PayloadStore, manifests: readonly string[], alive:
   }
 }
 
+/** Marks what builds that may go on have made so far; keys of their stages. What is damaged or gone is made again by the build itself. */
+async function markBuilds(
+  payloads: PayloadStore,
+  dataFolder: string,
+  builds: readonly unknown[],
+  alive: Set<string>,
+): Promise<Set<string>> {
+  const kept = new Set<string>()
+  for (const build of builds) {
+    const input = jobTypes['student.build'].input.safeParse(build)
+    if (!input.success) continue
+    const { keys, manifests } = await keptStages(input.data, dataFolder)
+    for (const key of keys) kept.add(key)
+    for (const manifest of manifests) {
+      const own = new Set(alive)
+      const whole = await mark(payloads, [manifest], own).then(
+        () => true,
+        () => false,
+      )
+      if (whole) for (const hash of own) alive.add(hash)
+    }
+  }
+  return kept
+}
+
 /** Runs alone (the job type is exclusive), so that no running job can need what is removed. */
 export const collectGarbage: Handler<'storage.collect'> = async (input, context) => {
   const { payloads, signal, dataFolder, progress } = context
   const alive = new Set(input.payloads)
   await mark(payloads, input.manifests, alive)
+  const stages = await markBuilds(payloads, dataFolder, input.builds ?? [], alive)
   const dead: { hash: string; bytes: number }[] = []
   for await (const payload of payloads.list()) if (!alive.has(payload.hash)) dead.push(payload)
   let removed = 0
@@ -46,6 +75,7 @@ export const collectGarbage: Handler<'storage.collect'> = async (input, context)
   await payloads.removeQuarantined(hash => alive.has(hash))
   for await (const file of listDerived(dataFolder)) if (!alive.has(file.payload)) await rm(file.path, { force: true })
   await removeDeadRecords(dataFolder, alive)
+  await removeStages(dataFolder, stages, alive)
   await removeStaleDownloads(dataFolder)
   await removeUnfinishedExports(dataFolder)
   const exports = input.exports ? await removeOtherExports(dataFolder, input.exports) : { removed: 0, bytes: 0 }

@@ -1,5 +1,6 @@
 // The one list of job types: name, input, output and lane. Both planes are typed against it; adding a job begins with a line here.
 import { z } from 'zod'
+import { buildStagesSchema, needsDevice } from '../../lib/build-stages.js'
 import { hashSchema } from '../../lib/manifest.js'
 
 /** [from, to) layer indices. */
@@ -9,6 +10,27 @@ export const layerRangeSchema = z.object({
   reason: z.string().optional(),
 })
 export type LayerRange = z.infer<typeof layerRangeSchema>
+
+/** Of the parent, or of another model of its shape. */
+const buildLayerRangeSchema = layerRangeSchema.extend({ manifest: hashSchema.optional() })
+
+/** One step of a build as it ended. */
+export const stageResultSchema = z.object({
+  stage: z.string(),
+  /** Hash of the stage's name, parameters and the manifest it began with: what its result is kept under. */
+  key: hashSchema,
+  /** The manifest it ended with. */
+  manifest: hashSchema,
+  /** What making it took, also where the result was there already. */
+  seconds: z.number(),
+  /** Whether the result was there already: from an earlier attempt, or from another build that began alike. */
+  reused: z.boolean(),
+  /** Floating-point operations of matrix products, by the formula of docs/cost.md; absent where none were made. */
+  flops: z.number().optional(),
+  /** Figures by name: losses before and after, what was chosen. */
+  measurements: z.record(z.string(), z.unknown()).optional(),
+})
+export type StageResult = z.infer<typeof stageResultSchema>
 
 export const chatMessageSchema = z.object({ role: z.string(), content: z.string() })
 
@@ -185,6 +207,8 @@ export type Lane = 'device' | 'interactive' | 'io'
 
 const defineJob = <I extends z.ZodType, O extends z.ZodType>(job: {
   lane: Lane
+  /** The lane of one job, where that depends on what it is asked for; absent: `lane`. */
+  laneOf?: (input: z.output<I>) => Lane
   exclusive?: boolean
   input: I
   output: O
@@ -299,8 +323,21 @@ export const jobTypes = {
   }),
   'student.build': defineJob({
     lane: 'io',
-    input: z.object({ parent: hashSchema, layers: z.array(layerRangeSchema).min(1) }),
-    output: z.object({ manifest: hashSchema, parameterCount: z.number().int(), layerCount: z.number().int() }),
+    /** Layers alone are a manifest of milliseconds; whatever runs a model waits for its device. */
+    laneOf: ({ stages }) => (stages && needsDevice(stages) ? 'device' : 'io'),
+    input: z.object({
+      parent: hashSchema,
+      layers: z.array(buildLayerRangeSchema).min(1),
+      /** What is done to the layers once they are put together; absent: nothing. */
+      stages: buildStagesSchema.optional(),
+    }),
+    output: z.object({
+      manifest: hashSchema,
+      parameterCount: z.number().int(),
+      layerCount: z.number().int(),
+      /** What was done, in order. Absent in outputs of earlier versions. */
+      stages: z.array(stageResultSchema).optional(),
+    }),
   }),
   'probes.import': defineJob({
     lane: 'io',
@@ -356,6 +393,8 @@ export const jobTypes = {
       payloads: z.array(hashSchema).default([]),
       /** Ids of the export jobs whose files are kept; absent: all. */
       exports: z.array(z.string()).optional(),
+      /** Inputs of the builds that may go on: what their finished stages made is kept. */
+      builds: z.array(z.unknown()).optional(),
     }),
     output: z.object({
       /** Payloads. */
@@ -371,3 +410,9 @@ export type JobName = keyof typeof jobTypes
 export type JobInput<K extends JobName> = z.output<(typeof jobTypes)[K]['input']>
 export type JobOutput<K extends JobName> = z.output<(typeof jobTypes)[K]['output']>
 export const jobNames = Object.keys(jobTypes) as JobName[]
+
+/** The lane a job of this input runs in. */
+export function laneOf<K extends JobName>(type: K, input: JobInput<K>): Lane {
+  const { lane, laneOf: own } = jobTypes[type] as { lane: Lane; laneOf?: (input: JobInput<K>) => Lane }
+  return own?.(input) ?? lane
+}

@@ -1,5 +1,5 @@
 // The pool as the control plane sees it. Embedded: embedded-queue.ts over the job rows; a cluster puts another behind the same face.
-import type { JobName } from './job-types.js'
+import type { JobName, Lane } from './job-types.js'
 
 export type JobState = 'QUEUED' | 'RUNNING' | 'SUCCEEDED' | 'FAILED' | 'CANCELLED'
 export const finalStates: readonly JobState[] = ['SUCCEEDED', 'FAILED', 'CANCELLED']
@@ -28,6 +28,7 @@ export interface JobRecord {
   id: string
   tenantId: string
   type: JobName
+  lane: Lane
   state: JobState
   input: unknown
   output: unknown

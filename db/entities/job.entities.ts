@@ -35,6 +35,8 @@ export class Job {
   @IdColumn() tenantId!: string
   /** A JobName of compute/pool/job-types.ts. */
   @NameColumn({}, 60) type!: string
+  /** Where it runs: `io`, `device` or `interactive`; decided when it is enqueued. */
+  @NameColumn({ default: 'io' }, 20) lane!: string
   @NameColumn({}, 20) state!: JobState
   @JsonColumn() input!: unknown
   @JsonColumn({ nullable: true }) output!: unknown

@@ -1,6 +1,6 @@
 // Models as atoms: a model row, its tensor rows, and the payloads they share. Table names are the seed's.
 import { Entity, ForeignKey, Index } from 'typeorm'
-import type { Dimensions, TensorComponent } from '../../lib/manifest.js'
+import type { Dimensions, TensorComponent, TensorSlice } from '../../lib/manifest.js'
 import {
   BigIntegerColumn,
   FlagColumn,
@@ -61,6 +61,8 @@ export class TensorAtom {
   @IntegerColumn({ nullable: true }) layerIndex!: number | null
   @NameColumn({}, 20) component!: TensorComponent
   @JsonColumn() shape!: number[]
+  /** Which part of which tensor of a parent it is; null on whole tensors. */
+  @JsonColumn({ nullable: true }) slice!: TensorSlice | null
   @NameColumn({}, 40) dtype!: string
   @BigIntegerColumn() sizeBytes!: number
   @ForeignKey(() => TensorPayload)

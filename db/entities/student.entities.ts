@@ -1,5 +1,6 @@
 // Recipes, what was built from them, and how well students do.
 import { Entity, ForeignKey, Index } from 'typeorm'
+import type { BuildStages } from '../../lib/build-stages.js'
 import {
   BigIntegerColumn,
   FlagColumn,
@@ -31,6 +32,8 @@ export class StudentModelRecipe {
   @NameColumn({ nullable: true }, 200) capability!: string | null
   /** [from, to) ranges with their reasons. */
   @JsonColumn() layers!: { from: number; to: number; reason?: string }[]
+  /** What is done beyond that, by stage; null: nothing. */
+  @JsonColumn({ nullable: true }) stages!: BuildStages | null
   @BigIntegerColumn() estimatedParameterCount!: number
   /** exp(-(student loss - parent loss)) measured with layers gated off; null where not measured yet. */
   @RealColumn({ nullable: true }) estimatedQuality!: number | null

@@ -1,6 +1,6 @@
 // Puts a job on the queue in the caller's transaction; the pool hears of it after the commit.
 import type { EntityManager } from 'typeorm'
-import { type JobInput, type JobName, jobTypes } from '../../compute/pool/job-types.js'
+import { type JobInput, type JobName, jobTypes, type Lane, laneOf } from '../../compute/pool/job-types.js'
 import type { JobRecord } from '../../compute/pool/queue.js'
 import { Job } from '../../db/entities/index.js'
 import { afterCommit } from '../../db/transaction.js'
@@ -36,6 +36,7 @@ export async function enqueue<K extends JobName>(
     id: newId(),
     tenantId,
     type,
+    lane: laneOf(type, parsed.data as JobInput<K>),
     state: 'QUEUED',
     input: parsed.data,
     output: null,
@@ -61,4 +62,8 @@ export async function enqueue<K extends JobName>(
 }
 
 /** The row as the pool knows it. */
-export const toRecord = (row: Job): JobRecord => ({ ...row, type: row.type as JobName })
+export const toRecord = (row: Job): JobRecord => ({
+  ...row,
+  type: row.type as JobName,
+  lane: row.lane as Lane,
+})

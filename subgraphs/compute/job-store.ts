@@ -1,5 +1,5 @@
 // The queue's rows: every method is one transaction that changes a job's state and runs its owner's effect.
-import { type EntityManager, In } from 'typeorm'
+import { type EntityManager, In, Not } from 'typeorm'
 import { cancel } from '../../compute/pool/job-states/cancel.js'
 import type { JobChanges } from '../../compute/pool/job-states/changes.js'
 import { claim, isExclusive, mayStart } from '../../compute/pool/job-states/claim.js'
@@ -7,7 +7,7 @@ import { fail } from '../../compute/pool/job-states/fail.js'
 import { recover } from '../../compute/pool/job-states/recover.js'
 import { requeue } from '../../compute/pool/job-states/requeue.js'
 import { succeed } from '../../compute/pool/job-states/succeed.js'
-import { type JobName, jobNames, jobTypes } from '../../compute/pool/job-types.js'
+import { type JobName, jobNames } from '../../compute/pool/job-types.js'
 import type { JobRecord, JobStore } from '../../compute/pool/queue.js'
 import type { Database } from '../../db/data-source.js'
 import { Job } from '../../db/entities/index.js'
@@ -15,7 +15,6 @@ import { DomainError, isDomainError } from '../../lib/errors.js'
 import { toRecord } from '../build/enqueue.js'
 import type { JobEffect, JobEffects, Platform } from '../build/platform.js'
 
-const typesOfLane = (lane: string) => jobNames.filter(name => jobTypes[name].lane === lane)
 const exclusiveTypes = jobNames.filter(type => isExclusive({ type }))
 
 /**
@@ -68,21 +67,22 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
 
   return {
     async claim(lane, deviceId) {
-      const types = typesOfLane(lane)
       // Looks before it takes the write lock: polling an idle queue costs one indexed read.
-      if (!(await db.read.existsBy(Job, { state: 'QUEUED', type: In(types) }))) return undefined
+      if (!(await db.read.existsBy(Job, { state: 'QUEUED', lane }))) return undefined
       let refused: { jobId: string; error: DomainError } | undefined
       const claimed = db.tx(async em => {
-        const running = (await em.find(Job, { where: { state: 'RUNNING' }, select: { id: true, type: true } })) as Job[]
+        const running = (await em.find(Job, {
+          where: { state: 'RUNNING' },
+          select: { id: true, type: true, lane: true },
+        })) as Job[]
         const oldestExclusive = await em.findOne(Job, {
           where: { state: 'QUEUED', type: In(exclusiveTypes) },
           order: { id: 'ASC' },
         })
         const now = new Date()
         // The oldest may have to wait for what runs while a newer one need not: one of each kind is looked at.
-        const kinds = [types.filter(t => !exclusiveTypes.includes(t)), types.filter(t => exclusiveTypes.includes(t))]
-        for (const kind of kinds.filter(k => k.length > 0)) {
-          const row = await em.findOne(Job, { where: { state: 'QUEUED', type: In(kind) }, order: { id: 'ASC' } })
+        for (const kind of [Not(In(exclusiveTypes)), In(exclusiveTypes)]) {
+          const row = await em.findOne(Job, { where: { state: 'QUEUED', lane, type: kind }, order: { id: 'ASC' } })
           if (!row) continue
           const job = toRecord(row)
           if (!mayStart(job, running.map(toRecord), oldestExclusive ?? undefined, now)) continue

@@ -2,7 +2,7 @@
 
 import { type EntityManager, In, IsNull } from 'typeorm'
 import type { JobOutput } from '../../compute/pool/job-types.js'
-import { Job, ModelAtom } from '../../db/entities/index.js'
+import { Job, ModelAtom, StudentModelRecipe } from '../../db/entities/index.js'
 import { addModelEvent, alivePayloads, registerModel } from '../../db/models.js'
 import { anyOf } from '../../db/scope.js'
 import { quantity } from '../../lib/quantity.js'
@@ -29,6 +29,19 @@ async function livingExports(em: EntityManager): Promise<string[]> {
     .andWhere('m.deletedAt IS NULL')
     .getRawMany<{ id: string }>()
   return jobs.map(job => job.id)
+}
+
+/** Inputs of the builds that wait, run, or failed or were stopped and whose recipe may be built again, of any tenant. */
+async function openBuilds(em: EntityManager): Promise<unknown[]> {
+  const jobs = await em
+    .createQueryBuilder(Job, 'j')
+    .innerJoin(StudentModelRecipe, 'r', 'r.jobId = j.id AND r.tenantId = j.tenantId')
+    .innerJoin(ModelAtom, 'm', 'm.id = r.parentModelId')
+    .where({ type: 'student.build' })
+    .andWhere('m.deletedAt IS NULL')
+    .andWhere('r.status IN (:...open)', { open: ['BUILDING', 'APPROVED', 'FAILED'] })
+    .getMany()
+  return jobs.map(job => job.input)
 }
 
 export const modelEffects: JobEffects = {
@@ -97,6 +110,7 @@ export const modelEffects: JobEffects = {
         inputs.flatMap(input => keys.map(k => input[k])).filter((v): v is string => typeof v === 'string')
       return {
         manifests: [...new Set([...alive.manifests, ...named('manifest', 'parent', 'reference')])],
+        builds: await openBuilds(em),
         payloads: [...new Set([...alive.payloads, ...named('probeSet')])],
         exports: await livingExports(em),
       }

@@ -42,7 +42,11 @@ export async function buildStudent(
         tenantId,
         type: 'student.build',
         modelId: parent.id,
-        input: { parent: parent.manifestHash, layers: recipe.layers },
+        input: {
+          parent: parent.manifestHash,
+          layers: recipe.layers,
+          ...(recipe.stages ? { stages: recipe.stages } : {}),
+        },
         context: { recipeId: recipe.id } satisfies z.infer<typeof buildContext>,
       })
       await moveRecipe(em, recipe, 'build', { jobId: job.id })

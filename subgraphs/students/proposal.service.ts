@@ -180,6 +180,7 @@ export const proposeEffect: JobEffect<'students.propose'> = {
           tenantId,
           parentModelId: parent.id,
           capability,
+          stages: null,
           measuredQuality: null,
           studentModelId: null,
           jobId: null,

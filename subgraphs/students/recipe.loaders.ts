@@ -1,10 +1,11 @@
 // Recipes, their parents and capabilities as the resolvers of one request need them: one query per kind and tick.
-import { ModelAtom, StudentModelRecipe, StudentModelTaxonomy } from '../../db/entities/index.js'
+import { jobTypes } from '../../compute/pool/job-types.js'
+import { Job, ModelAtom, StudentModelRecipe, StudentModelTaxonomy } from '../../db/entities/index.js'
 import { anyOf, scoped } from '../../db/scope.js'
 import { toGlobalId } from '../../lib/ids.js'
 import { groupBy, loader } from '../build/loader.js'
 import type { RequestContext } from '../build/platform.js'
-import { type Recipe, toRecipe } from './recipe.type.js'
+import { type BuildStage, type Recipe, toBuildStage, toRecipe } from './recipe.type.js'
 
 export const recipeById = (context: RequestContext) =>
   loader<string, Recipe>(context, 'students.recipeById', async ids => {
@@ -33,6 +34,21 @@ export const recipeOfBuild = (context: RequestContext) =>
       jobId: anyOf(jobIds),
     })
     return new Map(rows.map(r => [r.jobId!, toRecipe(r)]))
+  })
+
+/** What finished builds did, by job. */
+export const stagesOfBuild = (context: RequestContext) =>
+  loader<string, BuildStage[]>(context, 'students.stagesOfBuild', async jobIds => {
+    const rows = await context.platform.db.read.find(Job, {
+      select: { id: true, output: true },
+      where: { ...scoped(context.tenantId), id: anyOf(jobIds), type: 'student.build', state: 'SUCCEEDED' },
+    })
+    return new Map(
+      rows.map(({ id, output }) => [
+        id,
+        (jobTypes['student.build'].output.parse(output).stages ?? []).map(toBuildStage),
+      ]),
+    )
   })
 
 /** The recipe that a student was built from. */

@@ -26,9 +26,10 @@ import {
   recipeOfBuild,
   recipeOfStudent,
   recipesOfProposal,
+  stagesOfBuild,
 } from './recipe.loaders.js'
 import { approveRecipe, createRecipe, listRecipes, recipesOfModel, rejectRecipe } from './recipe.service.js'
-import { ApprovalPolicy, Recipe, RecipeConnection, RecipeStatus } from './recipe.type.js'
+import { ApprovalPolicy, BuildStage, Recipe, RecipeConnection, RecipeStatus } from './recipe.type.js'
 import { printRecipeYaml } from './recipe-yaml.js'
 import { Capability, capabilityStub, Job, jobStub, Model, modelStub } from './stubs.js'
 
@@ -194,6 +195,13 @@ export class JobResolver {
   })
   async recipes(@Root() job: Job, @Ctx() context: RequestContext): Promise<Recipe[]> {
     return (await recipesOfProposal(context).load(fromGlobalId('Job', job.id))) ?? []
+  }
+
+  @FieldResolver(() => [BuildStage], {
+    description: 'The steps of a finished build, in order; empty on other jobs and before the end.',
+  })
+  async stages(@Root() job: Job, @Ctx() context: RequestContext): Promise<BuildStage[]> {
+    return (await stagesOfBuild(context).load(fromGlobalId('Job', job.id))) ?? []
   }
 
   @FieldResolver(() => Recipe, {

@@ -56,6 +56,7 @@ export async function createRecipe({ platform, tenantId }: RequestContext, input
           `${kept} of the ${parent.layerCount} layers of ${parent.name}`,
         capability: await checkCapability(em, tenantId, input.capability),
         layers,
+        stages: null,
         estimatedParameterCount: countParameters(
           { parameterCount: parent.parameterCount, perLayer: await layerParameters(em, parent) },
           layers,

@@ -1,10 +1,11 @@
 // A recipe: which layers of a parent make a student, what it is for, and what became of it.
 import { Directive, Field, Float, Int, ObjectType } from 'type-graphql'
+import type { StageResult } from '../../compute/pool/job-types.js'
 import type { StudentModelRecipe } from '../../db/entities/index.js'
 import { toGlobalId } from '../../lib/ids.js'
 import { Node, registerValues } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
-import { BigIntScalar } from '../build/scalars.js'
+import { BigIntScalar, JsonScalar } from '../build/scalars.js'
 
 export const RecipeStatus = registerValues('RecipeStatus', 'Where a recipe stands.', {
   PROPOSED: 'Waits for a person or the approval policy.',
@@ -73,6 +74,37 @@ export class Recipe extends Node {
   /** The row, for the resolvers. */
   row!: StudentModelRecipe
 }
+
+@ObjectType({ description: 'One step of a build as it ended.' })
+export class BuildStage {
+  @Field(() => String, { description: 'What was done: extract, …; also what the progress of the build calls it.' })
+  stage!: string
+  @Field(() => String, { description: 'SHA-256 of the manifest it made.' })
+  manifestHash!: string
+  @Field(() => Float, { description: 'Seconds it took when it was made.' })
+  seconds!: number
+  @Field(() => Boolean, {
+    description: 'Whether its result was there already, from an earlier attempt or another build that began alike.',
+  })
+  reused!: boolean
+  @Field(() => Float, {
+    nullable: true,
+    description: 'Floating-point operations of its matrix products, by the formula of docs/cost.md; null: none.',
+  })
+  flops!: number | null
+  @Field(() => JsonScalar, { nullable: true, description: 'What it measured and chose, by name; null: nothing.' })
+  measurements!: Record<string, unknown> | null
+}
+
+export const toBuildStage = ({ stage, manifest, seconds, reused, flops, measurements }: StageResult): BuildStage =>
+  Object.assign(new BuildStage(), {
+    stage,
+    manifestHash: manifest,
+    seconds,
+    reused,
+    flops: flops ?? null,
+    measurements: measurements ?? null,
+  })
 
 export const RecipeConnection = connectionOf('Recipe', () => Recipe)
 

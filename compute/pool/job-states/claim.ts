@@ -19,7 +19,6 @@ export function claim(job: JobRecord, deviceId: string, now: Date): JobChanges {
 
 export const isExclusive = (job: Pick<JobRecord, 'type'>) =>
   (jobTypes[job.type] as { exclusive?: boolean }).exclusive === true
-const lane = (job: Pick<JobRecord, 'type'>) => jobTypes[job.type].lane
 
 /** How long an exclusive job waits for the pool to fall idle by itself before newer jobs are held back for it. */
 export const exclusivePatienceMs = 60_000
@@ -31,7 +30,7 @@ export const exclusivePatienceMs = 60_000
  */
 export function mayStart(
   candidate: Pick<JobRecord, 'type' | 'createdAt'>,
-  running: readonly Pick<JobRecord, 'type'>[],
+  running: readonly Pick<JobRecord, 'type' | 'lane'>[],
   oldestExclusive: Pick<JobRecord, 'createdAt'> | undefined,
   now: Date,
 ): boolean {
@@ -41,5 +40,5 @@ export function mayStart(
     oldestExclusive !== undefined &&
     oldestExclusive.createdAt <= candidate.createdAt &&
     now.getTime() - oldestExclusive.createdAt.getTime() > exclusivePatienceMs
-  return !heldBack || running.some(job => lane(job) === 'device')
+  return !heldBack || running.some(job => job.lane === 'device')
 }

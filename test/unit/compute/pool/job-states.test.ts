@@ -6,7 +6,7 @@ import { recover, recoveredSequenceStep } from '../../../../compute/pool/job-sta
 import { requeue } from '../../../../compute/pool/job-states/requeue.js'
 import { retry } from '../../../../compute/pool/job-states/retry.js'
 import { succeed } from '../../../../compute/pool/job-states/succeed.js'
-import type { JobName } from '../../../../compute/pool/job-types.js'
+import { type JobName, jobTypes } from '../../../../compute/pool/job-types.js'
 import type { JobProgress, JobRecord, JobState } from '../../../../compute/pool/queue.js'
 
 const now = new Date('2026-01-01T00:00:10Z')
@@ -25,6 +25,7 @@ const makeJob = (overrides: Partial<JobRecord> = {}): JobRecord => ({
   id: 'j1',
   tenantId: 't1',
   type: 'model.ingest',
+  lane: 'io',
   state: 'RUNNING',
   input: { source: 'x' },
   output: null,
@@ -148,7 +149,7 @@ describe('retry', () => {
 })
 
 describe('mayStart', () => {
-  const job = (type: JobName, createdAt = before) => ({ type, createdAt })
+  const job = (type: JobName, createdAt = before) => ({ type, lane: jobTypes[type].lane, createdAt })
   const late = new Date(before.getTime() + exclusivePatienceMs + 1)
   it.each([
     { what: 'any job on an idle pool', candidate: job('model.ingest'), running: [], start: true },

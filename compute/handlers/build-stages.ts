@@ -1,0 +1,58 @@
+// The stages of a build, in order: what each one asks of the recipe and does to the manifest. A stage that is not here does not exist.
+import { DomainError } from '../../lib/errors.js'
+import type { JobInput, StageResult } from '../pool/job-types.js'
+import type { HandlerContext } from './handler.js'
+
+export type BuildInput = JobInput<'student.build'>
+
+export interface StageContext extends HandlerContext {
+  /** The whole recipe. */
+  input: BuildInput
+  /**
+   * A folder for what the stage has done so far, so that it can go on after a kill; not made yet. It is the stage's alone by content
+   * (name, parameters and manifest), is kept while a build that needs it may go on, and removed when the stage has ended.
+   */
+  folder: string
+}
+
+/** What a stage made; `manifest` is the hash of a manifest in the store. */
+export type StageOutcome = Pick<StageResult, 'manifest' | 'flops' | 'measurements'>
+
+export interface BuildStage<P = unknown> {
+  /** Also what the progress of the build calls it. */
+  name: string
+  /** To be raised when the same parameters would make something else: results of earlier versions are then made anew. */
+  version: number
+  /** What the recipe asks of it; undefined: nothing, the stage is left out. All that the result depends on besides the manifest. */
+  parameters(input: BuildInput): P | undefined
+  /**
+   * Makes one manifest of another; must give the same one whenever it is run again, and stop where the signal fires. May report progress
+   * under its own name.
+   */
+  run(manifest: string, parameters: P, context: StageContext): Promise<StageOutcome>
+}
+
+/** A stage as the list takes it: its parameters are its own affair. */
+export const stage = <P>(one: BuildStage<P>): BuildStage => one as BuildStage
+
+const extract = stage({
+  name: 'extract',
+  version: 1,
+  parameters: ({ parent, layers }) => ({ parent, layers: layers.map(({ reason: _forPeople, ...range }) => range) }),
+  async run(_parent, { layers }, context) {
+    const { extractStage } = await import('./stages/extract.js')
+    return extractStage(layers, context)
+  },
+})
+
+export const buildStages: readonly BuildStage[] = [extract]
+
+/** The stages that a recipe asks for. @throws INVALID_RECIPE where it asks for one that is not known */
+export function stagesOf(input: BuildInput, stages: readonly BuildStage[] = buildStages) {
+  const asked = stages.flatMap(one => {
+    const parameters = one.parameters(input)
+    return parameters === undefined ? [] : [{ stage: one, parameters }]
+  })
+  if (asked.length === 0) throw new DomainError('INVALID_RECIPE', 'The recipe asks for nothing')
+  return asked
+}
