@@ -114,9 +114,14 @@ program
   .description('write a model’s files for other programs')
   .option(
     '--format <format>',
-    'safetensors (opens in transformers) or gguf',
+    'safetensors (opens in transformers) or gguf (opens in llama.cpp)',
     oneOf(['safetensors', 'gguf']),
     'safetensors',
+  )
+  .option(
+    '--quantization <type>',
+    'of all matrices, for gguf: f32, f16, q8_0, q4_0, q4_1 (default: as stored)',
+    oneOf(['f32', 'f16', 'q8_0', 'q4_0', 'q4_1']),
   )
   .option('--output <folder>', 'download the files into this folder')
   .action(run(models.exportModel))

@@ -182,12 +182,16 @@ export async function probeSetId(session: Session, reference?: string): Promise<
   return newest(name)
 }
 
-export async function exportModel(session: Session, reference: string, o: { format: string; output?: string }) {
+export async function exportModel(
+  session: Session,
+  reference: string,
+  o: { format: string; quantization?: string; output?: string },
+) {
   const model = await findModel(session, reference)
   const job = await runJob(
     session,
     documents.exportModel,
-    { modelId: model.id, format: o.format.toUpperCase() },
+    { modelId: model.id, format: o.format.toUpperCase(), quantization: o.quantization?.toUpperCase() },
     'export',
   )
   const { files } = job.output as { files: ExportedFile[] }

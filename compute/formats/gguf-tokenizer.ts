@@ -18,7 +18,7 @@ const maximumTokens = 1_000_000
 const maximumMergeWork = 2e9
 
 /** llama.cpp's `llama_token_type`. */
-const tokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 }
+export const tokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 }
 
 /** Control tokens that end a turn or a text whatever the metadata names as EOS (llama.cpp adds the same ones). */
 const endTexts = ['<|im_end|>', '<|eot_id|>', '<|endoftext|>', '<|end_of_text|>', '<end_of_turn>', '<|end|>', '</s>']

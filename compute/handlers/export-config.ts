@@ -5,14 +5,14 @@ import { checkBuildable } from '../architectures/registry.js'
 import { elementCount } from '../formats/float-weights.js'
 import { parseJsonObject } from '../formats/json-scan.js'
 import { readManifest } from '../formats/manifest.js'
-import type { ExportTensor } from './export-tensors.js'
+import type { TensorStream } from './tensor-streams.js'
 
 type Json = Record<string, unknown>
 
 const torchNames: Record<string, string> = { F64: 'float64', F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
 
 /** The type that most parameters have. */
-function commonType(tensors: readonly ExportTensor[]): string {
+function commonType(tensors: readonly TensorStream[]): string {
   const counts = new Map<string, number>()
   for (const { dtype, shape } of tensors) counts.set(dtype, (counts.get(dtype) ?? 0) + elementCount(shape))
   const [most] = [...counts].sort((a, b) => b[1] - a[1])
@@ -44,7 +44,7 @@ async function originalLayers(manifest: Manifest, payloads: PayloadStore): Promi
 /** config.json: the source's own with the student's depth, or one written from the dimensions for GGUF sources. */
 export async function exportConfig(
   manifest: Manifest,
-  tensors: readonly ExportTensor[],
+  tensors: readonly TensorStream[],
   payloads: PayloadStore,
 ): Promise<Json | undefined> {
   if (manifest.format === 'gguf') return writtenConfig(manifest, tensors)
@@ -62,7 +62,7 @@ export async function exportConfig(
   return config
 }
 
-function writtenConfig(manifest: Manifest, tensors: readonly ExportTensor[]): Json {
+function writtenConfig(manifest: Manifest, tensors: readonly TensorStream[]): Json {
   const { architecture, dimensions, tensors: byRole } = checkBuildable(manifest)
   const d = {
     ...dimensions,

@@ -1,4 +1,4 @@
-// `model.export`: the original files where the model is as it came, else a Hugging Face folder that transformers opens.
+// `model.export`: the original files where the model is as it came, else a Hugging Face folder or a GGUF file made of its tensors.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import { parseJsonObject } from '../formats/json-scan.js'
@@ -7,38 +7,48 @@ import { writeSafetensorsHeader } from '../formats/safetensors.js'
 import { checkedPayloads } from './checked-payloads.js'
 import { exportConfig, exportGenerationConfig, exportTokenizerConfig } from './export-config.js'
 import { writeExport } from './export-folder.js'
+import { type GgufExport, ggufBytes, ggufChunks, planGguf } from './export-gguf.js'
 import { exportTensors } from './export-tensors.js'
 import type { Handler, HandlerContext } from './handler.js'
 import { restoreFile } from './restore-file.js'
 
 type WriteFile = (name: string, chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>) => Promise<void>
 
-const unsupported = (message: string) => new DomainError('UNSUPPORTED_FORMAT', message, { field: ['input', 'format'] })
+const unsupported = (message: string, field: string) =>
+  new DomainError('UNSUPPORTED_FORMAT', message, { field: ['input', field] })
 
 export const exportModel: Handler<'model.export'> = async (input, context) => {
-  const { format, quantization } = input
-  if (quantization !== undefined && quantization !== 'NONE') {
+  const { format, quantization, name } = input
+  if (format === 'ONNX') throw unsupported('Export to ONNX is not offered; SAFETENSORS and GGUF are', 'format')
+  if (format === 'SAFETENSORS' && quantization !== undefined) {
     throw unsupported(
-      `Export with quantization ${quantization} is not offered; tensors are exported as stored or in float32`,
+      `SafeTensors files hold plain numbers: quantization ${quantization} is offered for GGUF; without it tensors are written as stored`,
+      'quantization',
     )
   }
-  if (format === 'ONNX')
-    throw unsupported('Export to ONNX is not offered; SAFETENSORS is, and GGUF for models that came as GGUF')
   const manifest = await readManifest(context.payloads, input.manifest)
   const wanted = format === 'GGUF' ? 'gguf' : 'safetensors'
-  const original = manifest.format === wanted && manifest.sourceFiles !== undefined
-  if (format === 'GGUF' && !original) {
-    throw unsupported(
-      manifest.format === 'gguf'
-        ? `${input.name} was built here; GGUF is written for models as they came from a GGUF file. Export it as SAFETENSORS`
-        : `${input.name} came as SafeTensors; writing it as GGUF is not offered. Export it as SAFETENSORS`,
-    )
-  }
+  const original = manifest.format === wanted && manifest.sourceFiles !== undefined && quantization === undefined
   const checked = { ...context, payloads: checkedPayloads(context.payloads, manifest) }
-  const files = await writeExport(context.dataFolder, context.jobId, write =>
-    original ? restoreAll(manifest, write, checked) : convert(manifest, write, checked),
-  )
+  const gguf =
+    format === 'GGUF' && !original ? await planGguf(manifest, name, quantization, checked.payloads) : undefined
+  const files = await writeExport(context.dataFolder, context.jobId, write => {
+    if (original) return restoreAll(manifest, write, checked)
+    return gguf ? writeGguf(name, gguf, write, context) : convert(manifest, write, checked)
+  })
   return { files }
+}
+
+/** A file name out of any model name. */
+const fileName = (name: string) => name.replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[-.]+|[-.]+$/g, '') || 'model'
+
+async function writeGguf(name: string, plan: GgufExport, write: WriteFile, context: HandlerContext) {
+  const chunks = counted(ggufChunks(plan, context.signal), context, ggufBytes(plan), { bytes: 0 })
+  // The same ending twice says nothing: models are often named after the file they came from.
+  const base = fileName(name)
+    .replace(/\.gguf$/i, '')
+    .replace(new RegExp(`\\.${plan.label}$`, 'i'), '')
+  await write(`${base}.${plan.label}.gguf`, chunks)
 }
 
 /** Reports bytes as they are written, and stops where the job was cancelled. */

@@ -28,9 +28,13 @@ export function ropeTables(d: ResolvedDimensions, positions: number, factors?: F
   return { cos, sin, positions }
 }
 
+/** Angle per position of each pair [head size / 2], without scaling. */
+export const plainRopeFrequencies = (d: ResolvedDimensions): number[] =>
+  Array.from({ length: d.headSize / 2 }, (_, i) => d.ropeTheta ** ((-2 * i) / d.headSize))
+
 /** Angle per position of each pair [head size / 2], after the scaling the source states. Throws UNSUPPORTED_ARCHITECTURE for others. */
 export function ropeFrequencies(d: ResolvedDimensions): number[] {
-  const plain = Array.from({ length: d.headSize / 2 }, (_, i) => d.ropeTheta ** ((-2 * i) / d.headSize))
+  const plain = plainRopeFrequencies(d)
   const scaling = d.ropeScaling
   const type = String(scaling?.rope_type ?? scaling?.type ?? 'default')
   const number = (key: string): number => {

@@ -202,6 +202,10 @@ const evaluationInput = {
   maxTokens: z.number().int().min(2).default(256),
 }
 
+/** Types that an export can bring all matrices into; the names are ggml's. */
+export const exportQuantizations = ['F32', 'F16', 'Q8_0', 'Q4_0', 'Q4_1'] as const
+export type ExportQuantization = (typeof exportQuantizations)[number]
+
 /** `device`: one at a time per device. `interactive`: the device's serving process, several at once. `io`: bytes only, no device. */
 export type Lane = 'device' | 'interactive' | 'io'
 
@@ -239,7 +243,8 @@ export const jobTypes = {
       manifest: hashSchema,
       name: z.string(),
       format: z.enum(['SAFETENSORS', 'GGUF', 'ONNX']),
-      quantization: z.string().optional(),
+      /** Type of all matrices; absent: as they are stored, as far as the format can say it. */
+      quantization: z.enum(exportQuantizations).optional(),
     }),
     output: z.object({
       /** `path` is relative to the exports folder: `<job id>/<file>`. */

@@ -68,9 +68,9 @@ export const modelEffects: JobEffects = {
       // The output is written after this: it leaves with the addresses that people download from.
       for (const file of output.files) file.url = `/exports/${file.path.split('/').map(encodeURIComponent).join('/')}`
       if (!job.modelId) return
-      const { format } = job.input as { format: string }
+      const { format, quantization } = job.input as { format: string; quantization?: string }
       const bytes = output.files.reduce((sum, f) => sum + f.sizeBytes, 0)
-      const description = `${format}: ${output.files.length} ${output.files.length === 1 ? 'file' : 'files'}, ${quantity(bytes, 'bytes')}`
+      const description = `${format}${quantization ? ` ${quantization}` : ''}: ${output.files.length} ${output.files.length === 1 ? 'file' : 'files'}, ${quantity(bytes, 'bytes')}`
       await addModelEvent(em, {
         tenantId: job.tenantId,
         modelId: job.modelId,

@@ -1,5 +1,6 @@
 // Arguments, inputs and payloads of the models subgraph.
 import { ArgsType, Field, ID, InputType, Int, ObjectType } from 'type-graphql'
+import type { ExportQuantization } from '../../compute/pool/job-types.js'
 import type { TensorComponent } from '../../lib/manifest.js'
 import { registerValues, UserError } from '../build/common-types.js'
 import { ConnectionArguments } from '../build/connection.js'
@@ -73,8 +74,19 @@ export type ExportFormat = 'SAFETENSORS' | 'GGUF'
 export const ExportFormatEnum = registerValues<ExportFormat>('ExportFormat', 'File formats a model is written in.', {
   SAFETENSORS:
     'Hugging Face layout: model.safetensors, config.json and tokenizer files; byte for byte as it came where it came so.',
-  GGUF: 'The .gguf file of a model that came as one, byte for byte; not for models built here.',
+  GGUF: 'One .gguf file that llama.cpp opens; byte for byte as it came where it came so and `quantization` is not given.',
 })
+export const ExportQuantizationEnum = registerValues<ExportQuantization>(
+  'ExportQuantization',
+  'Types that an export can bring all matrices into; vectors stay float32.',
+  {
+    F32: 'float32.',
+    F16: 'float16.',
+    Q8_0: '8-bit codes, one float16 scale per block of 32 (8.5 bits per weight), rounded to nearest.',
+    Q4_0: '4-bit codes, one float16 scale per block of 32 (4.5 bits per weight), rounded to nearest.',
+    Q4_1: '4-bit codes, float16 scale and minimum per block of 32 (5 bits per weight), rounded to nearest.',
+  },
+)
 
 @InputType({ description: 'Which model to write in which format.' })
 export class ExportModelInput {
@@ -82,6 +94,12 @@ export class ExportModelInput {
   modelId!: string
   @Field(() => ExportFormatEnum, { description: 'Format of the files.' })
   format!: ExportFormat
+  @Field(() => ExportQuantizationEnum, {
+    nullable: true,
+    description:
+      'Type of all matrices; default: as they are stored, byte for byte. Rows that are no whole blocks become F16. SafeTensors files take none.',
+  })
+  quantization?: ExportQuantization | null
   @Field(() => String, idempotencyKey)
   idempotencyKey?: string | null
 }

@@ -120,7 +120,12 @@ export const exportModel = (context: RequestContext, input: ExportModelInput) =>
   enqueueOnce(context, 'exportModel', input, async em => {
     const model = await aliveModel(em, context.tenantId, fromGlobalId('Model', input.modelId, ['input', 'modelId']))
     const { manifestHash: manifest, name } = model
-    return { type: 'model.export', input: { manifest, name, format: input.format }, modelId: model.id }
+    const { format, quantization } = input
+    return {
+      type: 'model.export',
+      input: { manifest, name, format, ...(quantization ? { quantization } : {}) },
+      modelId: model.id,
+    }
   })
 
 export const verifyStorage = (context: RequestContext, input: { idempotencyKey?: string | null }) =>

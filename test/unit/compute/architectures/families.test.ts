@@ -119,6 +119,18 @@ describe.each(cases)('%s from %s', (name, format) => {
     const again = await ingestModel({ source: join(context.dataFolder, 'exports', exporting.jobId) }, context)
     expect(worst(await logitsOf(again.manifest, golden), golden.logits[last(golden)]!)).toBeLessThan(2e-6)
   })
+
+  test('is exported as GGUF that gives the same logits, with the tensors that llama.cpp’s converter writes', async () => {
+    const exporting = { ...context, jobId: `${name}-${format}-gguf` }
+    const [input] = [{ manifest, name, format: 'GGUF', quantization: 'F32' } as const]
+    const { files } = await exportModel(input, exporting)
+    const again = await ingestModel({ source: join(context.dataFolder, 'exports', files[0]!.path) }, context)
+    expect(worst(await logitsOf(again.manifest, golden), golden.logits[last(golden)]!)).toBeLessThan(2e-6)
+    const theirs = await ingestModel({ source: await writeGoldenGguf(golden, join(folder, `${name}-theirs`)) }, context)
+    const stored = async (hash: string) =>
+      new Map((await readManifest(context.payloads, hash)).tensors.map(t => [t.name, [t.dtype, t.shape, t.payload]]))
+    expect(await stored(again.manifest)).toEqual(await stored(theirs.manifest))
+  })
 })
 
 test.each(families)('%s in blocks of Q8_0 decodes on quantised kernels as in float32', async name => {

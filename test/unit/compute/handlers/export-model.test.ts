@@ -12,6 +12,7 @@ import { buildStudent } from '../../../../compute/handlers/build-student.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
 import { exportTensors } from '../../../../compute/handlers/export-tensors.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { openModel } from '../../../../compute/inference/model.js'
 import type { Manifest } from '../../../../lib/manifest.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { sharedFile, sharedPresent } from '../../../testkit/shared-files.js'
@@ -92,13 +93,11 @@ describe.runIf(sharedPresent('Export of stories260K', 'models', 'stories260K'))(
     expect(mine.tensors.some(t => t.name.includes('layers.3.'))).toBe(false)
   })
 
-  test('GGUF and ONNX of it are refused with a reason', async () => {
+  test('ONNX of it is refused with a reason', async () => {
     const { manifest } = await ingestModel({ source: stories }, context)
-    for (const format of ['GGUF', 'ONNX'] as const) {
-      await expect(exportModel({ manifest, name: 'm', format }, context)).rejects.toMatchObject({
-        code: 'UNSUPPORTED_FORMAT',
-      })
-    }
+    await expect(exportModel({ manifest, name: 'm', format: 'ONNX' }, context)).rejects.toMatchObject({
+      code: 'UNSUPPORTED_FORMAT',
+    })
     expect(existsSync(join(context.dataFolder, 'exports', 'job'))).toBe(false)
   })
 
@@ -195,7 +194,91 @@ test('a configuration is written for GGUF models', async () => {
   })
 })
 
-test('GGUF of a model that was not ingested as it is, is refused by name', async () => {
+test('a GGUF model built here is written anew, byte for byte where nothing is converted', async () => {
   const manifest = await ggufLlama()
-  await expect(exportModel({ manifest, name: 'cut', format: 'GGUF' }, context)).rejects.toThrow(/cut was built here/)
+  const { files } = await exportModel({ manifest, name: 'a cut: model', format: 'GGUF' }, context)
+  expect(files.map(f => f.path)).toEqual(['job/a-cut-model.F32.gguf'])
+  const again = await ingestModel({ source: join(context.dataFolder, 'exports', files[0]!.path) }, context)
+  const [before, after] = [
+    await readManifest(context.payloads, manifest),
+    await readManifest(context.payloads, again.manifest),
+  ]
+  const stored = ({ tensors }: Manifest) => tensors.map(t => [t.name, t.shape, t.dtype, t.payload])
+  // The tensors of this test have names of no convention; written are those of GGUF.
+  expect(stored(after).map(([, ...rest]) => rest)).toEqual(stored(before).map(([, ...rest]) => rest))
+  expect(after.tensors.map(t => t.role)).toEqual(before.tensors.map(t => t.role))
+  expect(after.dimensions).toEqual(before.dimensions)
+})
+
+test('quantization for SafeTensors is refused, naming it', async () => {
+  const manifest = await ggufLlama()
+  await expect(
+    exportModel({ manifest, name: 'm', format: 'SAFETENSORS', quantization: 'Q4_0' }, context),
+  ).rejects.toMatchObject({ code: 'UNSUPPORTED_FORMAT', message: expect.stringContaining('Q4_0') })
+})
+
+describe.runIf(sharedPresent('GGUF export of stories260K', 'models', 'stories260K'))('GGUF of stories260K', () => {
+  const ingest = async (source: string) => (await ingestModel({ source }, context)).manifest
+  const exportGguf = async (manifest: string, quantization?: 'F32' | 'F16' | 'Q8_0' | 'Q4_0' | 'Q4_1') => {
+    const input = { manifest, name: 'stories260K', format: 'GGUF', ...(quantization && { quantization }) } as const
+    const [file] = (await exportModel(input, context)).files
+    return join(context.dataFolder, 'exports', file!.path)
+  }
+
+  test('a model from SafeTensors gives the same logits after its way through GGUF, and goes back to the same bytes', async () => {
+    const source = await ingest(stories)
+    const manifest = await ingest(await exportGguf(source))
+    const ids = [1, 403, 407, 261, 378]
+    const logits = []
+    for (const hash of [source, manifest]) {
+      const model = await openModel(await readManifest(context.payloads, hash), context)
+      logits.push((await model.forward({ ids: [ids], wantLogits: 'last' })).logits[0]!.slice())
+      await model.dispose()
+    }
+    const [ours, theirs] = logits as [Float32Array, Float32Array]
+    expect(Math.max(...ours.map((value, i) => Math.abs(value - theirs[i]!)))).toBeLessThan(1e-4)
+
+    const { parent, sourceFiles, ...cut } = await readManifest(context.payloads, manifest)
+    expect([parent, sourceFiles?.length]).toEqual([undefined, 1])
+    const { hash } = await writeManifest(context.payloads, cut)
+    await exportModel({ manifest: hash, name: 'm', format: 'SAFETENSORS' }, context)
+    const back = await ingest(join(context.dataFolder, 'exports', 'job'))
+    const payloadsOf = async (of: string) =>
+      new Map((await readManifest(context.payloads, of)).tensors.map(t => [t.name, t.payload]))
+    expect(await payloadsOf(back)).toEqual(await payloadsOf(source))
+  })
+
+  test('a student ingests back to its own tensors, dimensions and tokenizer', async () => {
+    const parent = await ingest(await exportGguf(await ingest(stories), 'Q8_0'))
+    const student = await buildStudent({ parent, layers: [{ from: 1, to: 4 }] }, context)
+    const back = await ingest(await exportGguf(student.manifest))
+    const [before, after] = [
+      await readManifest(context.payloads, student.manifest),
+      await readManifest(context.payloads, back),
+    ]
+    expect(after.tensors).toEqual(before.tensors)
+    expect(
+      after.tensors.filter(t => t.shape.at(-1) === 64 && t.shape.length === 2).every(t => t.dtype === 'Q8_0'),
+    ).toBe(true)
+    expect(after.dimensions).toEqual(before.dimensions)
+    expect(after.tokenizer).toEqual(before.tokenizer)
+    expect(after.parameterCount).toBe(before.parameterCount)
+  })
+
+  test('rows that are no whole blocks are written in half precision', async () => {
+    const manifest = await ingest(await exportGguf(await ingest(stories), 'Q4_0'))
+    const { tensors } = await readManifest(context.payloads, manifest)
+    const types = Object.fromEntries(tensors.map(t => [t.role, [t.dtype, t.shape.at(-1)]]))
+    // 64 columns are two blocks, 172 are none.
+    expect(types['layers.0.up']).toEqual(['Q4_0', 64])
+    expect(types['layers.0.down']).toEqual(['F16', 172])
+    expect(types['layers.0.attn_norm']).toEqual(['F32', 64])
+  })
+
+  test('a cancelled export leaves no file', async () => {
+    const manifest = await ingest(stories)
+    const cancelled = context.withSignal(AbortSignal.abort())
+    await expect(exportModel({ manifest, name: 'm', format: 'GGUF' }, cancelled)).rejects.toThrow()
+    expect(await readdir(join(context.dataFolder, 'exports'))).toEqual([])
+  })
 })

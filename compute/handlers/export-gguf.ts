@@ -1,0 +1,204 @@
+// A model of any source as a GGUF file that llama.cpp opens: names, row orders and types as its converter writes them.
+import { DomainError } from '../../lib/errors.js'
+import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
+import type { PayloadStore } from '../../payloads/payload-store.js'
+import type { ResolvedDimensions, TensorPlace } from '../architectures/architecture.js'
+import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
+import { elementCount } from '../formats/float-weights.js'
+import { ggmlTypeByName, isQuantized } from '../formats/ggml-types.js'
+import { ggufTokenizerEntries } from '../formats/gguf-tokenizer-writer.js'
+import { alignedBytes, type GgufEntry, writeGgufHeader } from '../formats/gguf-writer.js'
+import { parseJsonObject } from '../formats/json-scan.js'
+import { plainRopeFrequencies, ropeFrequencies } from '../inference/rope.js'
+import type { ExportQuantization } from '../pool/job-types.js'
+import { inConvention, placeOf } from './export-tensors.js'
+import { converted, storedStream, type TensorStream } from './tensor-streams.js'
+
+export interface GgufExport {
+  /** Metadata and tensor table. */
+  header: Uint8Array
+  /** In the file's order; each is followed by zeros up to `alignedBytes`. */
+  tensors: TensorStream[]
+  /** The type of most parameters, as file names say it: `Q4_1`. */
+  label: string
+}
+
+/** `general.file_type` (llama.cpp's LLAMA_FTYPE_MOSTLY_*) of the types that are written here. */
+const fileTypes: Readonly<Record<string, number>> = {
+  F32: 0,
+  F16: 1,
+  Q4_0: 2,
+  Q4_1: 3,
+  Q8_0: 7,
+  Q5_0: 8,
+  Q5_1: 9,
+  BF16: 32,
+}
+
+/**
+ * Plans the file; nothing is read but the tokenizer.
+ * @param quantization type of all matrices; absent: as stored
+ * @throws DomainError UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_FORMAT naming the tensor or the tokenizer's part, SHAPE_MISMATCH
+ */
+export async function planGguf(
+  manifest: Manifest,
+  name: string,
+  quantization: ExportQuantization | undefined,
+  payloads: PayloadStore,
+): Promise<GgufExport> {
+  const model = checkBuildable(manifest)
+  const tensors: TensorStream[] = []
+  for (const tensor of manifest.tensors) {
+    const stream = ggufTensor(manifest, model, tensor, quantization, payloads)
+    if (stream) tensors.push(stream)
+  }
+  const factors = ropeFactors(manifest, model)
+  if (factors) tensors.push(factors)
+  const label = commonType(tensors)
+  const tokenizer = manifest.tokenizer
+  const entries = new Map<string, GgufEntry>([
+    ['general.architecture', { text: model.architecture.name }],
+    ['general.type', { text: 'model' }],
+    ['general.name', { text: name }],
+    ...(manifest.license ? [['general.license', { text: manifest.license }] as const] : []),
+    ['general.file_type', { u32: fileTypes[label] ?? 0 }],
+    ...(tensors.some(t => isQuantized(t.dtype)) ? [['general.quantization_version', { u32: 2 }] as const] : []),
+    ...dimensionEntries(manifest, model),
+    ...(tokenizer
+      ? ggufTokenizerEntries(
+          parseJsonObject(await payloads.get(tokenizer.tokenizerJson), 'tokenizer.json'),
+          tokenizer,
+          model.dimensions.vocabularySize,
+          await sourceRule(manifest, payloads),
+        )
+      : [['tokenizer.ggml.model', { text: 'none' }] as const]),
+    ...(manifest.chatTemplate ? [['tokenizer.chat_template', { text: manifest.chatTemplate }] as const] : []),
+  ])
+  return { header: writeGgufHeader(entries, tensors), tensors, label }
+}
+
+/** Bytes of the whole file. */
+export const ggufBytes = ({ header, tensors }: GgufExport) =>
+  tensors.reduce((sum, t) => sum + alignedBytes(t.bytes), header.length)
+
+/** The file's bytes in order. */
+export async function* ggufChunks({ header, tensors }: GgufExport, signal: AbortSignal): AsyncIterable<Uint8Array> {
+  yield header
+  for (const tensor of tensors) {
+    yield* tensor.chunks(signal)
+    const padding = alignedBytes(tensor.bytes) - tensor.bytes
+    if (padding > 0) yield new Uint8Array(padding)
+  }
+}
+
+/** The tensor as it stands in the file; undefined where GGUF models have none such. */
+function ggufTensor(
+  manifest: Manifest,
+  model: BuildableModel,
+  tensor: ManifestTensor,
+  quantization: ExportQuantization | undefined,
+  payloads: PayloadStore,
+): TensorStream | undefined {
+  const place = placeOf(model, tensor)
+  if (!place) {
+    if (manifest.format === 'gguf') return storedStream(tensor, tensor.name, payloads)
+    throw new DomainError(
+      'UNSUPPORTED_FORMAT',
+      `tensor ${tensor.name}: has no place in a GGUF ${model.architecture.name} model`,
+    )
+  }
+  if (manifest.format !== 'gguf') {
+    // Never read by any program, and llama.cpp refuses tensors that it does not know.
+    if (place.inert) return undefined
+    // A checkpoint may hold the head beside the embeddings it is tied to; llama.cpp would take it for an untied one.
+    if (place.role === 'lm_head' && model.dimensions.tiedEmbeddings) return undefined
+  }
+  const stream = inConvention(manifest, model, tensor, place, 'gguf', payloads)
+  return converted(stream, ggufType(stream, place, quantization, manifest.format === 'gguf'))
+}
+
+/** llama.cpp multiplies matrices of any type; vectors, and rows that are added, must be float32. */
+function ggufType(
+  { name, dtype, shape }: TensorStream,
+  place: TensorPlace,
+  quantization: ExportQuantization | undefined,
+  native: boolean,
+): string {
+  if (shape.length < 2 || place.role === 'position_embed') return native ? dtype : 'F32'
+  if (!quantization) {
+    if (dtype === 'F64') return 'F32'
+    if (ggmlTypeByName(dtype)) return dtype
+    throw new DomainError('UNSUPPORTED_FORMAT', `tensor ${name}: ggml has no type ${dtype}`)
+  }
+  const { blockSize } = ggmlTypeByName(quantization)!
+  // As llama.cpp's quantiser does where blocks do not fit a row.
+  return shape.at(-1)! % blockSize === 0 ? quantization : 'F16'
+}
+
+/** The type of most parameters. */
+function commonType(tensors: readonly TensorStream[]): string {
+  const counts = new Map<string, number>()
+  for (const { dtype, shape } of tensors) counts.set(dtype, (counts.get(dtype) ?? 0) + elementCount(shape))
+  return [...counts].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 'F32'
+}
+
+/** `<architecture>.*`: what llama.cpp and our own reader take the dimensions from. */
+function dimensionEntries(manifest: Manifest, { architecture, dimensions: d }: BuildableModel): [string, GgufEntry][] {
+  const rotary = architecture.positions === 'rotary'
+  const epsilon = architecture.norm === 'rms' ? 'attention.layer_norm_rms_epsilon' : 'attention.layer_norm_epsilon'
+  const entries: [string, GgufEntry | undefined][] = [
+    ['vocab_size', { u32: d.vocabularySize }],
+    ['context_length', { u32: d.contextLength }],
+    ['embedding_length', { u32: d.hiddenSize }],
+    ['block_count', { u32: d.layerCount }],
+    ['feed_forward_length', { u32: d.intermediateSize }],
+    ['attention.head_count', { u32: d.attentionHeadCount }],
+    ['attention.head_count_kv', { u32: d.keyValueHeadCount }],
+    ['attention.key_length', { u32: d.headSize }],
+    ['attention.value_length', { u32: d.headSize }],
+    [epsilon, { f32: d.normEpsilon }],
+    ['attention.sliding_window', d.slidingWindow === undefined ? undefined : { u32: d.slidingWindow }],
+    ['rope.dimension_count', rotary ? { u32: d.headSize } : undefined],
+    ['rope.freq_base', rotary ? { f32: d.ropeTheta } : undefined],
+    ...(rotary ? scalingEntries(manifest, d) : []),
+  ]
+  return entries.flatMap(([key, entry]) => (entry ? [[`${architecture.name}.${key}`, entry]] : []))
+}
+
+const scalingType = ({ ropeScaling }: ResolvedDimensions) =>
+  String(ropeScaling?.rope_type ?? ropeScaling?.type ?? 'default')
+
+/** Linear scaling is a number; Llama 3's is a tensor (`ropeFactors`), as llama.cpp's converter writes it. */
+function scalingEntries(manifest: Manifest, d: ResolvedDimensions): [string, GgufEntry | undefined][] {
+  const type = scalingType(d)
+  if (type !== 'linear' && !(manifest.format === 'gguf' && d.ropeScaling)) return []
+  const { factor, original_max_position_embeddings: original } = d.ropeScaling ?? {}
+  return [
+    ['rope.scaling.type', { text: type }],
+    ['rope.scaling.factor', typeof factor === 'number' ? { f32: factor } : undefined],
+    ['rope.scaling.original_context_length', typeof original === 'number' ? { u32: original } : undefined],
+  ]
+}
+
+/** `rope_freqs.weight` [head size / 2]: what the plain frequencies are divided by. */
+function ropeFactors(manifest: Manifest, { dimensions: d }: BuildableModel): TensorStream | undefined {
+  if (manifest.format === 'gguf' || scalingType(d) !== 'llama3') return undefined
+  const scaled = ropeFrequencies(d)
+  const factors = Float32Array.from(plainRopeFrequencies(d), (f, i) => f / scaled[i]!)
+  return {
+    name: 'rope_freqs.weight',
+    dtype: 'F32',
+    shape: [factors.length],
+    bytes: factors.byteLength,
+    async *chunks() {
+      yield new Uint8Array(factors.buffer)
+    },
+  }
+}
+
+/** `tokenizer.ggml.pre` of a GGUF source. */
+async function sourceRule(manifest: Manifest, payloads: PayloadStore): Promise<string | undefined> {
+  if (manifest.format !== 'gguf' || !manifest.sourceConfig) return undefined
+  const rule = parseJsonObject(await payloads.get(manifest.sourceConfig), 'GGUF metadata')['tokenizer.ggml.pre']
+  return typeof rule === 'string' ? rule : undefined
+}

@@ -1,0 +1,46 @@
+#!/usr/bin/env node
+// Nightly check: GGUF files that the platform writes open in llama.cpp, which says the same tokens as we do of the same file.
+// node test/nightly/llama-cpp-export.mjs PYTHON [FOLDER OF MODELS]   (after `npm run build`; PYTHON has llama-cpp-python)
+import { basename } from 'node:path'
+import { generatedElsewhere, readArguments, report, startPlatform, verdict } from './export-checks.mjs'
+
+/** Below this difference of two logits, float32 rounding may decide which token comes first. */
+const tieMargin = 2e-3
+/** llama.cpp rounds activations to 8 bits before it multiplies them by blocks of codes (or 16 for F16), which moves logits by some tenths. */
+const roundedTieMargin = 0.5
+
+const { python, cases } = readArguments()
+const platform = await startPlatform()
+const rows = [['model', 'layers', 'file', 'prompt', 'tokens', 'least margin', 'verdict']]
+
+async function compare(name, modelId, prompts, quantization) {
+  const layers = String(await platform.layerCount(modelId))
+  const [file] = await platform.exported(modelId, { format: 'GGUF', ...(quantization && { quantization }) })
+  const again = await platform.ingest(file, `${name}, back`)
+  const answers = await generatedElsewhere(python, 'greedy-tokens-llama-cpp.py', file, prompts)
+  const margin = file.endsWith('.F32.gguf') ? tieMargin : roundedTieMargin
+  for (const [i, prompt] of prompts.entries()) {
+    const theirs = answers[i]
+    const ours = await platform.generated(again, prompt)
+    let said = verdict(ours, theirs, margin)
+    if (!quantization || quantization === 'F32') {
+      const before = await platform.generated(modelId, prompt)
+      if (before.tokenIds.join() !== ours.tokenIds.join()) said = 'DIFFERENT from the model it was written from'
+    }
+    const least = Math.min(...theirs.margins).toFixed(4)
+    rows.push([name, layers, basename(file), prompt, String(theirs.tokens.length), least, said])
+  }
+}
+
+try {
+  for (const { name, source, layers, prompts } of cases) {
+    const parent = await platform.ingest(source, name)
+    await compare(name, parent, prompts)
+    const student = await platform.buildStudent(parent, layers)
+    for (const quantization of [undefined, 'F32', 'F16', 'Q8_0', 'Q4_1', 'Q4_0'])
+      await compare(`${name}, student`, student, prompts, quantization)
+  }
+  report(rows)
+} finally {
+  await platform.stop()
+}
