@@ -1,6 +1,7 @@
 // Stored tensor bytes -> float32, by the formulas of ggml-quants.c (dequantize_row_*); block by block, so that any whole number of blocks will do.
 import { DomainError } from '../../lib/errors.js'
 import { ggmlTypeByName } from './ggml-types.js'
+import { type IntScheme, intScheme, ownBlockTypes } from './int-blocks.js'
 
 /** All 65,536 values of IEEE half precision: a look-up is four times faster than computing. */
 const halfTable = (() => {
@@ -167,6 +168,29 @@ const bf16: Kernel = (b, out, n) => {
   for (let i = 0; i < n; i++) words[i] = bits[i]! << 16
 }
 
+/** Blocks of ours (int-blocks.ts), of which ggml's whole-number types above are the faster special cases. */
+const ownBlocks =
+  ({ bits, symmetric, blockSize }: IntScheme): Kernel =>
+  (b, out, blocks) => {
+    for (let i = 0, at = 0, x = 0; i < blocks; i++, x += blockSize) {
+      const d = half(b, at)
+      const m = symmetric ? 0 : half(b, at + 2)
+      at += symmetric ? 2 : 4
+      if (bits === 8) {
+        for (let j = 0; j < blockSize; j++) out[x + j] = symmetric ? ((b[at + j]! << 24) >> 24) * d : b[at + j]! * d + m
+        at += blockSize
+        continue
+      }
+      const zero = symmetric ? 8 : 0
+      for (let group = x; group < x + blockSize; group += 32, at += 16) {
+        for (let j = 0; j < 16; j++) {
+          out[group + j] = ((b[at + j]! & 15) - zero) * d + m
+          out[group + j + 16] = ((b[at + j]! >> 4) - zero) * d + m
+        }
+      }
+    }
+  }
+
 const kernels: Record<string, Kernel> = {
   F32: f32,
   F64: f64,
@@ -180,6 +204,7 @@ const kernels: Record<string, Kernel> = {
   Q4_K: q4_k,
   Q5_K: q5_k,
   Q6_K: q6_k,
+  ...Object.fromEntries(ownBlockTypes.map(({ name }) => [name, ownBlocks(intScheme(name)!)])),
 }
 
 /** Whether `dequantize` reads this dtype. */

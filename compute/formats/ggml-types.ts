@@ -1,4 +1,5 @@
 // The ggml tensor types by id: name, elements per block, bytes per block (ggml.c type_traits; ids 4 and 5 left ggml before GGUF existed).
+import { ownBlockTypes } from './int-blocks.js'
 
 export interface GgmlType {
   id: number
@@ -60,10 +61,15 @@ export const ggmlTypes: readonly GgmlType[] = rows.map(([id, name, blockSize, bl
 }))
 
 const byId = new Map(ggmlTypes.map(type => [type.id, type]))
-const byName = new Map(ggmlTypes.map(type => [type.name, type]))
+/** With ours, whose id is -1: no file of ggml's can hold them. */
+const byName = new Map([...ggmlTypes, ...ownBlockTypes].map(type => [type.name, type]))
 
 export const ggmlType = (id: number) => byId.get(id)
-export const ggmlTypeByName = (name: string) => byName.get(name)
+/** Storage type of a dtype, ours included. */
+export const ggmlTypeByName = (name: string): GgmlType | undefined => byName.get(name)
+
+/** Whether GGUF files can hold it. */
+export const isGgmlType = (name: string): boolean => (byName.get(name)?.id ?? -1) >= 0
 
 /** Whether the dtype stores blocks of codes with shared scales rather than plain numbers. */
 export const isQuantized = (dtype: string) => (byName.get(dtype)?.blockSize ?? 1) > 1

@@ -1,5 +1,5 @@
 // The header of a new GGUF version 3 file (github.com/ggml-org/ggml/blob/master/docs/gguf.md): metadata and tensor table.
-import { ggmlTypeByName } from './ggml-types.js'
+import { ggmlTypeByName, isGgmlType } from './ggml-types.js'
 import { invalid, type TensorEntry } from './tensor-file.js'
 
 /** A metadata value with the type it is written in. */
@@ -66,7 +66,7 @@ export function writeGgufHeader(
   let offset = 0
   for (const { name, dtype, shape, bytes } of tensors) {
     const type = ggmlTypeByName(dtype)
-    if (!type) throw invalid(`tensor ${name}: ggml has no type ${dtype}`)
+    if (!type || !isGgmlType(dtype)) throw invalid(`tensor ${name}: ggml has no type ${dtype}`)
     parts.push(text(name), u32(shape.length), ...shape.toReversed().map(u64), u32(type.id), u64(offset))
     offset += alignedBytes(bytes)
   }

@@ -2,12 +2,13 @@
 // with zero in the middle of the codes. Types whose codes count from 0 have their offset moved accordingly: a product's error is that of
 // the rounded activation times scale * (code - zero), and so least where that is centred.
 import { halfToFloat, minimumOf, scaleOf } from './dequantize.js'
+import { type IntScheme, intScheme, ownBlockTypes, unpackIntBlocks } from './int-blocks.js'
 
 export interface QuantisedForm {
   /** Size of a stored code; 4-bit codes are packed two to a byte, the earlier in the low half. */
   bits: 4 | 8
   /** Elements that share a scale. */
-  blockSize: 16 | 32
+  blockSize: 16 | 32 | 64 | 128
   /** Whether blocks have an offset. */
   offsets: boolean
 }
@@ -92,6 +93,20 @@ const q6_k: Kernel = (b, at, codes, code, { scales }, block) => {
   }
 }
 
+/** Ours: a block of theirs is one of the kernels'. */
+function ownBlocks(name: string, scheme: IntScheme): [string, readonly [QuantisedForm, Kernel]] {
+  const { bits, symmetric, blockSize } = scheme
+  const { blockBytes } = ownBlockTypes.find(type => type.name === name)!
+  const kernel: Kernel = (b, at, codes, code, { scales, offsets }, block) => {
+    const stored = unpackIntBlocks(scheme, b.subarray(at, at + blockBytes))
+    scales[block] = halfToFloat(stored.scales[0]!)
+    // Codes from 0 have their middle at half their range; signed bytes are moved to where the kernel's zero is.
+    if (!symmetric) offsets[block] = halfToFloat(stored.minima[0]!) + 2 ** (bits - 1) * scales[block]!
+    codes.set(bits === 8 && symmetric ? stored.codes.map(q => q ^ 0x80) : stored.codes, code)
+  }
+  return [name, [{ bits, blockSize, offsets: !symmetric }, kernel]]
+}
+
 const types: Readonly<Record<string, readonly [form: QuantisedForm, kernel: Kernel]>> = {
   Q4_0: [{ bits: 4, blockSize: 32, offsets: false }, q4_0],
   Q4_1: [{ bits: 4, blockSize: 32, offsets: true }, q4_1],
@@ -101,6 +116,7 @@ const types: Readonly<Record<string, readonly [form: QuantisedForm, kernel: Kern
   Q4_K: [{ bits: 4, blockSize: 32, offsets: true }, q4_k],
   Q5_K: [{ bits: 8, blockSize: 32, offsets: true }, q5_k],
   Q6_K: [{ bits: 8, blockSize: 16, offsets: false }, q6_k],
+  ...Object.fromEntries(ownBlockTypes.map(({ name }) => ownBlocks(name, intScheme(name)!))),
 }
 
 /** The form that tensors of this type have losslessly; undefined for plain numbers and types that are not read. */

@@ -5,14 +5,14 @@ import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { ResolvedDimensions, TensorPlace } from '../architectures/architecture.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
 import { elementCount } from '../formats/float-weights.js'
-import { ggmlTypeByName, isQuantized } from '../formats/ggml-types.js'
+import { ggmlTypeByName, isGgmlType, isQuantized } from '../formats/ggml-types.js'
 import { ggufTokenizerEntries } from '../formats/gguf-tokenizer-writer.js'
 import { alignedBytes, type GgufEntry, writeGgufHeader } from '../formats/gguf-writer.js'
 import { parseJsonObject } from '../formats/json-scan.js'
 import { plainRopeFrequencies, ropeFrequencies } from '../inference/rope.js'
 import type { ExportQuantization } from '../pool/job-types.js'
 import { inConvention, placeOf } from './export-tensors.js'
-import { converted, storedStream, type TensorStream } from './tensor-streams.js'
+import { asGgml, converted, storedStream, type TensorStream } from './tensor-streams.js'
 
 export interface GgufExport {
   /** Metadata and tensor table. */
@@ -113,7 +113,7 @@ function ggufTensor(
     // A checkpoint may hold the head beside the embeddings it is tied to; llama.cpp would take it for an untied one.
     if (place.role === 'lm_head' && model.dimensions.tiedEmbeddings) return undefined
   }
-  const stream = inConvention(manifest, model, tensor, place, 'gguf', payloads)
+  const stream = asGgml(inConvention(manifest, model, tensor, place, 'gguf', payloads))
   return converted(stream, ggufType(stream, place, quantization, manifest.format === 'gguf'))
 }
 
@@ -127,7 +127,7 @@ function ggufType(
   if (shape.length < 2 || place.role === 'position_embed') return native ? dtype : 'F32'
   if (!quantization) {
     if (dtype === 'F64') return 'F32'
-    if (ggmlTypeByName(dtype)) return dtype
+    if (isGgmlType(dtype)) return dtype
     throw new DomainError('UNSUPPORTED_FORMAT', `tensor ${name}: ggml has no type ${dtype}`)
   }
   const { blockSize } = ggmlTypeByName(quantization)!

@@ -5,7 +5,15 @@ import type { ManifestTensor } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import { canDequantize, dequantize } from '../formats/dequantize.js'
 import { elementCount, storedBytes } from '../formats/float-weights.js'
-import { ggmlTypeByName, isQuantized } from '../formats/ggml-types.js'
+import { ggmlTypeByName, isGgmlType, isQuantized } from '../formats/ggml-types.js'
+import {
+  ggmlScheme,
+  intDtype,
+  intScheme,
+  packIntBlocks,
+  splitIntBlocks,
+  unpackIntBlocks,
+} from '../formats/int-blocks.js'
 import { canQuantize, quantize } from '../formats/quantize.js'
 
 export interface TensorStream {
@@ -104,6 +112,28 @@ export function converted(stream: TensorStream, dtype: string): TensorStream {
           throw error
         }
       }
+    },
+  }
+}
+
+/**
+ * Blocks of ours as ggml's, with the same weights; the stream itself where ggml knows its type. 8 bits with a minimum, which ggml lacks,
+ * become float32.
+ */
+export function asGgml(stream: TensorStream): TensorStream {
+  const scheme = intScheme(stream.dtype)
+  if (!scheme || isGgmlType(stream.dtype)) return stream
+  const target = ggmlScheme(scheme)
+  if (!target) return converted(stream, 'F32')
+  const dtype = intDtype(target)
+  const { blockBytes } = ggmlTypeByName(stream.dtype)!
+  return {
+    ...stream,
+    dtype,
+    bytes: storedBytes(dtype, elementCount(stream.shape))!,
+    async *chunks(signal) {
+      for await (const piece of inPieces(stream.chunks(signal), 4096 * blockBytes))
+        yield packIntBlocks(target, splitIntBlocks(scheme, target, unpackIntBlocks(scheme, piece)))
     },
   }
 }
