@@ -1,10 +1,12 @@
 // The payload store on a folder: root/<first two hex digits>/<sha256>, written in root/tmp, synced, renamed, folder synced.
 import { createHash, randomUUID } from 'node:crypto'
-import { constants, mkdirSync, statSync } from 'node:fs'
+import { close, constants, fdatasync, mkdirSync, statSync } from 'node:fs'
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { DomainError } from '../lib/errors.js'
-import type { PayloadBatch, PayloadStore, PutResult } from './payload-store.js'
+import type { FileRanges, PayloadBatch, PayloadStore, PutResult } from './payload-store.js'
+import { maximumThreads, type RangeResult, type RequestedRange, storeRanges } from './range-writers.js'
 
 /** Bytes per read when a payload is streamed out or hashed: large enough to hide system call costs, small enough to abort soon. */
 const chunkBytes = 1024 * 1024
@@ -14,6 +16,9 @@ const holdBytes = 4 * 1024 * 1024
 const parallelSyncs = 32
 /** Written files that wait for their sync, each an open descriptor: far below the usual limit of 1,024. */
 const maximumUnsynced = 64
+/** What is asked of a thread of the store at once: at most so many bytes (unless one range is longer) and so many ranges. */
+const groupBytes = 2 * 1024 * 1024
+const groupFiles = 32
 /** A temporary file of another living process is its own affair, unless it is this old. */
 const staleMilliseconds = 24 * 3600 * 1000
 
@@ -41,6 +46,17 @@ export async function writeAll(file: FileHandle, bytes: Uint8Array) {
   for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten
 }
 
+/** What is left to do with a written file. */
+type WrittenFile = Pick<FileHandle, 'datasync' | 'close'>
+
+/** The same for a bare descriptor. */
+const syncDescriptor = promisify(fdatasync)
+const closeDescriptor = promisify(close)
+const writtenFile = (descriptor: number): WrittenFile => ({
+  datasync: () => syncDescriptor(descriptor),
+  close: () => closeDescriptor(descriptor),
+})
+
 /** Makes a rename in this folder survive a power loss. */
 export async function syncFolder(path: string) {
   const folder = await open(path, constants.O_RDONLY)
@@ -60,6 +76,21 @@ async function forEachLimit<T>(items: Iterable<T>, limit: number, work: (item: T
   const results = await Promise.allSettled(Array.from({ length: limit }, lane))
   const failed = results.find(r => r.status === 'rejected')
   if (failed) throw failed.reason
+}
+
+/** Cuts a list of ranges into runs of a few megabytes or files each. */
+function groupRanges(ranges: FileRanges['ranges']): FileRanges['ranges'][] {
+  const groups: { offset: number; bytes: number }[][] = []
+  let bytes = Number.POSITIVE_INFINITY
+  for (const range of ranges) {
+    if (bytes + range.bytes > groupBytes || groups.at(-1)!.length === groupFiles) {
+      groups.push([])
+      bytes = 0
+    }
+    groups.at(-1)!.push(range)
+    bytes += range.bytes
+  }
+  return groups
 }
 
 /** A counting gate: `run` waits until fewer than `limit` are inside. */
@@ -137,15 +168,21 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
   }
 
   function batch(signal?: AbortSignal): PayloadBatch {
+    const id = randomUUID()
     const staged = new Map<string, { temporary: string; synced: Promise<void> }>()
     const gate = makeGate(parallelSyncs)
     const unsynced = new Set<Promise<void>>()
     let closed = false
 
-    async function write(fill: (file: FileHandle) => Promise<void>, what: string) {
+    async function temporaryName() {
       if (unsynced.size >= maximumUnsynced) await Promise.race(unsynced).catch(() => {})
       const name = join(temporary, `${process.pid}-${randomUUID()}`)
       ownTemporary.add(name)
+      return name
+    }
+
+    async function write(fill: (file: FileHandle) => Promise<void>, what: string) {
+      const name = await temporaryName()
       let file: FileHandle | undefined
       try {
         file = await open(name, 'wx')
@@ -163,11 +200,13 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
       ownTemporary.delete(name)
     }
 
-    async function stage(hash: string, name: string, file: FileHandle) {
-      if (closed) {
+    /** Takes the written file into the batch; where the same bytes came in meanwhile, these are thrown away. */
+    async function stage(hash: string, bytes: number, name: string, file: WrittenFile): Promise<PutResult> {
+      if (closed || staged.has(hash)) {
         await file.close()
         await discard(name)
-        throw new Error('This batch has ended')
+        if (closed) throw new Error('This batch has ended')
+        return { hash, bytes, written: false }
       }
       const synced = gate(async () => {
         try {
@@ -183,24 +222,52 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
       synced.then(done, done)
       unsynced.add(synced)
       staged.set(hash, { temporary: name, synced })
+      return { hash, bytes, written: true }
     }
 
     // A file of another size under this name was damaged from outside: it is replaced.
     const present = (hash: string, bytes: number) => staged.has(hash) || sizeOf(path(hash)) === bytes
 
-    async function putBytes(bytes: Uint8Array, known?: string): Promise<PutResult> {
+    async function putBytes(bytes: Uint8Array): Promise<PutResult> {
       throwIfAborted(signal)
-      const hash = known ?? createHash('sha256').update(bytes).digest('hex')
+      const hash = createHash('sha256').update(bytes).digest('hex')
       if (present(hash, bytes.length)) return { hash, bytes: bytes.length, written: false }
       const { name, file } = await write(f => writeAll(f, bytes), `a payload of ${bytes.length} bytes`)
-      if (staged.has(hash)) {
-        // The same bytes came in twice at once within this batch.
-        await file.close()
-        await discard(name)
-        return { hash, bytes: bytes.length, written: false }
+      return stage(hash, bytes.length, name, file)
+    }
+
+    /** One message to a thread of the store: its answer costs as much whether it is about one small tensor or thirty. */
+    async function putGroup({ file, name, onBytes }: FileRanges, group: FileRanges['ranges'], stop?: AbortSignal) {
+      const ranges: RequestedRange[] = []
+      for (const { offset, bytes } of group) ranges.push({ offset, bytes, temporary: await temporaryName() })
+      let written: RangeResult[]
+      try {
+        written = await storeRanges({ source: file.fd, root, batch: id, ranges, name, signal: stop, onBytes })
+      } catch (error) {
+        for (const range of ranges) ownTemporary.delete(range.temporary)
+        throw translateWriteError(error, `payloads of ${name}`)
       }
-      await stage(hash, name, file)
-      return { hash, bytes: bytes.length, written: true }
+      // All of them, even where one fails: each has a descriptor that somebody must close.
+      const staging = written.map(async ({ hash, file: descriptor }, index): Promise<PutResult> => {
+        const { bytes, temporary: target } = ranges[index]!
+        if (descriptor !== undefined) return stage(hash, bytes, target, writtenFile(descriptor))
+        ownTemporary.delete(target)
+        return { hash, bytes, written: false }
+      })
+      await Promise.allSettled(staging)
+      return Promise.all(staging)
+    }
+
+    async function putRanges(wanted: FileRanges): Promise<PutResult[]> {
+      const stop = wanted.signal && signal ? AbortSignal.any([wanted.signal, signal]) : (wanted.signal ?? signal)
+      const groups = groupRanges(wanted.ranges)
+      const results: PutResult[][] = new Array(groups.length)
+      // Two for each thread: it never waits for the next.
+      await forEachLimit(groups.entries(), 2 * maximumThreads, async ([index, group]) => {
+        throwIfAborted(stop)
+        results[index] = await putGroup(wanted, group, stop)
+      })
+      return results.flat()
     }
 
     async function put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<PutResult> {
@@ -238,8 +305,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
           await discard(name)
           return { hash: digest, bytes, written: false }
         }
-        await stage(digest, name, file)
-        return { hash: digest, bytes, written: true }
+        return await stage(digest, bytes, name, file)
       } catch (error) {
         await iterator.return?.()
         throw error
@@ -275,7 +341,7 @@ export async function openFilePayloadStore(root: string): Promise<PayloadStore> 
       }
     }
 
-    return { put, putBytes, has: async (hash, bytes) => present(hash, bytes), commit, rollback }
+    return { put, putBytes, putRanges, commit, rollback }
   }
 
   async function* openRange(hash: string, offset = 0, length?: number): AsyncIterable<Uint8Array> {

@@ -7,13 +7,26 @@ export interface PutResult {
   written: boolean
 }
 
+export interface FileRanges {
+  /** It stays open until the put resolves. */
+  file: { readonly fd: number }
+  /** What error messages call it. */
+  name: string
+  /** In bytes. */
+  ranges: readonly { offset: number; bytes: number }[]
+  /** Stops this put; the batch goes on. */
+  signal?: AbortSignal
+  /** Called as bytes are done; in the end they are all. */
+  onBytes(bytes: number): void
+}
+
 /** Payloads that appear in the store together: staged and synced as they come, renamed into place by `commit`. */
 export interface PayloadBatch {
   put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<PutResult>
-  /** A payload held in memory; `hash` where the caller has computed it already. The bytes must not change until this resolves. */
-  putBytes(bytes: Uint8Array, hash?: string): Promise<PutResult>
-  /** Whether a payload of this hash and size is in the store or staged here. */
-  has(hash: string, bytes: number): Promise<boolean>
+  /** A payload held in memory. The bytes must not change until this resolves. */
+  putBytes(bytes: Uint8Array): Promise<PutResult>
+  /** Ranges of an open file, results in their order: the fastest way for many or large ones, since other threads hash and write. */
+  putRanges(ranges: FileRanges): Promise<PutResult[]>
   /** Durable on return: files and folders are synced. On an error nothing of the batch is left. */
   commit(): Promise<void>
   /** Removes what was staged; harmless after `commit`. */

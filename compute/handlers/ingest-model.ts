@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { setImmediate } from 'node:timers/promises'
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
-import type { PayloadBatch } from '../../payloads/payload-store.js'
+import type { FileRanges, PayloadBatch, PutResult } from '../../payloads/payload-store.js'
 import { describeTensor } from '../architectures/registry.js'
 import { encodeManifest } from '../formats/manifest.js'
 import { readExactly } from '../formats/random-access.js'
@@ -12,7 +12,6 @@ import type { LocalModel } from '../sources/local-source.js'
 import { openSource } from '../sources/open-source.js'
 import { describeModel, type ModelDescription } from './build-manifest.js'
 import type { Handler, HandlerContext } from './handler.js'
-import { type StoredRange, storeTensors } from './store-tensors.js'
 import { nonZeroGaps, openWeightFile, type WeightFile } from './weight-file.js'
 
 type SourceFiles = NonNullable<Manifest['sourceFiles']>
@@ -37,13 +36,14 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
       context.progress({ stage: 'tensors', completed: read, total: tensorBytes, unit: 'bytes' })
     }
     onBytes(0)
-    const hashes: StoredRange[] = []
+    const hashes: PutResult[] = []
     const sourceFiles: SourceFiles = []
     let description: ModelDescription | undefined
     for (const file of files) {
-      const options = { file: file.handle, name: file.name, batch: store, onBytes }
-      const storeAll = (stop: AbortSignal) => storeTensors({ ...options, signal: stop }, file.content.tensors)
-      let stored: StoredRange[]
+      const { handle, name, content } = file
+      const storeAll = (stop: AbortSignal) =>
+        store.putRanges({ file: handle, name, ranges: content.tensors, signal: stop, onBytes })
+      let stored: PutResult[]
       if (description) stored = await storeAll(signal)
       else {
         // The tokenizer is converted on this thread while the first tensors are read and written in others.
@@ -86,7 +86,7 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
 }
 
 /** Tensors that share a new payload count each, so that a model which is all new has all its bytes new. */
-function bytesOfNew(ranges: readonly StoredRange[]): number {
+function bytesOfNew(ranges: readonly PutResult[]): number {
   const written = new Set(ranges.filter(range => range.written).map(range => range.hash))
   return ranges.reduce((sum, { hash, bytes }) => sum + (written.has(hash) ? bytes : 0), 0)
 }
@@ -118,10 +118,12 @@ class Counted implements PayloadBatch {
   async put(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>) {
     return this.count(await this.batch.put(chunks))
   }
-  async putBytes(bytes: Uint8Array, hash?: string) {
-    return this.count(await this.batch.putBytes(bytes, hash))
+  async putBytes(bytes: Uint8Array) {
+    return this.count(await this.batch.putBytes(bytes))
   }
-  has = (hash: string, bytes: number) => this.batch.has(hash, bytes)
+  async putRanges(ranges: FileRanges) {
+    return (await this.batch.putRanges(ranges)).map(result => this.count(result))
+  }
   commit = () => this.batch.commit()
   rollback = () => this.batch.rollback()
   private count<T extends { bytes: number; written: boolean }>(result: T): T {
@@ -181,7 +183,7 @@ async function storeFile(file: WeightFile, store: PayloadBatch): Promise<SourceF
 async function makeManifest(
   description: ModelDescription,
   files: readonly WeightFile[],
-  hashes: readonly StoredRange[],
+  hashes: readonly PutResult[],
   sourceFiles: SourceFiles,
   store: PayloadBatch,
 ): Promise<Manifest> {

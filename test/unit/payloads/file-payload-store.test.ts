@@ -1,6 +1,6 @@
 // The payload store on real folders, and on a file system that is too small.
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -133,6 +133,109 @@ describe('batch', () => {
   })
 })
 
+describe('ranges of a file', () => {
+  const megabyte = 1024 * 1024
+  /** A file in the test's folder, open for reading while `use` runs. */
+  async function withFile<T>(bytes: Uint8Array, use: (file: { fd: number }) => Promise<T>): Promise<T> {
+    const path = join(folder, 'source')
+    await writeFile(path, bytes)
+    const file = await open(path)
+    try {
+      return await use(file)
+    } finally {
+      await file.close()
+    }
+  }
+  const inRow = (sizes: readonly number[]) => {
+    let offset = 0
+    return sizes.map(bytes => {
+      offset += bytes
+      return { offset: offset - bytes, bytes }
+    })
+  }
+
+  test('small ones, empty ones, one longer than what is held in memory: each lies under its hash, results in order', async () => {
+    // 33 MiB is above the 32 MiB that a thread holds: it passes in chunks, twice.
+    const ranges = inRow([10, 0, 33 * megabyte, ...Array.from({ length: 100 }, (_, i) => 1000 + i), 3 * megabyte])
+    const bytes = randomBytes(ranges.at(-1)!.offset + ranges.at(-1)!.bytes)
+    let seen = 0
+    const onBytes = (count: number) => {
+      seen += count
+    }
+    const put = () =>
+      withFile(bytes, async file => {
+        const batch = store.batch()
+        const results = await batch.putRanges({ file, name: 'source', ranges, onBytes })
+        await batch.commit()
+        return results
+      })
+    const expected = ranges.map(r => ({ hash: sha256(bytes.subarray(r.offset, r.offset + r.bytes)), bytes: r.bytes }))
+    expect(await put()).toEqual(expected.map(one => ({ ...one, written: true })))
+    expect(seen).toBe(bytes.length)
+    for (const { hash, bytes: size } of expected) expect(await store.verify(hash)).toEqual({ hash, bytes: size })
+    expect(await put()).toEqual(expected.map(one => ({ ...one, written: false })))
+    expect(await temporaryFiles()).toEqual([])
+  })
+
+  test('the same bytes many times are one payload', async () => {
+    await withFile(Buffer.alloc(400, 7), async file => {
+      const batch = store.batch()
+      const results = await batch.putRanges({
+        file,
+        name: 'source',
+        ranges: inRow(Array(100).fill(4)),
+        onBytes: () => {},
+      })
+      expect(results.filter(r => r.written)).toHaveLength(1)
+      await batch.commit()
+      expect(await collectHashes()).toEqual([sha256(Buffer.alloc(4, 7))])
+      expect(await temporaryFiles()).toEqual([])
+    })
+  })
+
+  test('a file that ends early is SOURCE_INTERRUPTED with both numbers, and a rollback leaves nothing', async () => {
+    await withFile(randomBytes(1000), async file => {
+      const batch = store.batch()
+      const put = batch.putRanges({ file, name: 'cut.bin', ranges: inRow([600, 600]), onBytes: () => {} })
+      await expect(put).rejects.toMatchObject({
+        code: 'SOURCE_INTERRUPTED',
+        message: 'cut.bin: ends at byte 1000, expected 1200',
+      })
+      await batch.rollback()
+      expect(await temporaryFiles()).toEqual([])
+      // What was written for the failed put is not taken for present.
+      const again = store.batch()
+      const [first] = await again.putRanges({ file, name: 'cut.bin', ranges: inRow([600]), onBytes: () => {} })
+      expect(first!.written).toBe(true)
+      await again.commit()
+      expect(await store.has(first!.hash)).toBe(true)
+    })
+  })
+
+  test('a long one stops when its put is aborted, and leaves nothing', async () => {
+    await withFile(randomBytes(64 * megabyte), async file => {
+      const abort = new AbortController()
+      const batch = store.batch()
+      let seen = 0
+      const onBytes = (bytes: number) => {
+        seen += bytes
+        abort.abort()
+      }
+      const put = batch.putRanges({
+        file,
+        name: 'source',
+        ranges: inRow([64 * megabyte]),
+        signal: abort.signal,
+        onBytes,
+      })
+      await expect(put).rejects.toMatchObject({ code: 'CANCELLED' })
+      expect(seen).toBeLessThan(64 * megabyte)
+      await batch.rollback()
+      expect(await temporaryFiles()).toEqual([])
+    })
+  })
+})
+
 describe('reading', () => {
   test('a range gives just those bytes', async () => {
     const bytes = randomBytes(3 * 1024 * 1024)
@@ -191,6 +294,17 @@ test('a full disk is DISK_FULL, leaves nothing, and a smaller payload still fits
     const failed = (await Promise.allSettled(puts)).filter(r => r.status === 'rejected')
     expect(failed.length).toBeGreaterThan(0)
     await batch.rollback()
+    expect(await readdir(join(disk.path, 'payloads', 'tmp'))).toEqual([])
+    const source = join(folder, 'source')
+    await writeFile(source, randomBytes(6 * 1024 * 1024))
+    const file = await open(source)
+    const ranges = Array.from({ length: 6 }, (_, i) => ({ offset: i * 1024 * 1024, bytes: 1024 * 1024 }))
+    const third = small.batch()
+    await expect(third.putRanges({ file, name: 'source', ranges, onBytes: () => {} })).rejects.toMatchObject({
+      code: 'DISK_FULL',
+    })
+    await third.rollback()
+    await file.close()
     expect(await readdir(join(disk.path, 'payloads', 'tmp'))).toEqual([])
     const { hash } = await small.put([Buffer.from('fits')])
     expect((await readFile(small.path(hash))).toString()).toBe('fits')
