@@ -1,6 +1,6 @@
 // Every GraphQL operation the CLI sends; a test validates them against the composed schema.
 const recipeFields =
-  'id name status objective estimatedParameterCount estimatedQuality measuredQuality capability { slug } layers { from to reason } parentModel { id name } student { id name } createdAt'
+  'id name status objective estimatedParameterCount estimatedQuality measuredQuality capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } parentModel { id name } student { id name } createdAt'
 const modelFields = 'id name version architecture parameterCount layerCount sizeBytes uniqueBytes isStudent createdAt'
 
 export const documents = {
@@ -35,6 +35,9 @@ export const documents = {
   createRecipe: `mutation CreateRecipe($input: CreateRecipeInput!) { createRecipe(input: $input) { recipe { ${recipeFields} } userErrors { field message code } } }`,
   approveRecipe: `mutation Approve($input: ApproveRecipeInput!) { approveRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,
   rejectRecipe: `mutation Reject($input: RejectRecipeInput!) { rejectRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,
+  pruneHeads: `mutation PruneHeads($input: PruneHeadsInput!) { pruneHeads(input: $input) { recipe { id } job { id } userErrors { field message code } } }`,
+  recipeOfJob: `query RecipeOfJob($id: ID!) { job(id: $id) { recipe { id } } }`,
+  stages: `query Stages($id: ID!) { job(id: $id) { stages { stage seconds reused measurements } } }`,
   buildStudent: `mutation Build($input: BuildStudentInput!) { buildStudent(input: $input) { job { id } userErrors { field message code } } }`,
   generateStream: `subscription Generate($input: GenerateInput!) {
     generateStream(input: $input) { textDelta finishReason usage { promptTokens completionTokens tokensPerSecond } }

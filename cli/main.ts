@@ -85,11 +85,34 @@ program
   .action(run(students.showRecipe))
 program
   .command('create-recipe <file>')
-  .description('a recipe of your own from a mergekit passthrough YAML file')
+  .description('a recipe of your own from a mergekit passthrough YAML file, with a section `hartonomous` for pruning')
   .option('--name <name>', 'name of the recipe and its student (default: `name:` in the file, or from the parent)')
   .action(run(students.createRecipe))
 program.command('approve <recipe>').description('allow a recipe to be built').action(run(students.approve))
 program.command('reject <recipe> <reason>').description('turn a recipe down').action(run(students.reject))
+program
+  .command('prune-heads <model>')
+  .description('a student without the attention heads that matter least')
+  .option(
+    '--remove <n>',
+    'key/value heads to remove from each layer, with the query heads that share them',
+    wholeNumber(1),
+    1,
+  )
+  .option('--query-heads', 'remove this many query heads from every key/value head instead')
+  .option(
+    '--metric <metric>',
+    'task_loss (measured), gradient or random',
+    oneOf(['task_loss', 'gradient', 'random']),
+    'task_loss',
+  )
+  .option('--seed <n>', 'of random', wholeNumber(), 0)
+  .option('--fit', 'fit the output projections anew, where that helps')
+  .option('--capability <slug>', 'the capability to keep (default: all)')
+  .option('--samples <n>', 'samples per capability to measure on', wholeNumber(1, 100_000), 8)
+  .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the built-in one)')
+  .option('--name <name>', 'name of the student (default: from the model)')
+  .action(run(students.pruneHeads))
 program
   .command('build <recipe>')
   .description('build the student of an approved recipe and measure it')

@@ -66,7 +66,9 @@ export interface RecipeSummary {
   estimatedQuality: number | null
   measuredQuality: number | null
   capability: { slug: string } | null
-  layers: { from: number; to: number; reason: string | null }[]
+  layers: { from: number; to: number; reason: string | null; model: { name: string } | null }[]
+  headPruning: { unit: string; metric: string; removePerLayer: number[] } | null
+  feedForwardPruning: { metric: string; keepPerLayer: number[] } | null
   parentModel: { id: string; name: string }
   student: { id: string; name: string } | null
   createdAt: string
@@ -82,4 +84,11 @@ export interface JobSummary {
   error: { code: string; message: string } | null
   progress: { stage: string; completed: number; total: number | null; unit: string } | null
   model: { name: string } | null
+}
+
+export interface BuildStage {
+  stage: string
+  seconds: number
+  reused: boolean
+  measurements: Record<string, unknown> | null
 }

@@ -6,7 +6,7 @@ import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
 import { allPages, findModel, findRecipe, idCell } from './find.js'
 import { probeSetId } from './model-commands.js'
-import type { JobSummary, ModelDetail, RecipeSummary } from './results.js'
+import type { BuildStage, JobSummary, ModelDetail, RecipeSummary } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
 
@@ -75,7 +75,18 @@ export async function showRecipe(session: Session, reference: string) {
   if (session.json) return printJson(recipe)
   print(recipeTable(session, [recipe]))
   print(`\n${recipe.objective}`)
-  for (const layer of recipe.layers) print(`  layers ${ranges([layer])}: ${layer.reason ?? 'no reason given'}`)
+  for (const layer of recipe.layers)
+    print(
+      `  layers ${ranges([layer])}${layer.model ? ` of ${layer.model.name}` : ''}: ${layer.reason ?? 'no reason given'}`,
+    )
+  const { headPruning: heads, feedForwardPruning: units } = recipe
+  const counts = (list: number[]) =>
+    new Set(list).size === 1 ? `${list[0]} in each layer` : `${list.join(', ')} by layer`
+  if (heads) {
+    const what = heads.unit === 'QUERY_HEAD' ? 'query heads of each key/value head' : 'key/value heads'
+    print(`  without ${what}: ${counts(heads.removePerLayer)}, chosen by ${heads.metric.toLowerCase()}`)
+  }
+  if (units) print(`  feed-forward units kept: ${counts(units.keepPerLayer)}, chosen by ${units.metric.toLowerCase()}`)
   print(`\n${recipe.yaml}`)
 }
 
@@ -101,8 +112,45 @@ export async function reject(session: Session, reference: string, reason: string
 
 export async function build(session: Session, reference: string) {
   const recipe = await findRecipe(session, reference)
-  const job = await runJob(session, documents.buildStudent, { recipeId: recipe.id }, 'build')
-  const find = () => session.client.query<{ recipe: RecipeSummary }>(documents.recipe, { id: recipe.id })
+  await showBuilt(session, recipe.id, await runJob(session, documents.buildStudent, { recipeId: recipe.id }, 'build'))
+}
+
+export interface PruneOptions {
+  remove: number
+  queryHeads?: boolean
+  metric: string
+  seed: number
+  fit?: boolean
+  capability?: string
+  samples: number
+  probes?: string
+  name?: string
+}
+
+export async function pruneHeads(session: Session, reference: string, o: PruneOptions) {
+  const model = await findModel(session, reference)
+  const input = {
+    modelId: model.id,
+    name: o.name,
+    unit: o.queryHeads ? 'QUERY_HEAD' : 'KEY_VALUE_GROUP',
+    metric: o.metric.toUpperCase(),
+    remove: o.remove,
+    seed: o.seed,
+    correct: o.fit ?? false,
+    capability: o.capability,
+    samplesPerCapability: o.samples,
+    probeDatasetId: await probeSetId(session, o.probes),
+  }
+  const job = await runJob(session, documents.pruneHeads, input, 'prune')
+  const { job: built } = await session.client.query<{ job: { recipe: { id: string } } }>(documents.recipeOfJob, {
+    id: job.id,
+  })
+  await showBuilt(session, built.recipe.id, job)
+}
+
+/** Waits for the measurement of a student and says what was built, step by step. */
+async function showBuilt(session: Session, recipeId: string, job: { id: string; durationMs: number | null }) {
+  const find = () => session.client.query<{ recipe: RecipeSummary }>(documents.recipe, { id: recipeId })
   const id = (await find()).recipe.student?.id
   await measurement(session, id)
   const { measuredQuality, estimatedQuality } = (await find()).recipe
@@ -112,6 +160,10 @@ export async function build(session: Session, reference: string) {
     `${model.name}: ${model.layerCount} layers, ${quantity(Number(model.parameterCount))} parameters, built in ${job.durationMs} ms. ` +
       `Of its ${quantity(Number(model.sizeBytes), 'bytes')} it added ${quantity(Number(model.uniqueBytes), 'bytes')}; the rest is its parent's.`,
   )
+  const { job: done } = await session.client.query<{ job: { stages: BuildStage[] } }>(documents.stages, { id: job.id })
+  if (done.stages.length > 1)
+    for (const { stage, seconds, reused } of done.stages)
+      print(`  ${stage}: ${reused ? 'was there already' : `${seconds.toFixed(1)} s`}`)
   if (measuredQuality !== null)
     print(
       `Quality against its parent on held-out samples: ${quality(measuredQuality)} measured${estimatedQuality === null ? '' : `, ${quality(estimatedQuality)} predicted`}.`,

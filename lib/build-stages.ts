@@ -1,13 +1,84 @@
 // What a recipe asks for beyond its layers, one key per stage of the build. Both planes speak it, like the manifest.
 import { z } from 'zod'
+import { hashSchema } from './manifest.js'
+
+/** One number for all layers, or one for each layer of the student. */
+const countsSchema = z.union([z.number().int().min(0), z.array(z.number().int().min(0)).min(1)])
+export type Counts = z.infer<typeof countsSchema>
+
+/** Samples that are measured on: of the probe split, so that the validation split judges what was never seen. */
+export const calibrationSchema = z.object({
+  /** Payload: the probe set. */
+  probeSet: hashSchema,
+  /** Top-level capability slugs; absent: all of the probe set. */
+  capabilities: z.array(z.string()).min(1).optional(),
+  samplesPerCapability: z.number().int().min(1).default(8),
+  /** Prompt and completion are joined and cut to this many tokens. */
+  maxTokens: z.number().int().min(2).default(256),
+})
+export type Calibration = z.infer<typeof calibrationSchema>
+
+/** What goes: whole key/value heads with the query heads that share them, or as many query heads from every key/value head. */
+export const headUnits = ['KEY_VALUE_GROUP', 'QUERY_HEAD'] as const
+export type HeadUnit = (typeof headUnits)[number]
+
+/**
+ * TASK_LOSS: measured, the heads without which the loss rises least, layer after layer given those already gone. GRADIENT: |d loss / d gate|
+ * (Michel et al. 2019). RANDOM: by seed, as a control. MAGNITUDE: norm of the heads' weights, for comparison only. GIVEN: named one by one.
+ */
+export const headMetrics = ['TASK_LOSS', 'GRADIENT', 'RANDOM', 'MAGNITUDE', 'GIVEN'] as const
+export type HeadMetric = (typeof headMetrics)[number]
+
+export const headPruningSchema = z.object({
+  unit: z.enum(headUnits).default('KEY_VALUE_GROUP'),
+  metric: z.enum(headMetrics),
+  /** Units to remove from each layer; query heads: from each of its key/value groups. Absent with GIVEN. */
+  remove: countsSchema.optional(),
+  /** With GIVEN: per layer of the student the key/value heads or query heads that go. */
+  heads: z.array(z.array(z.number().int().min(0))).optional(),
+  seed: z.number().int().default(0),
+  /** Whether output projections are fitted anew, where that lowers the loss on held-out samples. */
+  correct: z.boolean().default(false),
+})
+export type HeadPruning = z.infer<typeof headPruningSchema>
+
+/** ACTIVATION: size of what the unit gives on samples (Minitron, arXiv 2407.14679). The others as for heads. */
+export const neuronMetrics = ['ACTIVATION', 'RANDOM', 'MAGNITUDE'] as const
+
+export const feedForwardPruningSchema = z.object({
+  metric: z.enum(neuronMetrics).default('ACTIVATION'),
+  /** Hidden units that stay in each layer. */
+  keep: countsSchema,
+  seed: z.number().int().default(0),
+  correct: z.boolean().default(false),
+})
+export type FeedForwardPruning = z.infer<typeof feedForwardPruningSchema>
 
 /**
  * Parameters by stage; an absent key is a stage that the recipe does not ask for. The keys stand in the order in which a build runs them
  * (compute/handlers/build-stages.ts has what each one does). Rows of earlier versions must stay readable: new parameters are optional.
  */
-export const buildStagesSchema = z.object({})
+export const buildStagesSchema = z.object({
+  /** What measured stages measure on. */
+  calibration: calibrationSchema.optional(),
+  headPruning: headPruningSchema.optional(),
+  feedForwardPruning: feedForwardPruningSchema.optional(),
+})
 export type BuildStages = z.infer<typeof buildStagesSchema>
-export type BuildStageName = keyof BuildStages
 
-/** Whether a build runs the model, so that it must wait for a device. */
-export const needsDevice = (_stages: BuildStages): boolean => false
+const measuring: readonly string[] = ['TASK_LOSS', 'GRADIENT', 'ACTIVATION'] satisfies (
+  | HeadMetric
+  | FeedForwardPruning['metric']
+)[]
+
+/** Whether pruning runs the model, so that it needs samples. */
+export const measures = (pruning: { metric: string; correct: boolean } | undefined): boolean =>
+  pruning !== undefined && (pruning.correct || measuring.includes(pruning.metric))
+
+/** Whether a build computes for more than a moment, so that it must wait for a device. */
+export const needsDevice = ({ headPruning, feedForwardPruning }: BuildStages): boolean =>
+  measures(headPruning) || measures(feedForwardPruning) || feedForwardPruning?.metric === 'MAGNITUDE'
+
+/** The number for a layer. */
+export const countOf = (counts: Counts, layer: number): number =>
+  typeof counts === 'number' ? counts : (counts[layer] ?? 0)

@@ -65,6 +65,16 @@ export const dimensionsSchema = z.object({
   tiedEmbeddings: z.boolean().optional(),
   /** Tokens a position may look back (Mistral's `sliding_window`); absent: all. */
   slidingWindow: z.number().int().positive().optional(),
+  /** Sizes by layer where layers differ (pruned models); the fields above are then the largest. */
+  perLayer: z
+    .array(
+      z.object({
+        attentionHeadCount: z.number().int().positive(),
+        keyValueHeadCount: z.number().int().positive(),
+        intermediateSize: z.number().int().positive(),
+      }),
+    )
+    .optional(),
 })
 export type Dimensions = z.infer<typeof dimensionsSchema>
 
@@ -118,7 +128,14 @@ export const manifestSchema = z.object({
   /** Settings of the source's configuration that the engine does not do, as `field value`: such a model is kept and exported, not run. */
   unsupported: z.array(z.string()).min(1).optional(),
   /** On models built here: the manifest they come from and which of its layers they keep, in order. */
-  parent: z.object({ manifest: hashSchema, layers: z.array(z.number().int().min(0)) }).optional(),
+  parent: z
+    .object({
+      manifest: hashSchema,
+      layers: z.array(z.number().int().min(0)),
+      /** The manifest each layer is of, where not all are of the parent. */
+      sources: z.array(hashSchema).optional(),
+    })
+    .optional(),
 })
 export type Manifest = z.infer<typeof manifestSchema>
 

@@ -20,7 +20,18 @@ export interface ResolvedDimensions {
   /** Tokens a position may look back; undefined: all. */
   slidingWindow: number | undefined
   tiedEmbeddings: boolean
+  /** Sizes by layer where layers differ; the fields above are then the largest. */
+  perLayer?: readonly LayerSizes[] | undefined
 }
+
+/** What may differ from layer to layer. */
+export type LayerSizes = Pick<ResolvedDimensions, 'attentionHeadCount' | 'keyValueHeadCount' | 'intermediateSize'>
+
+/** The dimensions as one layer has them. */
+export const layerDimensions = (d: ResolvedDimensions, layer: number): ResolvedDimensions => ({
+  ...d,
+  ...d.perLayer?.[layer],
+})
 
 /**
  * A tensor's place. The roles that the graph knows are also what says how the network is built: it does what the model has tensors for.

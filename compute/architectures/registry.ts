@@ -1,7 +1,14 @@
 // The one list of architectures, and what can be asked of it: tensor name -> place, place -> name, is a manifest runnable.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor, TensorComponent } from '../../lib/manifest.js'
-import type { Architecture, Format, ResolvedDimensions, TensorPlace } from './architecture.js'
+import {
+  type Architecture,
+  type Format,
+  type LayerSizes,
+  layerDimensions,
+  type ResolvedDimensions,
+  type TensorPlace,
+} from './architecture.js'
 import { gemma } from './gemma.js'
 import { gpt2 } from './gpt2.js'
 import { llama } from './llama.js'
@@ -167,7 +174,7 @@ function checkTensor(
     const name = tensorName(manifest.architecture, manifest.format, role)
     throw new DomainError('MISSING_TENSOR', `tensor ${name} (${role}) is missing; ${manifest.architecture} needs it`)
   }
-  const outputFirst = place.shape(dimensions)
+  const outputFirst = place.shape(place.perLayer ? layerDimensions(dimensions, layer) : dimensions)
   const expected = isInputFirst(place, manifest.format) ? outputFirst.toReversed() : outputFirst
   if (tensor.shape.length !== expected.length || tensor.shape.some((size, axis) => size !== expected[axis])) {
     throw new DomainError(
@@ -198,6 +205,7 @@ function resolveDimensions(
         'query heads must be a multiple of key/value heads and the head size even',
     )
   }
+  if (d.perLayer) checkLayerSizes(d.perLayer, d.layerCount)
   if (d.layerCount === 0)
     throw new DomainError('UNSUPPORTED_ARCHITECTURE', 'The model has 0 layers; nothing can be built')
   return {
@@ -215,7 +223,21 @@ function resolveDimensions(
     ropeScaling: d.ropeScaling,
     slidingWindow: d.slidingWindow,
     tiedEmbeddings: d.tiedEmbeddings ?? !tensors.has('lm_head'),
+    perLayer: d.perLayer,
   }
+}
+
+/** @throws SHAPE_MISMATCH */
+function checkLayerSizes(sizes: readonly LayerSizes[], layerCount: number) {
+  if (sizes.length !== layerCount)
+    throw new DomainError('SHAPE_MISMATCH', `Sizes of ${sizes.length} layers are given, the model has ${layerCount}`)
+  sizes.forEach(({ attentionHeadCount, keyValueHeadCount }, layer) => {
+    if (attentionHeadCount % keyValueHeadCount === 0) return
+    throw new DomainError(
+      'SHAPE_MISMATCH',
+      `layer ${layer}: ${attentionHeadCount} query heads over ${keyValueHeadCount} key/value heads, expected a multiple`,
+    )
+  })
 }
 
 /** What every family means that leaves it unsaid (Su et al. 2021). */

@@ -1,7 +1,7 @@
 // Rewrites a graph so that every op of it has a derivative: attention written out in products and a softmax, with a gate per head.
 import { type GraphBuilder, graphBuilder } from '../graph/builder.js'
 import { type Constant, type Graph, type GraphNode, isExternal, type Value } from '../graph/ir.js'
-import { apply, reshape } from '../ops/apply.js'
+import { apply, applyAll, reshape } from '../ops/apply.js'
 import type { Attributes } from '../ops/table.js'
 
 export interface DifferentiableGraph {
@@ -37,7 +37,7 @@ export function differentiable(graph: Graph, wanted: readonly string[]): Differe
   let layer = 0
   for (const node of nodes) {
     if (node.op === attentionOp) {
-      const gate = apply(g, 'Gather', [headGates, g.int64s([layer])], { axis: 0 }, { name: `head_gates.${layer}` })
+      const gate = gateOf(g, headGates, layer, Number(node.attributes.num_heads))
       values.set(node.outputs[0]!.name, writtenOut(g, node, node.inputs.map(own), mask, gate))
       layer++
       continue
@@ -49,6 +49,15 @@ export function differentiable(graph: Graph, wanted: readonly string[]): Differe
     })
   }
   return { g, values, headGates }
+}
+
+/** [1, batch, heads of the layer]: the last gates of layers with fewer heads than others are of no head. */
+function gateOf(g: GraphBuilder, headGates: Value, layer: number, heads: number): Value {
+  const gates = apply(g, 'Gather', [headGates, g.int64s([layer])], { axis: 0 }, { name: `head_gates.${layer}` })
+  const most = Number(headGates.shape[2])
+  if (heads === most) return gates
+  const names = [`head_gates.${layer}.own`, `head_gates.${layer}.rest`]
+  return applyAll(g, 'Split', [gates, g.int64s([heads, most - heads])], { axis: 2 }, { name: names })[0]!
 }
 
 /**

@@ -1,4 +1,5 @@
 // The stages of a build, in order: what each one asks of the recipe and does to the manifest. A stage that is not here does not exist.
+import { measures } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import type { JobInput, StageResult } from '../pool/job-types.js'
 import type { HandlerContext } from './handler.js'
@@ -45,7 +46,33 @@ const extract = stage({
   },
 })
 
-export const buildStages: readonly BuildStage[] = [extract]
+/** What it measures on belongs to the parameters only where it measures. */
+const withCalibration = <P extends { metric: string; correct: boolean }>(
+  pruning: P | undefined,
+  { stages }: BuildInput,
+) => pruning && { ...pruning, calibration: measures(pruning) ? stages?.calibration : undefined }
+
+const pruneHeads = stage({
+  name: 'pruneHeads',
+  version: 1,
+  parameters: input => withCalibration(input.stages?.headPruning, input),
+  async run(manifest, parameters, context) {
+    const { pruneHeadsStage } = await import('./stages/prune-heads.js')
+    return pruneHeadsStage(manifest, parameters, context)
+  },
+})
+
+const pruneFeedForward = stage({
+  name: 'pruneFeedForward',
+  version: 1,
+  parameters: input => withCalibration(input.stages?.feedForwardPruning, input),
+  async run(manifest, parameters, context) {
+    const { pruneFeedForwardStage } = await import('./stages/prune-feed-forward.js')
+    return pruneFeedForwardStage(manifest, parameters, context)
+  },
+})
+
+export const buildStages: readonly BuildStage[] = [extract, pruneHeads, pruneFeedForward]
 
 /** The stages that a recipe asks for. @throws INVALID_RECIPE where it asks for one that is not known */
 export function stagesOf(input: BuildInput, stages: readonly BuildStage[] = buildStages) {

@@ -1,5 +1,5 @@
 // One sequence that grows token by token, with the keys and values of its past kept in buffers between runs.
-import type { ResolvedDimensions } from '../architectures/architecture.js'
+import { layerDimensions, type ResolvedDimensions } from '../architectures/architecture.js'
 import { finiteFloats, floats, type RuntimeTensor } from '../runtime/session.js'
 import { throwIfCancelled } from './cancellation.js'
 import { kernelHeadSize } from './model-graph.js'
@@ -36,8 +36,13 @@ const firstCapacity = 128
 
 /** A new, empty sequence. */
 export function startSequence(d: ResolvedDimensions, run: RunTokens): DecodingSequence {
-  const names = Array.from({ length: d.layerCount }, (_, layer) => [`${layer}.key`, `${layer}.value`]).flat()
-  const heads = d.keyValueHeadCount
+  const names = Array.from({ length: d.layerCount }, (_, layer) => {
+    const heads = layerDimensions(d, layer).keyValueHeadCount
+    return [
+      { name: `${layer}.key`, heads },
+      { name: `${layer}.value`, heads },
+    ]
+  }).flat()
   const headSize = kernelHeadSize(d.headSize)
   let length = 0
   let capacity = 0
@@ -48,7 +53,7 @@ export function startSequence(d: ResolvedDimensions, run: RunTokens): DecodingSe
     let grown = capacity || firstCapacity
     while (grown < positions) grown *= 2
     grown = Math.max(positions, Math.min(grown, d.contextLength))
-    const buffers = names.map(name => {
+    const buffers = names.map(({ name, heads }) => {
       const data = new Float32Array(heads * grown * headSize)
       const old = cache.past[`past.${name}`]?.data as Float32Array | undefined
       for (let head = 0; old && head < heads; head++) {
@@ -57,7 +62,7 @@ export function startSequence(d: ResolvedDimensions, run: RunTokens): DecodingSe
       }
       return floats(data, [1, heads, grown, headSize])
     })
-    const named = (kind: string) => Object.fromEntries(names.map((name, i) => [`${kind}.${name}`, buffers[i]!]))
+    const named = (kind: string) => Object.fromEntries(names.map(({ name }, i) => [`${kind}.${name}`, buffers[i]!]))
     cache = { past: named('past'), present: named('present') }
     capacity = grown
   }

@@ -1,5 +1,10 @@
 // The parts of a layer that architectures vary: norms, linear layers as they are stored, projections to heads, activations.
-import type { Activation, Architecture } from '../architectures/architecture.js'
+import {
+  type Activation,
+  type Architecture,
+  layerDimensions,
+  type ResolvedDimensions,
+} from '../architectures/architecture.js'
 import type { BuildableModel } from '../architectures/registry.js'
 import type { GraphBuilder } from '../graph/builder.js'
 import type { Value } from '../graph/ir.js'
@@ -23,7 +28,7 @@ export function normWeights(g: GraphBuilder, model: BuildableModel, weight: Weig
 }
 
 export function linearLayers(g: GraphBuilder, model: BuildableModel, weight: Weight) {
-  const { dimensions: d, tensors, inputFirst } = model
+  const { dimensions, tensors, inputFirst } = model
 
   /** x [tokens, in] -> [tokens, out]. */
   const linear = (x: Value, role: string): Value => {
@@ -35,21 +40,23 @@ export function linearLayers(g: GraphBuilder, model: BuildableModel, weight: Wei
   /** RMSNorm of each head on its own: x [tokens, heads * head size], weight [head size]. */
   const headNorm = (x: Value, role: string): Value => {
     if (!tensors.has(role)) return x
-    const heads = reshape(g, x, [-1, d.headSize], ['heads', d.headSize], `${role}.heads`)
-    const attributes = { axis: -1, epsilon: d.normEpsilon, stash_type: 1 }
+    const { headSize, normEpsilon } = dimensions
+    const heads = reshape(g, x, [-1, headSize], ['heads', headSize], `${role}.heads`)
+    const attributes = { axis: -1, epsilon: normEpsilon, stash_type: 1 }
     const weights = normWeights(g, model, weight, role)
     return apply(g, 'SimplifiedLayerNormalization', [heads, ...weights], attributes, { name: `${role}.out` })
   }
 
-  /** q, k and v of x, each flat: [tokens, heads * head size], or [heads of all tokens, head size] where heads are normed. */
-  const projections = (x: Value, at: (role: string) => string): [q: Value, k: Value, v: Value] => {
+  /** q, k and v of x in a layer, each flat: [tokens, heads * head size], or [heads of all tokens, head size] where heads are normed. */
+  const projections = (x: Value, layer: number): [q: Value, k: Value, v: Value] => {
+    const at = (role: string) => `layers.${layer}.${role}`
     const [q, k, v] = tensors.has(at('qkv'))
-      ? splitHeads(linear(x, at('qkv')), at)
+      ? splitHeads(linear(x, at('qkv')), layerDimensions(dimensions, layer), at)
       : [linear(x, at('q')), linear(x, at('k')), linear(x, at('v'))]
     return [headNorm(q!, at('q_norm')), headNorm(k!, at('k_norm')), v!]
   }
 
-  const splitHeads = (qkv: Value, at: (role: string) => string) => {
+  const splitHeads = (qkv: Value, d: ResolvedDimensions, at: (role: string) => string) => {
     const keys = d.keyValueHeadCount * d.headSize
     const sizes = g.int64s([d.attentionHeadCount * d.headSize, keys, keys])
     return applyAll(g, 'Split', [qkv, sizes], { axis: 1 }, { name: [at('q.out'), at('k.out'), at('v.out')] })

@@ -1,5 +1,6 @@
 // The graphs of a decoder model, wired as its architecture's data say: one that decodes with a key/value cache, one that measures with
 // layer gates and probes, and its pieces layer by layer.
+import { layerDimensions } from '../architectures/architecture.js'
 import type { BuildableModel } from '../architectures/registry.js'
 import { type GraphBuilder, graphBuilder } from '../graph/builder.js'
 import type { ExternalData, Graph, Value } from '../graph/ir.js'
@@ -104,7 +105,7 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
 
     const x = norm(at('attn_norm'), `hidden.${layer}`)
     hidden.push(residual)
-    const mixed = attend(layer, ...projections(x, at))
+    const mixed = attend(layer, ...projections(x, layer))
     added = gated(linear(mixed, at('o')), 'attention_gated')
 
     const y = norm(at('mlp_norm'), at('after_attention'))
@@ -163,21 +164,28 @@ function embedding(
 /** Attention of one layer: q, k, v [tokens, heads * head size] -> [tokens, query heads * head size]; adds the cache's inputs and outputs. */
 function attention(
   g: GraphBuilder,
-  { dimensions: d }: BuildableModel,
+  { dimensions }: BuildableModel,
   inputs: GraphInputs,
   /** Whether keys and values of the past are inputs, and theirs and the new ones outputs. */
   cached: boolean,
 ) {
-  const queryWidth = d.attentionHeadCount * d.headSize
-  const keyWidth = d.keyValueHeadCount * d.headSize
   const batchAndSeq = apply(g, 'Shape', [inputs.ids], {}, { name: 'batch_and_seq' })
   const split = (width: number, name: string) => {
     const shape = apply(g, 'Concat', [batchAndSeq, g.int64s([width])], { axis: 0 }, { name })
     return (x: Value, as: string) => reshapeTo(g, x, shape, ['batch', 'seq', width], as)
   }
-  const splitQuery = split(queryWidth, 'query_shape')
-  const splitKey = split(keyWidth, 'key_shape')
-  const interleaved = d.ropeLayout === 'interleaved' ? 1 : 0
+  // Layers of one width share the node.
+  const splits = new Map<string, ReturnType<typeof split>>()
+  const splitOnce = (width: number, name: string) => {
+    const known = splits.get(`${name} ${width}`) ?? split(width, name)
+    splits.set(`${name} ${width}`, known)
+    return known
+  }
+  if (!dimensions.perLayer) {
+    splitOnce(dimensions.attentionHeadCount * dimensions.headSize, 'query_shape')
+    splitOnce(dimensions.keyValueHeadCount * dimensions.headSize, 'key_shape')
+  }
+  const interleaved = dimensions.ropeLayout === 'interleaved' ? 1 : 0
   const { positions, rope } = inputs
   // RoPE inside the attention kernel where it can.
   const fused = rope && !positions ? rope : null
@@ -186,32 +194,23 @@ function attention(
     const attributes = { interleaved, num_heads: heads, rotary_embedding_dim: 0 }
     return apply(g, 'RotaryEmbedding', [x, positions, rope.cos, rope.sin], attributes, { name })
   }
-  const attributes = {
-    num_heads: d.attentionHeadCount,
-    kv_num_heads: d.keyValueHeadCount,
-    scale: 1 / Math.sqrt(d.headSize),
-    do_rotary: fused ? 1 : 0,
-    rotary_interleaved: fused ? interleaved : 0,
-    local_window_size: d.slidingWindow ?? -1,
-  }
-  const size = kernelHeadSize(d.headSize)
-  const cacheShape = ['batch', d.keyValueHeadCount, 'capacity', size]
-  const gap = size - d.headSize
+  const { headSize } = dimensions
+  const size = kernelHeadSize(headSize)
+  const gap = size - headSize
   /** [batch, seq, heads * head size] -> [batch, seq, heads * size], and back. */
   const fillUp = (x: Value, heads: number, name: string) => {
     if (gap === 0) return x
     const shape = apply(g, 'Concat', [batchAndSeq, g.int64s([heads, gap])], { axis: 0 }, { name: `${name}.gap_shape` })
     const named = { name: `${name}.gap`, shape: ['batch', 'seq', heads, gap] }
     const zeros = apply(g, 'Expand', [g.float32(0), shape], {}, named)
-    const split = reshape(g, x, [0, 0, heads, d.headSize], ['batch', 'seq', heads, d.headSize], `${name}.heads`)
+    const split = reshape(g, x, [0, 0, heads, headSize], ['batch', 'seq', heads, headSize], `${name}.heads`)
     const filled = apply(g, 'Concat', [split, zeros], { axis: 3 }, { name: `${name}.filled` })
     return reshape(g, filled, [0, 0, heads * size], ['batch', 'seq', heads * size], `${name}.kernel`)
   }
-  const cutBack = (x: Value, name: string) => {
+  const cutBack = (x: Value, heads: number, name: string) => {
     if (gap === 0) return x
-    const heads = d.attentionHeadCount
     const split = reshape(g, x, [0, 0, heads, size], ['batch', 'seq', heads, size], `${name}.heads`)
-    const outputs = [d.headSize, gap]
+    const outputs = [headSize, gap]
     const [kept] = applyAll(
       g,
       'Split',
@@ -224,6 +223,19 @@ function attention(
 
   return (layer: number, q: Value, k: Value, v: Value): Value => {
     const at = (name: string) => `layers.${layer}.${name}`
+    const d = layerDimensions(dimensions, layer)
+    const queryWidth = d.attentionHeadCount * headSize
+    const splitQuery = splitOnce(queryWidth, 'query_shape')
+    const splitKey = splitOnce(d.keyValueHeadCount * headSize, 'key_shape')
+    const attributes = {
+      num_heads: d.attentionHeadCount,
+      kv_num_heads: d.keyValueHeadCount,
+      scale: 1 / Math.sqrt(headSize),
+      do_rotary: fused ? 1 : 0,
+      rotary_interleaved: fused ? interleaved : 0,
+      local_window_size: d.slidingWindow ?? -1,
+    }
+    const cacheShape = ['batch', d.keyValueHeadCount, 'capacity', size]
     const rotatedQuery = rotate(splitQuery(q, at('query')), d.attentionHeadCount, at('query_rotated'))
     const rotatedKey = rotate(splitKey(k, at('key')), d.keyValueHeadCount, at('key_rotated'))
     const query = fillUp(rotatedQuery, d.attentionHeadCount, at('query'))
@@ -241,7 +253,13 @@ function attention(
       { name: [at('attention'), `present.${layer}.key`, `present.${layer}.value`] },
     )
     if (cached) for (const present of outputs.slice(1)) g.output({ ...present!, shape: cacheShape })
-    return reshape(g, cutBack(outputs[0]!, at('attention')), [-1, queryWidth], ['tokens', queryWidth], at('attended'))
+    return reshape(
+      g,
+      cutBack(outputs[0]!, d.attentionHeadCount, at('attention')),
+      [-1, queryWidth],
+      ['tokens', queryWidth],
+      at('attended'),
+    )
   }
 }
 

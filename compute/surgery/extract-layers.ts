@@ -1,7 +1,9 @@
-// A depth-cut student as a plan: the parent's manifest with some of its layers, re-indexed; no tensor byte is touched.
+// A student put together from layers, as a plan: manifests of its parents, re-indexed; no tensor byte is touched.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
-import { checkBuildable, describeTensor, roleInLayer } from '../architectures/registry.js'
+import { type LayerSizes, layerDimensions, type ResolvedDimensions } from '../architectures/architecture.js'
+import { checkBuildable, describeTensor, parseRole, roleInLayer } from '../architectures/registry.js'
+import { withSizes } from './prune.js'
 
 /** [from, to) */
 export interface Range {
@@ -9,35 +11,30 @@ export interface Range {
   to: number
 }
 
+/** A layer of the parent, or of another model by its manifest's hash. */
+export interface LayerSource {
+  layer: number
+  manifest?: string | undefined
+}
+
 const refuse = (message: string): never => {
   throw new DomainError('INVALID_RECIPE', message, { field: ['input', 'layers'] })
 }
 
 /**
- * The layers that ranges name, in the ranges' order.
- * @throws INVALID_RECIPE naming the range and the model's layer count where a range is empty, out of bounds or repeats a layer
+ * The layers that ranges name, in the ranges' order; ranges may overlap and repeat.
+ * @throws INVALID_RECIPE naming the range and the model's layer count where a range is empty or out of bounds
  */
 export function expandRanges(ranges: readonly Range[], layerCount: number): number[] {
   if (ranges.length === 0) refuse(`The recipe keeps no layers; the model has ${layerCount}`)
-  const layers: number[] = []
-  const seen = new Map<number, Range>()
-  for (const range of ranges) {
-    const text = `Layer range [${range.from}, ${range.to})`
-    if (!Number.isInteger(range.from) || !Number.isInteger(range.to) || range.from < 0)
+  return ranges.flatMap(({ from, to }) => {
+    const text = `Layer range [${from}, ${to})`
+    if (!Number.isInteger(from) || !Number.isInteger(to) || from < 0)
       refuse(`${text} must be whole numbers from 0; the model has ${layerCount} layers`)
-    if (range.to <= range.from) refuse(`${text} is empty; the model has ${layerCount} layers`)
-    if (range.to > layerCount) refuse(`${text} goes beyond the model's ${layerCount} layers`)
-    for (let layer = range.from; layer < range.to; layer++) {
-      const other = seen.get(layer)
-      if (other)
-        refuse(
-          `${text} repeats layer ${layer} of [${other.from}, ${other.to}); each of the ${layerCount} layers may be kept once`,
-        )
-      seen.set(layer, range)
-      layers.push(layer)
-    }
-  }
-  return layers
+    if (to <= from) refuse(`${text} is empty; the model has ${layerCount} layers`)
+    if (to > layerCount) refuse(`${text} goes beyond the model's ${layerCount} layers`)
+    return Array.from({ length: to - from }, (_, i) => from + i)
+  })
 }
 
 /** The shortest list of ranges that names these layers in this order: the inverse of expandRanges. */
@@ -53,12 +50,16 @@ export function toRanges(layers: readonly number[]): Range[] {
 
 const elements = (tensor: ManifestTensor) => tensor.shape.reduce((product, n) => product * n, 1)
 
-/** Exact number of parameters of a student that keeps these layers (a tensor stored once counts once, as in the parent). */
+/** Exact number of parameters of a student of these layers: what lies outside layers as the parent counts it, each layer as often as it is used. */
 export function parameterCountOf(manifest: Manifest, layers: readonly number[]): number {
-  const kept = new Set(layers)
-  return manifest.tensors
-    .filter(t => t.layerIndex !== null && !kept.has(t.layerIndex))
-    .reduce((count, t) => count - elements(t), manifest.parameterCount)
+  const perLayer = new Map<number, number>()
+  let outside = manifest.parameterCount
+  for (const tensor of manifest.tensors) {
+    if (tensor.layerIndex === null) continue
+    perLayer.set(tensor.layerIndex, (perLayer.get(tensor.layerIndex) ?? 0) + elements(tensor))
+    outside -= elements(tensor)
+  }
+  return layers.reduce((count, layer) => count + (perLayer.get(layer) ?? 0), outside)
 }
 
 /** The part of a tensor name that says its layer: `model.layers.3.`, `layers.3.`, `blk.3.`. */
@@ -74,20 +75,29 @@ function moveTensor(manifest: Manifest, tensor: ManifestTensor, to: number): Man
   return { ...tensor, name, ...(role === undefined ? {} : { role }), layerIndex: to }
 }
 
-/**
- * The manifest of the student that keeps `layers` (any order, each once): names, roles and indices renumbered from 0, every payload the
- * parent's own. The tokenizer, chat template, licence and source configuration stay; the original files do not describe the student and go.
- * @param parentHash payload hash of the parent's manifest
- * @throws INVALID_RECIPE naming the layer and the layer count; UNSUPPORTED_ARCHITECTURE, MISSING_TENSOR or SHAPE_MISMATCH where the
- *   parent cannot run
- */
-export function extractLayers(manifest: Manifest, layers: readonly number[], parentHash: string): Manifest {
-  checkBuildable(manifest)
-  const ranges = layers.map(layer => ({ from: layer, to: layer + 1 }))
-  expandRanges(ranges, manifest.dimensions.layerCount)
-  const firstLayer = manifest.tensors.findIndex(t => t.layerIndex !== null)
-  const outside = (keep: (index: number) => boolean) =>
-    manifest.tensors.filter((t, i) => t.layerIndex === null && keep(i))
+/** What layers of two models must have in common to follow each other; sizes may differ from layer to layer. */
+const sharedDimensions = [
+  'hiddenSize',
+  'headSize',
+  'normEpsilon',
+  'ropeTheta',
+  'ropeLayout',
+  'ropeScaling',
+  'slidingWindow',
+] as const
+
+/** @throws INVALID_RECIPE naming what differs and both values */
+function checkFits(parent: Manifest, d: ResolvedDimensions, other: Manifest, theirs: ResolvedDimensions, hash: string) {
+  const name = other.sourceName ?? hash.slice(0, 12)
+  const differ = (what: string, ours: unknown, own: unknown) =>
+    refuse(`Layers of ${name} do not fit: their ${what} is ${JSON.stringify(own)}, expected ${JSON.stringify(ours)}`)
+  if (other.architecture !== parent.architecture) differ('architecture', parent.architecture, other.architecture)
+  if (other.format !== parent.format) differ('file format', parent.format, other.format)
+  for (const key of sharedDimensions)
+    if (JSON.stringify(d[key]) !== JSON.stringify(theirs[key])) differ(key, d[key], theirs[key])
+}
+
+const layersOf = (manifest: Manifest): Map<number, ManifestTensor[]> => {
   const byLayer = new Map<number, ManifestTensor[]>()
   for (const tensor of manifest.tensors) {
     if (tensor.layerIndex === null) continue
@@ -95,13 +105,76 @@ export function extractLayers(manifest: Manifest, layers: readonly number[], par
     if (tensors) tensors.push(tensor)
     else byLayer.set(tensor.layerIndex, [tensor])
   }
-  const kept = layers.flatMap((layer, index) => (byLayer.get(layer) ?? []).map(t => moveTensor(manifest, t, index)))
+  return byLayer
+}
+
+/**
+ * The manifest of the student of `layers`, in any order and as often as they are named: names, roles and indices renumbered from 0, every
+ * payload a parent's own. Tokenizer, chat template, licence and source configuration are the parent's, as is what lies outside layers; the
+ * original files do not describe the student and go.
+ * @param parentHash payload hash of the parent's manifest
+ * @param others manifests of the other models that layers are of, by hash
+ * @throws INVALID_RECIPE naming the layer and the layer count, or how another model differs; UNSUPPORTED_ARCHITECTURE, MISSING_TENSOR or
+ *   SHAPE_MISMATCH where a parent cannot run
+ */
+export function extractLayers(
+  manifest: Manifest,
+  layers: readonly (number | LayerSource)[],
+  parentHash: string,
+  others: ReadonlyMap<string, Manifest> = new Map(),
+): Manifest {
+  const { dimensions: d } = checkBuildable(manifest)
+  const open = (source: Manifest, dimensions: ResolvedDimensions) => ({
+    source,
+    dimensions,
+    byLayer: layersOf(source),
+  })
+  const parent = open(manifest, d)
+  const models = new Map([[parentHash, parent]])
+  for (const [hash, other] of others) {
+    const { dimensions } = checkBuildable(other)
+    checkFits(manifest, d, other, dimensions, hash)
+    if (!models.has(hash)) models.set(hash, open(other, dimensions))
+  }
+  const used = layers.map(source => {
+    const { layer, manifest: hash = parentHash } = typeof source === 'number' ? { layer: source } : source
+    const model = models.get(hash) ?? refuse(`No manifest ${hash} was given for layer ${layer}`)
+    expandRanges([{ from: layer, to: layer + 1 }], model.dimensions.layerCount)
+    return { layer, hash, model }
+  })
+  const firstLayer = manifest.tensors.findIndex(t => t.layerIndex !== null)
+  const outside = (keep: (index: number) => boolean) =>
+    manifest.tensors.filter((t, i) => t.layerIndex === null && keep(i))
+  // Names of another model's layers follow the parent's convention.
+  const conventional = new Map(
+    manifest.tensors.flatMap(({ role, name, layerIndex }) =>
+      role === undefined || layerIndex === null ? [] : [[parseRole(role).role, name] as const],
+    ),
+  )
+  const named = (tensor: ManifestTensor): ManifestTensor => {
+    const name = tensor.role === undefined ? undefined : conventional.get(parseRole(tensor.role).role)
+    return name === undefined ? tensor : { ...tensor, name }
+  }
+  const kept = used.flatMap(({ layer, model }, index) =>
+    (model.byLayer.get(layer) ?? []).map(t => moveTensor(manifest, model === parent ? t : named(t), index)),
+  )
+  const sizes = used.map(({ layer, model }): LayerSizes => {
+    const { attentionHeadCount, keyValueHeadCount, intermediateSize } = layerDimensions(model.dimensions, layer)
+    return { attentionHeadCount, keyValueHeadCount, intermediateSize }
+  })
+  const uniform = models.size === 1 && d.perLayer === undefined
+  const dimensions = { ...manifest.dimensions, layerCount: layers.length }
   const { sourceFiles: _ofTheParent, ...rest } = manifest
+  const sources = used.map(({ hash }) => hash)
   return {
     ...rest,
-    dimensions: { ...manifest.dimensions, layerCount: layers.length },
-    parameterCount: parameterCountOf(manifest, layers),
+    dimensions: uniform ? dimensions : withSizes({ ...dimensions, headSize: d.headSize }, sizes),
+    parameterCount: kept.reduce((count, t) => count + elements(t), parameterCountOf(manifest, [])),
     tensors: [...outside(i => i < firstLayer), ...kept, ...outside(i => i > firstLayer)],
-    parent: { manifest: parentHash, layers: [...layers] },
+    parent: {
+      manifest: parentHash,
+      layers: used.map(({ layer }) => layer),
+      ...(sources.every(hash => hash === parentHash) ? {} : { sources }),
+    },
   }
 }

@@ -31,7 +31,7 @@ export class StudentModelRecipe {
   /** Slug of the capability the recipe is made for. */
   @NameColumn({ nullable: true }, 200) capability!: string | null
   /** [from, to) ranges with their reasons. */
-  @JsonColumn() layers!: { from: number; to: number; reason?: string }[]
+  @JsonColumn() layers!: { from: number; to: number; reason?: string; modelId?: string }[]
   /** What is done beyond that, by stage; null: nothing. */
   @JsonColumn({ nullable: true }) stages!: BuildStages | null
   @BigIntegerColumn() estimatedParameterCount!: number

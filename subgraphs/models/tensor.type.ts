@@ -3,7 +3,7 @@ import { Directive, Field, Float, Int, ObjectType } from 'type-graphql'
 import type { TensorAtom } from '../../db/entities/index.js'
 import { elementCount } from '../../db/models.js'
 import { toGlobalId } from '../../lib/ids.js'
-import type { TensorComponent } from '../../lib/manifest.js'
+import type { TensorSlice as StoredSlice, TensorComponent } from '../../lib/manifest.js'
 import { Node, registerValues } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
 import { BigIntScalar, DateTimeScalar } from '../build/schema.js'
@@ -31,6 +31,39 @@ export class TensorPosition {
   @Field(() => Float, { description: 'Place among the tensors of its layer and component, from 0.' })
   z!: number
 }
+
+@ObjectType({ description: 'Rows or columns from, from + 1 … to - 1.' })
+export class IndexRange {
+  @Field(() => Int, { description: 'First one, from 0.' })
+  from!: number
+  @Field(() => Int, { description: 'The one after the last.' })
+  to!: number
+}
+
+@ObjectType({ description: 'Which part of which tensor of a parent a pruned tensor is.' })
+export class TensorSlice {
+  @Field(() => String, { description: 'Name of the parent’s tensor.' })
+  tensor!: string
+  @Field(() => String, { description: 'SHA-256 of the bytes of the parent’s tensor.' })
+  payloadHash!: string
+  @Field(() => [Int], { description: 'Dimensions of the parent’s tensor, row-major.' })
+  shape!: number[]
+  @Field(() => [[IndexRange]], {
+    description: 'By axis the ranges that were kept, in order; all of an axis is one range.',
+  })
+  kept!: IndexRange[][]
+  @Field(() => Boolean, { description: 'Whether its values were changed afterwards: fitted or trained.' })
+  changed!: boolean
+}
+
+const toSlice = ({ tensor, payload, shape, kept, changed = false }: StoredSlice): TensorSlice =>
+  Object.assign(new TensorSlice(), {
+    tensor,
+    payloadHash: payload,
+    shape,
+    kept: kept.map((ranges, axis) => (ranges ?? [[0, shape[axis]!]]).map(([from, to]) => ({ from, to }))),
+    changed,
+  })
 
 @Directive('@key(fields: "id")')
 @ObjectType('Tensor', {
@@ -60,6 +93,11 @@ export class Tensor extends Node {
   payloadHash!: string
   @Field(() => TensorPosition, { description: 'Place in the network.' })
   position!: TensorPosition
+  @Field(() => TensorSlice, {
+    nullable: true,
+    description: 'On pruned models: which part of a parent’s tensor it is; null on whole tensors.',
+  })
+  slice!: TensorSlice | null
 }
 
 export const toTensor = (row: TensorAtom): Tensor =>
@@ -76,6 +114,7 @@ export const toTensor = (row: TensorAtom): Tensor =>
     sizeBytes: row.sizeBytes,
     payloadHash: row.payloadHash,
     position: Object.assign(new TensorPosition(), { x: row.positionX, y: row.positionY, z: row.positionZ }),
+    slice: row.slice && toSlice(row.slice),
   })
 
 export const TensorConnection = connectionOf('Tensor', () => Tensor)

@@ -1,9 +1,11 @@
 // Building: an approved recipe becomes a job, its result a model with lineage, and then a measurement.
 import { type EntityManager, Like, MoreThan } from 'typeorm'
 import { z } from 'zod'
+import type { JobOutput } from '../../compute/pool/job-types.js'
 import {
   CapabilityAnalysis,
   Job,
+  type ModelAtom,
   ProbeDataset,
   ProbeSampleCount,
   StudentModelCapabilityMapping,
@@ -17,10 +19,12 @@ import { newId } from '../../lib/ids.js'
 import { manifestSchema } from '../../lib/manifest.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
+import { liveModel } from '../build/live-model.js'
 import type { JobEffect, Platform, RequestContext } from '../build/platform.js'
 import { chooseProbeDataset, samplesByCapability } from '../build/probe-dataset.js'
-import { findRecipe, moveRecipe } from './recipe.service.js'
-import { keptLayers } from './recipe-layers.js'
+import type { PruneHeadsInput } from './pruning.inputs.js'
+import { findRecipe, insertRecipe, moveRecipe } from './recipe.service.js'
+import { countLayers } from './recipe-layers.js'
 import { allows, nextStatus } from './recipe-status.js'
 
 const buildContext = z.object({ recipeId: z.string() })
@@ -35,22 +39,59 @@ export async function buildStudent(
 ): Promise<{ recipeId: string; jobId: string }> {
   return platform.db.tx(em =>
     idempotent(em, tenantId, 'buildStudent', input.idempotencyKey, input, async () => {
-      const recipe = await findRecipe(em, tenantId, input.recipeId)
-      nextStatus(recipe, 'build')
-      const parent = await aliveModel(em, tenantId, recipe.parentModelId, ['input', 'recipeId'])
-      const job = await enqueue(em, platform, {
-        tenantId,
-        type: 'student.build',
-        modelId: parent.id,
-        input: {
-          parent: parent.manifestHash,
-          layers: recipe.layers,
-          ...(recipe.stages ? { stages: recipe.stages } : {}),
-        },
-        context: { recipeId: recipe.id } satisfies z.infer<typeof buildContext>,
+      return startBuild(em, platform, await findRecipe(em, tenantId, input.recipeId))
+    }),
+  )
+}
+
+/** Queues the build within a transaction. */
+async function startBuild(em: EntityManager, platform: Platform, recipe: StudentModelRecipe) {
+  const { tenantId } = recipe
+  nextStatus(recipe, 'build')
+  const field = ['input', 'recipeId']
+  const parent = await aliveModel(em, tenantId, recipe.parentModelId, field)
+  const layers = []
+  for (const { modelId, ...range } of recipe.layers)
+    layers.push(
+      modelId === undefined
+        ? range
+        : { ...range, manifest: (await aliveModel(em, tenantId, modelId, field)).manifestHash },
+    )
+  const job = await enqueue(em, platform, {
+    tenantId,
+    type: 'student.build',
+    modelId: parent.id,
+    input: { parent: parent.manifestHash, layers, ...(recipe.stages ? { stages: recipe.stages } : {}) },
+    context: { recipeId: recipe.id } satisfies z.infer<typeof buildContext>,
+  })
+  await moveRecipe(em, recipe, 'build', { jobId: job.id })
+  return { recipeId: recipe.id, jobId: job.id }
+}
+
+/**
+ * A model without some of its heads: a recipe with all its layers, approved and queued at once; returns the row ids of recipe and job.
+ * @throws NOT_FOUND (model, probe set, capability), INVALID_RECIPE, BAD_USER_INPUT, INVALID_PROBE_DATASET, IDEMPOTENCY_CONFLICT
+ */
+export async function pruneHeads(
+  { platform, tenantId }: RequestContext,
+  input: PruneHeadsInput,
+): Promise<{ recipeId: string; jobId: string }> {
+  return platform.db.tx(em =>
+    idempotent(em, tenantId, 'pruneHeads', input.idempotencyKey, input, async () => {
+      const { modelId, name, capability, probeDatasetId, samplesPerCapability, ...headPruning } = input
+      const model = await liveModel(em, tenantId, modelId)
+      const recipe = await insertRecipe(em, tenantId, {
+        parentModelId: modelId,
+        name: name ?? `${model.name}-pruned`,
+        objective: `${model.name} with fewer attention heads`,
+        layers: [{ from: 0, to: model.layerCount, reason: 'all layers stay' }],
+        capability,
+        probeDatasetId,
+        samplesPerCapability,
+        headPruning,
       })
-      await moveRecipe(em, recipe, 'build', { jobId: job.id })
-      return { recipeId: recipe.id, jobId: job.id }
+      await moveRecipe(em, recipe, 'approve', { decision: 'Approved by a person: asked for by pruneHeads' })
+      return startBuild(em, platform, recipe)
     }),
   )
 }
@@ -64,7 +105,7 @@ const recipeOf = (em: EntityManager, job: { tenantId: string; context: unknown }
 export const buildEffect: JobEffect<'student.build'> = {
   async claim(em, job, input) {
     const recipe = await recipeOf(em, job)
-    await aliveModel(em, job.tenantId, recipe.parentModelId)
+    await aliveParents(em, recipe)
     await moveRecipe(em, recipe, 'start', { jobId: job.id })
     return input
   },
@@ -73,7 +114,7 @@ export const buildEffect: JobEffect<'student.build'> = {
     const { tenantId } = job
     const recipe = await recipeOf(em, job)
     nextStatus(recipe, 'built')
-    const parent = await aliveModel(em, tenantId, recipe.parentModelId)
+    const parent = await aliveParents(em, recipe)
     const bytes = await platform.payloads.get(output.manifest)
     const manifest = manifestSchema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')))
     if (manifest.parameterCount !== recipe.estimatedParameterCount)
@@ -81,7 +122,6 @@ export const buildEffect: JobEffect<'student.build'> = {
         'INVALID_RECIPE',
         `The student has ${manifest.parameterCount} parameters, its recipe says ${recipe.estimatedParameterCount}`,
       )
-    const kept = keptLayers(recipe.layers).length
     const student = await registerModel(em, {
       tenantId,
       manifest,
@@ -92,7 +132,7 @@ export const buildEffect: JobEffect<'student.build'> = {
       isStudent: true,
       objective: recipe.objective,
       jobId: job.id,
-      description: `Built from recipe "${recipe.name}": ${kept} of the ${parent.layerCount} layers of ${parent.name}, sharing their tensors`,
+      description: describeBuild(recipe, parent, output),
     })
     await em.update(Job, { ...scoped(tenantId), id: job.id }, { modelId: student.id })
     await moveRecipe(em, recipe, 'built', { studentModelId: student.id, jobId: job.id, builtAt: new Date() })
@@ -117,6 +157,28 @@ export const buildEffect: JobEffect<'student.build'> = {
         : `${recipe.decision ?? 'Approved'}; build cancelled`
     await moveRecipe(em, recipe, action, { decision })
   },
+}
+
+/** The parent, which must be there still, as must every other model whose layers are used. */
+async function aliveParents(em: EntityManager, recipe: StudentModelRecipe): Promise<ModelAtom> {
+  for (const modelId of new Set(recipe.layers.flatMap(range => range.modelId ?? [])))
+    await aliveModel(em, recipe.tenantId, modelId)
+  return aliveModel(em, recipe.tenantId, recipe.parentModelId)
+}
+
+/** One line for the student's history. */
+function describeBuild(
+  recipe: StudentModelRecipe,
+  parent: ModelAtom,
+  { stages = [] }: JobOutput<'student.build'>,
+): string {
+  const models = new Set(recipe.layers.map(range => range.modelId ?? parent.id))
+  const layers =
+    models.size > 1
+      ? `${countLayers(recipe.layers)} layers of ${parent.name} and ${models.size - 1} other ${models.size > 2 ? 'models' : 'model'}`
+      : `${countLayers(recipe.layers)} of the ${parent.layerCount} layers of ${parent.name}`
+  const further = stages.map(({ stage }) => stage).filter(stage => stage !== 'extract')
+  return `Built from recipe "${recipe.name}": ${layers}, ${further.length > 0 ? `then ${further.join(', ')}` : 'sharing their tensors'}`
 }
 
 /** What the search measured holds until the student itself has been measured. */

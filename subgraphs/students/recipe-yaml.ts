@@ -2,6 +2,7 @@
 // Format: https://github.com/arcee-ai/mergekit ("slices", "layer_range" is [from, to) as here).
 import { parseDocument, stringify } from 'yaml'
 import { z } from 'zod'
+import { type BuildStages, buildStagesSchema } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import type { LayerRangeValue } from './recipe-layers.js'
 
@@ -12,17 +13,23 @@ const source = z.strictObject({
   model: z.string().min(1),
   layer_range: z.tuple([z.number().int(), z.number().int()]),
 })
+/** What mergekit does not know: stages of the build, under a key of our own that it ignores. */
+const ownSection = z.strictObject(buildStagesSchema.omit({ calibration: true }).shape)
 const configuration = z.strictObject({
   name: z.string().min(1).max(200).optional(),
   merge_method: z.literal('passthrough'),
   slices: z.array(z.strictObject({ sources: z.array(source).length(1) })).min(1),
   dtype: z.string().optional(),
+  hartonomous: ownSection.optional(),
 })
 
 export interface RecipeYaml {
-  /** Id or name of the parent model. */
+  /** Id or name of the parent model: that of the first slice. */
   model: string
-  layers: LayerRangeValue[]
+  /** Each with the id or name of its model. */
+  layers: { from: number; to: number; model: string }[]
+  /** What is done beyond that. */
+  stages: z.infer<typeof ownSection> | null
   /** What the student is called, where the configuration says it. */
   name: string | null
   /** mergekit's name of a dtype, where the configuration asks for one. */
@@ -52,12 +59,10 @@ export function parseRecipeYaml(text: string, field = ['input', 'yaml']): Recipe
   const parsed = configuration.safeParse(value)
   if (!parsed.success) return refuse(parsed.error.issues.map(describe).join('; '))
   const sources = parsed.data.slices.map(slice => slice.sources[0]!)
-  const models = [...new Set(sources.map(s => s.model))]
-  if (models.length > 1)
-    refuse(`yaml: slices of ${models.length} models (${models.slice(0, 4).join(', ')}); a recipe cuts one parent`)
   return {
-    model: models[0]!,
-    layers: sources.map(({ layer_range: [from, to] }) => ({ from, to })),
+    model: sources[0]!.model,
+    layers: sources.map(({ model, layer_range: [from, to] }) => ({ from, to, model })),
+    stages: parsed.data.hartonomous ?? null,
     name: parsed.data.name?.trim() || null,
     dtype: parsed.data.dtype ?? null,
   }
@@ -69,7 +74,7 @@ function describe(issue: z.core.$ZodIssue): string {
     'yaml',
   )
   if (issue.code === 'unrecognized_keys')
-    return `${path}: ${issue.keys.join(', ')} ${issue.keys.length > 1 ? 'are' : 'is'} not supported in a recipe (only merge_method: passthrough, slices of one source with model and layer_range, name, dtype)`
+    return `${path}: ${issue.keys.join(', ')} ${issue.keys.length > 1 ? 'are' : 'is'} not supported in a recipe (only merge_method: passthrough, slices of one source with model and layer_range, name, dtype, hartonomous)`
   return `${path}: ${issue.message}`
 }
 
@@ -99,13 +104,20 @@ export function printRecipeYaml(recipe: {
   name: string
   objective: string
   layers: readonly LayerRangeValue[]
+  stages?: BuildStages | null
+  /** How the models of ranges that are not of the parent are called, by row id. */
+  others?: ReadonlyMap<string, string>
 }): string {
   const oneLine = (text: string) => text.replace(/\s+/g, ' ').trim()
   const header = [recipe.name, recipe.objective].map(line => `# ${oneLine(line)}\n`).join('')
-  const slices = recipe.layers.map(({ from, to, reason }) => {
+  const slices = recipe.layers.map(({ from, to, reason, modelId }) => {
     const comment = reason ? ` # ${oneLine(reason)}` : ''
-    const model = stringify(recipe.model, { lineWidth: 0 }).trimEnd()
+    const model = stringify((modelId !== undefined && recipe.others?.get(modelId)) || recipe.model, {
+      lineWidth: 0,
+    }).trimEnd()
     return `  - sources:\n      - model: ${model}\n        layer_range: [${from}, ${to}]${comment}\n`
   })
-  return `${header}merge_method: passthrough\nslices:\n${slices.join('')}`
+  const { calibration: _measuredOn, ...own } = recipe.stages ?? {}
+  const section = Object.keys(own).length > 0 ? stringify({ hartonomous: own }, { lineWidth: 0 }) : ''
+  return `${header}merge_method: passthrough\nslices:\n${slices.join('')}${section}`
 }

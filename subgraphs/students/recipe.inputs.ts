@@ -2,6 +2,7 @@
 import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
 import { UserError } from '../build/common-types.js'
 import { BigIntScalar } from '../build/scalars.js'
+import { FeedForwardPruningInput, HeadPruningInput } from './pruning.inputs.js'
 import { ApprovalPolicy, Recipe } from './recipe.type.js'
 import { Job } from './stubs.js'
 
@@ -62,6 +63,11 @@ export class LayerRangeInput {
   to!: number
   @Field(() => String, { nullable: true, description: 'Why, for those who read the recipe; at most 500 characters.' })
   reason?: string | null
+  @Field(() => ID, {
+    nullable: true,
+    description: 'The model whose layers they are, of the parent’s shape; default: the parent.',
+  })
+  modelId?: string | null
 }
 
 @InputType({ description: 'A recipe written by hand: either `parentModelId` and `layers`, or `yaml`.' })
@@ -77,15 +83,34 @@ export class CreateRecipeInput {
   objective?: string | null
   @Field(() => [LayerRangeInput], {
     nullable: true,
-    description: 'Layers to keep, in the student’s order; a layer may be kept once.',
+    description:
+      'Layers to keep, in the student’s order; ranges may overlap and repeat, a layer used twice counts twice.',
   })
   layers?: LayerRangeInput[] | null
   @Field(() => String, { nullable: true, description: 'Slug of the top-level capability it is meant for.' })
   capability?: string | null
+  @Field(() => HeadPruningInput, { nullable: true, description: 'Attention heads to remove; default: none.' })
+  headPruning?: HeadPruningInput | null
+  @Field(() => FeedForwardPruningInput, {
+    nullable: true,
+    description: 'Hidden units of feed-forward blocks to keep; default: all.',
+  })
+  feedForwardPruning?: FeedForwardPruningInput | null
+  @Field(() => ID, {
+    nullable: true,
+    description:
+      'Probe set that pruning measures on (its probe split); default: the newest version of the built-in one.',
+  })
+  probeDatasetId?: string | null
+  @Field(() => Int, {
+    nullable: true,
+    description: 'Samples per capability that pruning measures on, 1 to 100,000; default: 8.',
+  })
+  samplesPerCapability?: number | null
   @Field(() => String, {
     nullable: true,
     description:
-      'A mergekit configuration instead of `layers`: merge_method passthrough, slices of one source each; `model` is the id or name of the parent.',
+      'A mergekit configuration instead of `layers`: merge_method passthrough, slices of one source each; `model` is the id or name of the parent, or of another model of its shape. The section `hartonomous`, which mergekit ignores, may hold headPruning and feedForwardPruning.',
   })
   yaml?: string | null
   @Field(() => String, { nullable: true, description: keyDescription })
@@ -125,6 +150,19 @@ export class BuildStudentInput {
 @ObjectType({ description: 'What came of the wish to build.' })
 export class BuildStudentPayload {
   @Field(() => Recipe, { nullable: true, description: 'The recipe; its `student` is there once the job is done.' })
+  recipe?: Recipe | null
+  @Field(() => Job, { nullable: true, description: 'The job that builds.' })
+  job?: Job | null
+  @Field(() => [UserError], { description: errorsDescription })
+  userErrors!: UserError[]
+}
+
+@ObjectType({ description: 'What came of the wish to remove heads.' })
+export class PruneHeadsPayload {
+  @Field(() => Recipe, {
+    nullable: true,
+    description: 'The recipe that was written for it, approved; its `student` is there once the job is done.',
+  })
   recipe?: Recipe | null
   @Field(() => Job, { nullable: true, description: 'The job that builds.' })
   job?: Job | null

@@ -4,9 +4,10 @@ import { fromGlobalId, parseGlobalId } from '../../lib/ids.js'
 import { ConnectionArguments } from '../build/connection.js'
 import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
-import { buildStudent } from './build.service.js'
+import { buildStudent, pruneHeads } from './build.service.js'
 import { currentPolicy, setApprovalPolicy } from './policy.service.js'
 import { proposeStudents } from './proposal.service.js'
+import { PruneHeadsInput } from './pruning.inputs.js'
 import {
   ApproveRecipeInput,
   BuildStudentInput,
@@ -14,6 +15,7 @@ import {
   CreateRecipeInput,
   ProposeStudentsInput,
   ProposeStudentsPayload,
+  PruneHeadsPayload,
   RecipePayload,
   RejectRecipeInput,
   SetApprovalPolicyInput,
@@ -91,7 +93,11 @@ export class RecipeResolver {
   async yaml(@Root() recipe: Recipe, @Ctx() context: RequestContext): Promise<string> {
     const { name, objective, row } = recipe
     const model = (await modelReference(context).load(row.parentModelId)) ?? modelStub(row.parentModelId).id
-    return printRecipeYaml({ model, name, objective, layers: row.layers })
+    const others = new Map<string, string>()
+    for (const { modelId } of row.layers)
+      if (modelId !== undefined && !others.has(modelId))
+        others.set(modelId, (await modelReference(context).load(modelId)) ?? modelStub(modelId).id)
+    return printRecipeYaml({ model, name, objective, layers: row.layers, stages: row.stages, others })
   }
 
   @Mutation(() => ProposeStudentsPayload, {
@@ -151,6 +157,20 @@ export class RecipeResolver {
   ): Promise<BuildStudentPayload> {
     return withUserErrors<BuildStudentPayload>(async () => {
       const { recipeId, jobId } = await buildStudent(context, input)
+      return { recipe: await reload(context, recipeId), job: jobStub(jobId) }
+    })
+  }
+
+  @Mutation(() => PruneHeadsPayload, {
+    description:
+      'Removes attention heads of a model: writes a recipe that keeps all its layers, approves and builds it. The pruned model is a student, measured against the one it comes from.',
+  })
+  pruneHeads(
+    @Arg('input', () => PruneHeadsInput, { description: 'Which model and which heads.' }) input: PruneHeadsInput,
+    @Ctx() context: RequestContext,
+  ): Promise<PruneHeadsPayload> {
+    return withUserErrors<PruneHeadsPayload>(async () => {
+      const { recipeId, jobId } = await pruneHeads(context, input)
       return { recipe: await reload(context, recipeId), job: jobStub(jobId) }
     })
   }

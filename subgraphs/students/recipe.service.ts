@@ -1,5 +1,5 @@
 // Recipes as rows: written by hand, approved, rejected, listed.
-import type { EntityManager } from 'typeorm'
+import type { EntityManager, QueryDeepPartialEntity } from 'typeorm'
 import {
   type ModelAtom,
   ModelAtom as ModelAtomEntity,
@@ -19,16 +19,17 @@ import { loader } from '../build/loader.js'
 import type { RequestContext } from '../build/platform.js'
 import type { RecipeStatus } from './recipe.type.js'
 import { toRecipe } from './recipe.type.js'
-import { checkLayers, countLayers, countParameters, type LayerRangeValue, sumLayerParameters } from './recipe-layers.js'
+import { checkLayers, countLayers, type LayerRangeValue } from './recipe-layers.js'
+import { type CountedModel, countStudentParameters } from './recipe-parameters.js'
+import { completeStages, readStages, type StagesInput } from './recipe-stages.js'
 import { nextStatus, type RecipeAction } from './recipe-status.js'
 import { checkYamlDtype, parseRecipeYaml } from './recipe-yaml.js'
 
-export interface CreateRecipe {
+export interface CreateRecipe extends StagesInput {
   parentModelId?: string | null
   name?: string | null
   objective?: string | null
-  layers?: { from: number; to: number; reason?: string | null }[] | null
-  capability?: string | null
+  layers?: { from: number; to: number; reason?: string | null; modelId?: string | null }[] | null
   yaml?: string | null
   idempotencyKey?: string | null
 }
@@ -42,42 +43,48 @@ const textLimits = { name: 200, objective: 2_000, reason: 2_000, layerReason: 50
 export async function createRecipe({ platform, tenantId }: RequestContext, input: CreateRecipe): Promise<string> {
   return platform.db.tx(async em => {
     const { recipeId } = await idempotent(em, tenantId, 'createRecipe', input.idempotencyKey, input, async () => {
-      const { parent, layers, name } = await readCreateInput(em, tenantId, input)
-      const kept = countLayers(layers)
-      const recipe: StudentModelRecipe = {
-        id: newId(),
-        tenantId,
-        name:
-          checkText(input.name ?? name, textLimits.name, 'name') ??
-          `${parent.name}-${kept}-of-${parent.layerCount}-layers`,
-        parentModelId: parent.id,
-        objective:
-          checkText(input.objective, textLimits.objective, 'objective') ??
-          `${kept} of the ${parent.layerCount} layers of ${parent.name}`,
-        capability: await checkCapability(em, tenantId, input.capability),
-        layers,
-        stages: null,
-        estimatedParameterCount: countParameters(
-          { parameterCount: parent.parameterCount, perLayer: await layerParameters(em, parent) },
-          layers,
-        ),
-        estimatedQuality: null,
-        estimatedQualityInterval: null,
-        measuredQuality: null,
-        status: 'PROPOSED',
-        decision: null,
-        studentModelId: null,
-        jobId: null,
-        proposalJobId: null,
-        probeDatasetId: null,
-        createdAt: new Date(),
-        builtAt: null,
-      }
-      await em.insert(StudentModelRecipe, recipe)
+      const recipe = await insertRecipe(em, tenantId, input)
       return { recipeId: recipe.id }
     })
     return recipeId
   })
+}
+
+/** Writes the row of a recipe as people give it, within a transaction; it begins PROPOSED. */
+export async function insertRecipe(
+  em: EntityManager,
+  tenantId: string,
+  input: CreateRecipe,
+): Promise<StudentModelRecipe> {
+  const { parent, layers, name, stages, others } = await readCreateInput(em, tenantId, input)
+  const kept = countLayers(layers)
+  const recipe: StudentModelRecipe = {
+    id: newId(),
+    tenantId,
+    name:
+      checkText(input.name ?? name, textLimits.name, 'name') ?? `${parent.name}-${kept}-of-${parent.layerCount}-layers`,
+    parentModelId: parent.id,
+    objective:
+      checkText(input.objective, textLimits.objective, 'objective') ??
+      `${kept} of the ${parent.layerCount} layers of ${parent.name}`,
+    capability: await checkCapability(em, tenantId, input.capability),
+    layers,
+    stages,
+    estimatedParameterCount: await countRecipe(em, parent, layers, stages, others),
+    estimatedQuality: null,
+    estimatedQualityInterval: null,
+    measuredQuality: null,
+    status: 'PROPOSED',
+    decision: null,
+    studentModelId: null,
+    jobId: null,
+    proposalJobId: null,
+    probeDatasetId: null,
+    createdAt: new Date(),
+    builtAt: null,
+  }
+  await em.insert(StudentModelRecipe, recipe as QueryDeepPartialEntity<StudentModelRecipe>)
+  return recipe
 }
 
 async function readCreateInput(em: EntityManager, tenantId: string, input: CreateRecipe) {
@@ -96,18 +103,71 @@ async function readCreateInput(em: EntityManager, tenantId: string, input: Creat
         field: parentField,
       })
     checkYamlDtype(parsed.dtype, parent, field)
-    checkLayers(parsed.layers, parent, field)
-    return { parent, layers: parsed.layers, name: parsed.name }
+    const others = new Map<string, ModelAtom>()
+    const ranges: LayerRangeValue[] = []
+    for (const { model, ...range } of parsed.layers) {
+      const of = model === parsed.model ? parent : await findByReference(em, tenantId, model, field)
+      if (of.id !== parent.id) others.set(of.id, of)
+      ranges.push(of.id === parent.id ? range : { ...range, modelId: of.id })
+    }
+    checkLayers(ranges, parent, field, others)
+    checkShapes(parent, others, field)
+    if (parsed.stages && (input.headPruning || input.feedForwardPruning))
+      throw new DomainError(
+        'BAD_USER_INPUT',
+        'yaml: says what is pruned; leave headPruning and feedForwardPruning out',
+        {
+          field,
+        },
+      )
+    const stages = parsed.stages
+      ? await completeStages(em, tenantId, parsed.stages, input)
+      : await readStages(em, tenantId, input)
+    return { parent, layers: ranges, name: parsed.name, stages, others }
   }
   if (input.parentModelId == null)
     throw new DomainError('BAD_USER_INPUT', 'parentModelId: is missing', { field: parentField })
   const parent = await liveModel(em, tenantId, input.parentModelId, parentField)
-  const ranges = (layers ?? []).map(({ from, to, reason }, i): LayerRangeValue => {
+  const others = new Map<string, ModelAtom>()
+  const ranges: LayerRangeValue[] = []
+  for (const [i, { from, to, reason, modelId }] of (layers ?? []).entries()) {
     const why = checkText(reason, textLimits.layerReason, 'layers', String(i), 'reason')
-    return { from, to, ...(why ? { reason: why } : {}) }
-  })
-  checkLayers(ranges, parent)
-  return { parent, layers: ranges, name: null }
+    const of =
+      modelId == null ? parent : await liveModel(em, tenantId, modelId, ['input', 'layers', String(i), 'modelId'])
+    if (of.id !== parent.id) others.set(of.id, of)
+    ranges.push({ from, to, ...(why ? { reason: why } : {}), ...(of.id === parent.id ? {} : { modelId: of.id }) })
+  }
+  checkLayers(ranges, parent, ['input', 'layers'], others)
+  checkShapes(parent, others, ['input', 'layers'])
+  return { parent, layers: ranges, name: null, stages: await readStages(em, tenantId, input), others }
+}
+
+/** What layers of two models must have in common to follow each other. */
+const sharedDimensions = [
+  'hiddenSize',
+  'headSize',
+  'normEpsilon',
+  'ropeTheta',
+  'ropeLayout',
+  'ropeScaling',
+  'slidingWindow',
+] as const
+
+/** @throws INVALID_RECIPE naming the models and the first dimension that differs */
+function checkShapes(parent: ModelAtom, others: ReadonlyMap<string, ModelAtom>, field: string[]) {
+  for (const other of others.values()) {
+    const refuse = (what: string, ours: unknown, theirs: unknown) => {
+      throw new DomainError(
+        'INVALID_RECIPE',
+        `layers of "${other.name}" do not fit "${parent.name}": ${what} is ${JSON.stringify(theirs) ?? 'not stated'}, expected ${JSON.stringify(ours) ?? 'not stated'}`,
+        { field },
+      )
+    }
+    if (other.architecture !== parent.architecture) refuse('architecture', parent.architecture, other.architecture)
+    for (const key of sharedDimensions)
+      if (JSON.stringify(other.dimensions[key]) !== JSON.stringify(parent.dimensions[key]))
+        refuse(key, parent.dimensions[key], other.dimensions[key])
+  }
 }
 
 /** The live model that a YAML means: by global id, or by a name that only one has. */
@@ -151,12 +211,26 @@ async function checkCapability(em: EntityManager, tenantId: string, slug: string
   return slug
 }
 
-async function layerParameters(em: EntityManager, parent: ModelAtom) {
+async function countedModel(em: EntityManager, model: ModelAtom): Promise<CountedModel> {
+  const { name, parameterCount, dimensions } = model
   const tensors = await em.find(TensorAtom, {
-    select: { id: true, layerIndex: true, shape: true },
-    where: { ...scoped(parent.tenantId), modelId: parent.id },
+    select: { id: true, layerIndex: true, role: true, shape: true },
+    where: { ...scoped(model.tenantId), modelId: model.id },
   })
-  return sumLayerParameters(tensors as Pick<TensorAtom, 'layerIndex' | 'shape'>[])
+  return { name, parameterCount, dimensions, tensors: tensors as Pick<TensorAtom, 'layerIndex' | 'role' | 'shape'>[] }
+}
+
+/** Parameters of the student, exactly. */
+async function countRecipe(
+  em: EntityManager,
+  parent: ModelAtom,
+  layers: readonly LayerRangeValue[],
+  stages: StudentModelRecipe['stages'],
+  others: ReadonlyMap<string, ModelAtom>,
+): Promise<number> {
+  const counted = new Map<string, CountedModel>()
+  for (const [id, model] of others) counted.set(id, await countedModel(em, model))
+  return countStudentParameters(await countedModel(em, parent), layers, stages, counted)
 }
 
 /** @throws NOT_FOUND */

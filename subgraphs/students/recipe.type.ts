@@ -2,10 +2,14 @@
 import { Directive, Field, Float, Int, ObjectType } from 'type-graphql'
 import type { StageResult } from '../../compute/pool/job-types.js'
 import type { StudentModelRecipe } from '../../db/entities/index.js'
+import { countOf } from '../../lib/build-stages.js'
 import { toGlobalId } from '../../lib/ids.js'
 import { Node, registerValues } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
 import { BigIntScalar, JsonScalar } from '../build/scalars.js'
+import { FeedForwardPruning, HeadPruning } from './pruning.inputs.js'
+import { countLayers } from './recipe-layers.js'
+import { Model, modelStub } from './stubs.js'
 
 export const RecipeStatus = registerValues('RecipeStatus', 'Where a recipe stands.', {
   PROPOSED: 'Waits for a person or the approval policy.',
@@ -25,6 +29,8 @@ export class LayerRange {
   to!: number
   @Field(() => String, { nullable: true, description: 'Why these layers are kept.' })
   reason?: string | null
+  @Field(() => Model, { nullable: true, description: 'The model whose layers they are; null: the parent.' })
+  model?: Model | null
 }
 
 @Directive('@key(fields: "id")')
@@ -43,6 +49,13 @@ export class Recipe extends Node {
   layers!: LayerRange[]
   @Field(() => Int, { description: 'Layers the student has.' })
   layerCount!: number
+  @Field(() => HeadPruning, { nullable: true, description: 'Attention heads that are removed; null: none.' })
+  headPruning!: HeadPruning | null
+  @Field(() => FeedForwardPruning, {
+    nullable: true,
+    description: 'How narrow feed-forward blocks are made; null: they stay.',
+  })
+  feedForwardPruning!: FeedForwardPruning | null
   @Field(() => BigIntScalar, { description: 'Parameters the student has: an exact count, not an estimate of it.' })
   estimatedParameterCount!: number
   @Field(() => Float, {
@@ -108,14 +121,32 @@ export const toBuildStage = ({ stage, manifest, seconds, reused, flops, measurem
 
 export const RecipeConnection = connectionOf('Recipe', () => Recipe)
 
+function toPruning({ stages, layers }: StudentModelRecipe): Pick<Recipe, 'headPruning' | 'feedForwardPruning'> {
+  const { headPruning: heads, feedForwardPruning: units } = stages ?? {}
+  const each = <T>(value: (layer: number) => T) => Array.from({ length: countLayers(layers) }, (_, i) => value(i))
+  return {
+    headPruning: heads
+      ? Object.assign(new HeadPruning(), {
+          ...heads,
+          heads: heads.heads ?? null,
+          removePerLayer: each(i => heads.heads?.[i]?.length ?? countOf(heads.remove ?? 0, i)),
+        })
+      : null,
+    feedForwardPruning: units
+      ? Object.assign(new FeedForwardPruning(), { ...units, keepPerLayer: each(i => countOf(units.keep, i)) })
+      : null,
+  }
+}
+
 export const toRecipe = (row: StudentModelRecipe): Recipe =>
   Object.assign(new Recipe(), {
     id: toGlobalId('Recipe', row.id),
     name: row.name,
     objective: row.objective,
     status: row.status,
-    layers: row.layers,
-    layerCount: row.layers.reduce((sum, { from, to }) => sum + to - from, 0),
+    layers: row.layers.map(({ modelId, ...range }) => ({ ...range, model: modelId ? modelStub(modelId) : null })),
+    layerCount: countLayers(row.layers),
+    ...toPruning(row),
     estimatedParameterCount: row.estimatedParameterCount,
     estimatedQuality: row.estimatedQuality,
     estimatedQualityInterval: row.estimatedQualityInterval,

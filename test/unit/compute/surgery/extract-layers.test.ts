@@ -30,6 +30,13 @@ describe('expandRanges', () => {
       ],
       [3, 4, 0],
     ],
+    [
+      [
+        { from: 0, to: 3 },
+        { from: 2, to: 4 },
+      ],
+      [0, 1, 2, 2, 3],
+    ],
   ])('%j keeps layers %j', (ranges, layers) => {
     expect(expandRanges(ranges, 5)).toEqual(layers)
     expect(toRanges(layers)).toEqual(ranges)
@@ -42,13 +49,6 @@ describe('expandRanges', () => {
     [[{ from: 3, to: 6 }], "[3, 6) goes beyond the model's 5 layers"],
     [[{ from: -1, to: 2 }], '[-1, 2) must be whole numbers from 0'],
     [[{ from: 0.5, to: 2 }], '[0.5, 2) must be whole numbers from 0'],
-    [
-      [
-        { from: 0, to: 3 },
-        { from: 2, to: 4 },
-      ],
-      '[2, 4) repeats layer 2 of [0, 3)',
-    ],
   ])('refuses %j', (ranges, message) => {
     const error = refusal(() => expandRanges(ranges, 5))
     expect(error?.code).toBe('INVALID_RECIPE')
@@ -83,6 +83,59 @@ describe('extractLayers', () => {
     expect(parameterCountOf(parent, [0, 2, 5])).toBe(student.parameterCount)
     expect(student.dimensions).toEqual({ ...parent.dimensions, layerCount: 3 })
     expect(student.parent).toEqual({ manifest: parentHash, layers: [0, 2, 5] })
+  })
+
+  it('counts a layer that is used twice twice, and shares its payloads', () => {
+    const parent = picoManifest({ layerCount: 4 })
+    const student = extractLayers(parent, [0, 1, 1, 3], parentHash)
+    expect(student.parameterCount).toBe(parent.parameterCount)
+    expect(parameterCountOf(parent, [0, 1, 1, 3])).toBe(parent.parameterCount)
+    const payload = (role: string) => student.tensors.find(t => t.role === role)?.payload
+    expect(payload('layers.2.q')).toBe(payload('layers.1.q'))
+    expect(student.tensors.map(t => t.name)).toEqual(parent.tensors.map(t => t.name))
+    expect(student.parent).toEqual({ manifest: parentHash, layers: [0, 1, 1, 3] })
+  })
+
+  describe('of several models', () => {
+    const parent = picoManifest({ layerCount: 4 })
+    const otherHash = 'e'.repeat(64)
+    /** Other payloads, and names without the prefix. */
+    const other: Manifest = {
+      ...parent,
+      tensors: parent.tensors.map(t => ({
+        ...t,
+        name: t.name.replace(/^model\./, ''),
+        payload: t.payload.split('').reverse().join(''),
+      })),
+    }
+    const mix = (second: Manifest) =>
+      extractLayers(parent, [0, { layer: 2, manifest: otherHash }, 3], parentHash, new Map([[otherHash, second]]))
+
+    it('takes each layer from its own, under the parent’s names', () => {
+      const student = mix(other)
+      const payload = (m: Manifest, role: string) => m.tensors.find(t => t.role === role)?.payload
+      expect(payload(student, 'layers.1.q')).toBe(payload(other, 'layers.2.q'))
+      expect(payload(student, 'layers.2.q')).toBe(payload(parent, 'layers.3.q'))
+      expect(payload(student, 'embed')).toBe(payload(parent, 'embed'))
+      expect(student.tensors.map(t => t.name)).toEqual(picoManifest({ layerCount: 3 }).tensors.map(t => t.name))
+      expect(student.parent).toEqual({
+        manifest: parentHash,
+        layers: [0, 2, 3],
+        sources: [parentHash, otherHash, parentHash],
+      })
+      expect(student.dimensions.perLayer).toBeUndefined()
+      expect(manifestSchema.parse(student)).toEqual(student)
+    })
+
+    it.each([
+      [{ ...other, dimensions: { ...other.dimensions, ropeTheta: 5e5 } }, 'ropeTheta is 500000, expected 10000'],
+      [{ ...other, dimensions: { ...other.dimensions, normEpsilon: 1e-6 } }, 'normEpsilon is 0.000001'],
+      [picoManifest({ layerCount: 4, format: 'gguf' }), 'file format is "gguf", expected "safetensors"'],
+    ])('%#: refuses layers that do not fit', (second, message) => {
+      const error = refusal(() => mix(second as Manifest))
+      expect(error).toMatchObject({ code: 'INVALID_RECIPE' })
+      expect(error?.message).toContain(message)
+    })
   })
 
   it('keeps tokenizer, template, licence and configuration and drops the original files', () => {

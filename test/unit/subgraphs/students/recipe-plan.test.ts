@@ -2,15 +2,10 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { type RecipeStatus, recipeStatuses } from '../../../../db/entities/index.js'
+import { buildStagesSchema } from '../../../../lib/build-stages.js'
 import { applyPolicy } from '../../../../subgraphs/students/approval-policy.js'
-import {
-  checkLayers,
-  countLayers,
-  countParameters,
-  keptLayers,
-  layersKey,
-  sumLayerParameters,
-} from '../../../../subgraphs/students/recipe-layers.js'
+import { checkLayers, countLayers, keptLayers, layersKey } from '../../../../subgraphs/students/recipe-layers.js'
+import { type CountedModel, countStudentParameters } from '../../../../subgraphs/students/recipe-parameters.js'
 import { nextStatus, type RecipeAction, recipeTransitions } from '../../../../subgraphs/students/recipe-status.js'
 import { checkYamlDtype, parseRecipeYaml, printRecipeYaml } from '../../../../subgraphs/students/recipe-yaml.js'
 import { sharedFile } from '../../../testkit/shared-files.js'
@@ -51,14 +46,8 @@ describe('layer ranges', () => {
     [[{ from: 4, to: 4 }], '[4, 4): is empty'],
     [[{ from: 5, to: 4 }], '[5, 4): is empty'],
     [[{ from: 0.5, to: 4 }], 'whole numbers'],
-    [
-      [
-        { from: 0, to: 8 },
-        { from: 6, to: 9 },
-      ],
-      'layers[1] [6, 9): keeps layer 6 again, which layers[0] [0, 8) keeps already',
-    ],
     [[{ from: 0, to: 2 ** 31 - 1 }], 'has 30 layers'],
+    [new Array(67).fill({ from: 0, to: 30 }), '2010 layers in all, at most 2000'],
   ])('%j is refused', (layers, message) => {
     expect(() => checkLayers(layers, parent)).toThrow(message)
   })
@@ -108,14 +97,37 @@ describe('layer ranges', () => {
       { layerIndex: null, shape: [49152, 576] },
       { layerIndex: null, shape: [576] },
     ]
-    const perLayer = sumLayerParameters([...tensors, ...outside])
-    expect(perLayer.get(3)).toBe(3_540_096)
-    const count = countParameters({ parameterCount: 134_515_008, perLayer }, [
+    const roles = ['gate', 'up', 'down', 'q', 'o', 'k', 'v', 'attn_norm', 'mlp_norm']
+    const smollm2: CountedModel = {
+      name: 'SmolLM2',
+      parameterCount: 134_515_008,
+      dimensions: { layerCount: 30, attentionHeadCount: 9, keyValueHeadCount: 3, intermediateSize: 1536 },
+      tensors: [
+        ...tensors.map((t, i) => ({ ...t, role: `layers.${t.layerIndex}.${roles[i % 9]}` })),
+        ...outside.map(t => ({ ...t, role: 'outside' })),
+      ],
+    }
+    const cut = [
       { from: 0, to: 21 },
       { from: 29, to: 30 },
-    ])
-    expect(count).toBe(134_515_008 - 8 * 3_540_096)
-    expect(count).toBe(106_194_240)
+    ]
+    expect(countStudentParameters(smollm2, cut, null)).toBe(106_194_240)
+    expect(countStudentParameters(smollm2, [...cut, { from: 29, to: 30 }], null)).toBe(106_194_240 + 3_540_096)
+    // A key/value group: 192 rows of q, 64 of k and of v, 192 columns of o.
+    const stages = (given: Record<string, unknown>) => buildStagesSchema.parse(given)
+    const group = 576 * (192 + 64 + 64 + 192)
+    const heads = (pruning: Record<string, unknown>) =>
+      countStudentParameters(smollm2, cut, stages({ headPruning: { metric: 'GRADIENT', ...pruning } }))
+    expect(heads({ remove: 1 })).toBe(106_194_240 - 22 * group)
+    expect(heads({ remove: [2, ...new Array(21).fill(0)] })).toBe(106_194_240 - 2 * group)
+    expect(heads({ remove: 1, unit: 'QUERY_HEAD' })).toBe(106_194_240 - 22 * 3 * 576 * 128)
+    expect(countStudentParameters(smollm2, cut, stages({ feedForwardPruning: { keep: 1024 } }))).toBe(
+      106_194_240 - 22 * 3 * 576 * 512,
+    )
+    expect(() => heads({ remove: 3 })).toThrow(
+      'layer 0: 3 of 3 key/value heads would be removed; at least one must stay',
+    )
+    expect(() => heads({ remove: [1, 1] })).toThrow('headPruning names 2 layers, the student has 22')
   })
 })
 
@@ -129,11 +141,35 @@ describe('YAML', () => {
       const yaml = printRecipeYaml({ model, name: 'cut\n- evil: true', objective: 'an # objective', layers })
       expect(parseRecipeYaml(yaml)).toEqual({
         model,
-        layers: layers.map(({ from, to }) => ({ from, to })),
+        layers: layers.map(({ from, to }) => ({ from, to, model })),
         name: null,
         dtype: null,
+        stages: null,
       })
     }
+  })
+
+  test('what is pruned is a section of its own, layers of other models are slices of theirs', () => {
+    const stages = buildStagesSchema.parse({
+      headPruning: { metric: 'TASK_LOSS', remove: [1, 0, 1] },
+      feedForwardPruning: { keep: 1024, correct: true },
+      calibration: { probeSet: 'a'.repeat(64) },
+    })
+    const layers = [
+      { from: 0, to: 2 },
+      { from: 1, to: 2, modelId: 'other' },
+    ]
+    const others = new Map([['other', 'its name']])
+    const yaml = printRecipeYaml({ model: 'm', name: 'n', objective: 'o', layers, stages, others })
+    const { calibration: _, ...asked } = stages
+    expect(parseRecipeYaml(yaml)).toMatchObject({
+      model: 'm',
+      layers: [
+        { from: 0, to: 2, model: 'm' },
+        { from: 1, to: 2, model: 'its name' },
+      ],
+      stages: asked,
+    })
   })
 
   test('a configuration may say what its student is called', () => {
@@ -173,7 +209,11 @@ describe('YAML', () => {
       passthrough('  - sources:\n      - {model: a, layer_range: [0, 1]}\n      - {model: b, layer_range: [0, 1]}\n'),
       'yaml.slices[0].sources',
     ],
-    ['two models', passthrough(slice('a', '[0, 4]') + slice('b', '[4, 8]')), 'slices of 2 models (a, b)'],
+    [
+      'an unknown stage',
+      passthrough(slice('a', '[0, 4]'), 'hartonomous: {magic: 1}\n'),
+      'yaml.hartonomous: magic is not supported',
+    ],
     [
       'parameters',
       passthrough(slice('a', '[0, 4]'), 'parameters:\n  scale: 0.5\n'),

@@ -1,0 +1,150 @@
+// bench pruning: SmolLM2 without its least key/value group per layer against the reference edit, and the measured choice against gradient,
+// chance and weight norm at equal size.
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { readManifest } from '../compute/formats/manifest.js'
+import { runStages } from '../compute/handlers/build-student.js'
+import type { HandlerContext } from '../compute/handlers/handler.js'
+import { importProbes } from '../compute/handlers/import-probes.js'
+import { ingestModel } from '../compute/handlers/ingest-model.js'
+import { withScoringModel } from '../compute/handlers/scoring-model.js'
+import { jobTypes } from '../compute/pool/job-types.js'
+import { evaluate } from '../compute/probing/evaluate.js'
+import { assignSplits, readProbeLines } from '../compute/probing/probe-set.js'
+import { encodeSample } from '../compute/probing/scoring.js'
+import { readEnv } from '../lib/env.js'
+import { makeLogger } from '../lib/log.js'
+import { projectFile } from '../lib/project.js'
+import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+
+interface ReferenceEdit {
+  removedKvHead: number[]
+  perTask: Record<string, { completionTokens: number; meanNll: number; perplexity: number }>
+}
+
+const shared = (...parts: string[]) => projectFile('..', 'shared', ...parts)
+const geometricMean = (values: readonly number[]) =>
+  Math.exp(values.reduce((sum, value) => sum + Math.log(value), 0) / values.length)
+
+/**
+ * `--reference-only`: the reference edit alone. `--remove N` (1) groups per layer, `--samples N` (4) per capability to choose by, `--seeds N` (3) of the
+ * random choice, `--metrics a,b` narrows what is compared, `--no-correct` leaves the fitted variant out. Judged on the reference's lines of the
+ * validation split. Needs the model, the probes and the reference numbers beside the project (../shared).
+ */
+export async function run(args: string[]): Promise<Record<string, unknown>> {
+  const { values } = parseArgs({
+    args,
+    options: {
+      'reference-only': { type: 'boolean', default: false },
+      'no-correct': { type: 'boolean', default: false },
+      remove: { type: 'string', default: '1' },
+      samples: { type: 'string', default: '4' },
+      seeds: { type: 'string', default: '3' },
+      metrics: { type: 'string', default: 'TASK_LOSS,GRADIENT,RANDOM,MAGNITUDE' },
+    },
+  })
+  const { lines, edits } = JSON.parse(await readFile(shared('reference', 'structured_edits.json'), 'utf8')) as {
+    lines: number[]
+    edits: { dropLeastKvGroupPerLayer: ReferenceEdit }
+  }
+  const reference = edits.dropLeastKvGroupPerLayer
+  const dataFolder = await mkdtemp(join(tmpdir(), 'bench-pruning-'))
+  const say = (text: string) => process.stderr.write(`${text}\n`)
+  const context: HandlerContext = {
+    jobId: 'bench',
+    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
+    dataFolder,
+    env: { ...readEnv(), HARTONOMOUS_DATA: dataFolder },
+    log: makeLogger('bench'),
+    signal: new AbortController().signal,
+    progress: () => {},
+    delta: () => {},
+  }
+  try {
+    const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
+    const { manifest: parent } = await ingestModel({ source }, context)
+    const { layerCount } = (await readManifest(context.payloads, parent)).dimensions
+    const validation = await readProbeLines([await readFile(shared('data', 'probes', 'validation.jsonl'))])
+    const judged = assignSplits(lines.map(line => ({ ...validation[line]!, split: 'validation' as const })))
+    const { probeSet } = await importProbes({ source: shared('data', 'probes') }, context)
+
+    /** Per task on the reference's lines. */
+    const judge = (manifest: string) =>
+      withScoringModel(manifest, context, async ({ model, scorer }) => {
+        const encoded = judged.flatMap(sample => encodeSample(model, sample, 256) ?? [])
+        return evaluate(scorer, encoded, [...new Set(judged.map(s => s.capability))], () => {})
+      })
+    const build = async (headPruning: Record<string, unknown>) => {
+      const stages = { headPruning, calibration: { probeSet, samplesPerCapability: Number(values.samples) } }
+      const input = jobTypes['student.build'].input.parse({ parent, layers: [{ from: 0, to: layerCount }], stages })
+      const results = await runStages(input, context)
+      const { manifest, seconds, measurements } = results.at(-1)!
+      const { parameterCount, tensors } = await readManifest(context.payloads, manifest)
+      const scores = await judge(manifest)
+      const perplexity = geometricMean(scores.map(s => s.perplexity))
+      say(
+        `${JSON.stringify(headPruning).slice(0, 90)}: perplexity ${perplexity.toFixed(2)}, ${seconds.toFixed(0)} s to choose`,
+      )
+      return {
+        perplexity,
+        seconds,
+        parameterCount,
+        sizeBytes: tensors.reduce((sum, t) => sum + t.bytes, 0),
+        notes: (measurements?.notes as string[] | undefined)?.length ?? 0,
+        corrected: (measurements?.corrected as { kept: unknown[] } | undefined)?.kept.length,
+        scores,
+      }
+    }
+
+    const edit = await build({ metric: 'GIVEN', heads: reference.removedKvHead.map(head => [head]) })
+    const tasks = edit.scores.map(({ capability, loss, perplexity, completionTokens }) => {
+      const theirs = reference.perTask[capability]!
+      return {
+        task: capability,
+        completionTokens,
+        tokensEqual: completionTokens === theirs.completionTokens,
+        meanNll: loss,
+        nllDeviation: Math.abs(loss / theirs.meanNll - 1),
+        perplexityDeviation: Math.abs(perplexity / theirs.perplexity - 1),
+      }
+    })
+    const figures: Record<string, unknown> = {
+      referenceLargestNllDeviation: Math.max(...tasks.map(t => t.nllDeviation)),
+      referenceLargestPerplexityDeviation: Math.max(...tasks.map(t => t.perplexityDeviation)),
+      referencePerplexity: edit.perplexity,
+      parameters: edit.parameterCount,
+      sizeBytes: edit.sizeBytes,
+      columnsNotAtBlockEnds: edit.notes,
+      tasks,
+    }
+    if (values['reference-only']) return figures
+    const parentPerplexity = geometricMean((await judge(parent)).map(s => s.perplexity))
+    say(`whole model: perplexity ${parentPerplexity.toFixed(2)}`)
+    const remove = Number(values.remove)
+    const compared: Record<string, unknown> = {}
+    for (const metric of values.metrics.split(',')) {
+      if (metric !== 'RANDOM') {
+        const { perplexity, seconds } = await build({ metric, remove })
+        compared[metric] = { perplexity, seconds }
+        if (metric === 'TASK_LOSS' && !values['no-correct']) {
+          const fitted = await build({ metric, remove, correct: true })
+          compared['TASK_LOSS fitted'] = {
+            perplexity: fitted.perplexity,
+            seconds: fitted.seconds,
+            layers: fitted.corrected,
+          }
+        }
+        continue
+      }
+      const seeds = []
+      for (let seed = 1; seed <= Number(values.seeds); seed++)
+        seeds.push((await build({ metric, remove, seed })).perplexity)
+      compared[metric] = { perplexities: seeds, perplexity: geometricMean(seeds) }
+    }
+    return { ...figures, wholePerplexity: parentPerplexity, removedGroupsPerLayer: remove, compared }
+  } finally {
+    await rm(dataFolder, { recursive: true, force: true })
+  }
+}

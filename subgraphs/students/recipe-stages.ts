@@ -1,0 +1,132 @@
+// What a recipe asks for beyond its layers, as people give it: checked, completed with a probe set, and kept as the build's parameters.
+import type { EntityManager } from 'typeorm'
+import {
+  type BuildStages,
+  buildStagesSchema,
+  feedForwardPruningSchema,
+  headPruningSchema,
+  measures,
+} from '../../lib/build-stages.js'
+import { DomainError } from '../../lib/errors.js'
+import {
+  checkCapabilities,
+  checkSamplesPerCapability,
+  chooseProbeDataset,
+  samplesByCapability,
+} from '../build/probe-dataset.js'
+import type { FeedForwardPruningInput, HeadPruningInput } from './pruning.inputs.js'
+
+export interface StagesInput {
+  headPruning?: HeadPruningInput | null
+  feedForwardPruning?: FeedForwardPruningInput | null
+  /** What measured stages measure on. */
+  probeDatasetId?: string | null
+  samplesPerCapability?: number | null
+  capability?: string | null
+}
+
+/** Samples of each capability that stages measure on where nobody says how many: enough to choose by, minutes on a small machine. */
+const usualSamples = 8
+
+/**
+ * The stages of a recipe; null where it asks for none.
+ * @throws INVALID_RECIPE naming the field, NOT_FOUND (probe set, capability), INVALID_PROBE_DATASET, BAD_USER_INPUT
+ */
+export async function readStages(em: EntityManager, tenantId: string, input: StagesInput): Promise<BuildStages | null> {
+  const headPruning = input.headPruning ? readHeadPruning(input.headPruning) : undefined
+  const feedForwardPruning = input.feedForwardPruning ? readFeedForward(input.feedForwardPruning) : undefined
+  return completeStages(em, tenantId, { headPruning, feedForwardPruning }, input)
+}
+
+/** Stages without what they measure on, from GraphQL or YAML, with it. */
+export async function completeStages(
+  em: EntityManager,
+  tenantId: string,
+  stages: Omit<BuildStages, 'calibration'>,
+  { probeDatasetId, samplesPerCapability, capability }: Omit<StagesInput, 'headPruning' | 'feedForwardPruning'>,
+): Promise<BuildStages | null> {
+  const { headPruning, feedForwardPruning } = stages
+  if (Object.values(stages).every(value => value === undefined)) return null
+  for (const [field, pruning] of Object.entries({ headPruning, feedForwardPruning }))
+    if (pruning?.metric === 'MAGNITUDE')
+      throw new DomainError(
+        'INVALID_RECIPE',
+        `${field}: MAGNITUDE is there for comparisons in benches only: the norm of weights chooses worse than chance (arXiv 2305.11627)`,
+        { field: ['input', field, 'metric'] },
+      )
+  if (!measures(headPruning) && !measures(feedForwardPruning)) return buildStagesSchema.parse(stages)
+  const probeSet = await chooseProbeDataset(em, tenantId, probeDatasetId)
+  const samples = await samplesByCapability(em, tenantId, probeSet.id)
+  const shown = [...samples].flatMap(([slug, { probe }]) => (probe > 0 ? [slug] : []))
+  if (shown.length === 0)
+    throw new DomainError('INVALID_PROBE_DATASET', `Probe set "${probeSet.name}" has no probe samples to measure on`, {
+      field: ['input', 'probeDatasetId'],
+    })
+  const capabilities = checkCapabilities(
+    capability == null ? null : [capability],
+    shown,
+    `probe set "${probeSet.name}" has no probe samples of`,
+  )
+  return buildStagesSchema.parse({
+    ...stages,
+    calibration: {
+      probeSet: probeSet.probeSetHash,
+      samplesPerCapability: checkSamplesPerCapability(samplesPerCapability) ?? usualSamples,
+      ...(capabilities ? { capabilities } : {}),
+    },
+  })
+}
+
+const bad = (field: string, message: string): never => {
+  throw new DomainError('INVALID_RECIPE', `${field}: ${message}`, { field: ['input', field] })
+}
+
+/** One of a number for all layers and a list for each. */
+function oneOfCounts(field: string, all: string, each: string, one?: number | null, list?: number[] | null) {
+  if ((one == null) === (list == null)) bad(field, `give one of ${all} and ${each}, not both or none`)
+  return one ?? list
+}
+
+function readHeadPruning({ unit, metric, remove, removePerLayer, heads, seed, correct }: HeadPruningInput) {
+  const field = 'headPruning'
+  if (metric === 'GIVEN' && (heads == null || remove != null || removePerLayer != null))
+    bad(field, 'with metric GIVEN the heads are named in `heads`, without remove and removePerLayer')
+  if (metric !== 'GIVEN' && heads != null) bad(field, `heads are named with metric GIVEN only, not with ${metric}`)
+  const counts =
+    metric === 'GIVEN' ? {} : { remove: oneOfCounts(field, 'remove', 'removePerLayer', remove, removePerLayer) }
+  return parsed(headPruningSchema, field, {
+    unit: unit ?? undefined,
+    metric,
+    ...counts,
+    heads: heads ?? undefined,
+    seed: seed ?? undefined,
+    correct: correct ?? undefined,
+  })
+}
+
+function readFeedForward({ metric, keep, keepPerLayer, seed, correct }: FeedForwardPruningInput) {
+  const field = 'feedForwardPruning'
+  return parsed(feedForwardPruningSchema, field, {
+    metric: metric ?? undefined,
+    keep: oneOfCounts(field, 'keep', 'keepPerLayer', keep, keepPerLayer),
+    seed: seed ?? undefined,
+    correct: correct ?? undefined,
+  })
+}
+
+function parsed<T>(
+  schema: {
+    safeParse(value: unknown): {
+      success: boolean
+      data?: T
+      error?: { issues: { path: PropertyKey[]; message: string }[] }
+    }
+  },
+  field: string,
+  value: unknown,
+): T {
+  const result = schema.safeParse(value)
+  const issue = result.error?.issues[0]
+  if (issue) bad(field, `${issue.path.map(String).join('.')}: ${issue.message}`)
+  return result.data as T
+}

@@ -1,0 +1,263 @@
+// Recipes that remove heads and units, and mix layers of several models: what is asked for, counted, refused, queued and registered.
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { checkBuildable } from '../../../../compute/architectures/registry.js'
+import { extractLayers } from '../../../../compute/surgery/extract-layers.js'
+import { planPruning, withoutGroups } from '../../../../compute/surgery/prune.js'
+import { Job, type ModelAtom, StudentModelRecipe, TensorAtom } from '../../../../db/entities/index.js'
+import { deleteModel } from '../../../../db/models.js'
+import { defaultTenantId } from '../../../../db/scope.js'
+import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
+import { type Manifest, manifestSchema } from '../../../../lib/manifest.js'
+import { subgraph as models } from '../../../../subgraphs/models/subgraph.js'
+import { subgraph } from '../../../../subgraphs/students/subgraph.js'
+import { subgraph as taxonomy } from '../../../../subgraphs/taxonomy/subgraph.js'
+import {
+  addModel,
+  jobOf,
+  openSubgraphPlatform,
+  run,
+  type SubgraphPlatform,
+  succeed,
+} from '../../../testkit/subgraph-platform.js'
+import { picoManifest } from '../../compute/surgery/pico-manifest.js'
+
+let p: SubgraphPlatform
+let parent: ModelAtom
+let modelId: string
+const { sourceFiles: _, sourceConfig: __, ...manifest } = picoManifest({ layerCount: 4 })
+beforeEach(async () => {
+  p = await openSubgraphPlatform(subgraph, taxonomy, models)
+  parent = await addModel(p.platform, 'pico', manifest)
+  modelId = toGlobalId('Model', parent.id)
+})
+afterEach(() => p.close())
+
+const fields =
+  'id name status estimatedParameterCount yaml layers { from to model { id } } headPruning { unit metric removePerLayer heads seed correct } feedForwardPruning { metric keepPerLayer correct } student { id } job { id }'
+const mutate = async (field: string, input: Record<string, unknown>, selection = `recipe { ${fields} }`) => {
+  const type = `${field[0]!.toUpperCase()}${field.slice(1)}Input`
+  const source = `mutation($input: ${type}!) { ${field}(input: $input) { ${selection} userErrors { field message code } } }`
+  return (await run(subgraph.schema, p.context(), source, { input }))[field]
+}
+const all = [{ from: 0, to: 4 }]
+const create = (input: Record<string, unknown>) =>
+  mutate('createRecipe', { parentModelId: modelId, layers: all, ...input })
+
+/** A group: 16 rows of q, 8 of k and of v, 16 columns of o, 32 numbers each. */
+const group = 32 * (16 + 8 + 8 + 16)
+
+describe('a recipe that prunes', () => {
+  test('shows what goes by layer, counts exactly, and comes back from its YAML', async () => {
+    const { recipe, userErrors } = await create({
+      headPruning: { metric: 'GRADIENT', removePerLayer: [1, 0, 1, 1] },
+      feedForwardPruning: { keep: 40, correct: true },
+      samplesPerCapability: 4,
+    })
+    expect(userErrors).toEqual([])
+    expect(recipe).toMatchObject({
+      estimatedParameterCount: parent.parameterCount - 3 * group - 4 * 3 * 32 * 8,
+      headPruning: { unit: 'KEY_VALUE_GROUP', metric: 'GRADIENT', removePerLayer: [1, 0, 1, 1], heads: null, seed: 0 },
+      feedForwardPruning: { metric: 'ACTIVATION', keepPerLayer: [40, 40, 40, 40], correct: true },
+    })
+    const again = await mutate('createRecipe', { yaml: recipe.yaml })
+    expect(again.recipe).toMatchObject({
+      headPruning: recipe.headPruning,
+      feedForwardPruning: recipe.feedForwardPruning,
+      estimatedParameterCount: recipe.estimatedParameterCount,
+    })
+  })
+
+  test.each([
+    [{ headPruning: { metric: 'TASK_LOSS', remove: 2 } }, 'layer 0: 2 of 2 key/value heads would be removed'],
+    [{ headPruning: { metric: 'GIVEN', heads: [[0, 1], [], [], []] } }, '2 of 2 key/value heads would be removed'],
+    [{ headPruning: { metric: 'GIVEN', heads: [[0]] } }, 'headPruning names 1 layers, the student has 4'],
+    [{ headPruning: { metric: 'GIVEN', remove: 1 } }, 'with metric GIVEN the heads are named in `heads`'],
+    [{ headPruning: { metric: 'RANDOM', heads: [[0]], remove: 1 } }, 'heads are named with metric GIVEN only'],
+    [{ headPruning: { metric: 'RANDOM' } }, 'give one of remove and removePerLayer'],
+    [{ headPruning: { metric: 'RANDOM', remove: -1 } }, 'headPruning: '],
+    [{ headPruning: { metric: 'MAGNITUDE', remove: 1 } }, 'chooses worse than chance'],
+    [
+      { feedForwardPruning: { keep: 49 } },
+      'layer 0: 49 hidden units of its feed-forward block are to stay, expected 1 to 48',
+    ],
+    [{ feedForwardPruning: { keep: 0 } }, 'layer 0: 0 hidden units'],
+    [{ feedForwardPruning: {} }, 'give one of keep and keepPerLayer'],
+  ])('%#: is refused where it cannot be built', async (input, message) => {
+    const { recipe, userErrors } = await create(input)
+    expect(recipe).toBeNull()
+    expect(userErrors[0]).toMatchObject({ code: 'INVALID_RECIPE', message: expect.stringContaining(message) })
+  })
+
+  test('a capability without samples to measure on is refused', async () => {
+    const { userErrors } = await create({
+      headPruning: { metric: 'GRADIENT', remove: 1 },
+      probeDatasetId: 'UHJvYmU6eA==',
+    })
+    expect(userErrors[0]).toMatchObject({ code: 'NOT_FOUND', field: ['input', 'probeDatasetId'] })
+  })
+
+  test('waits for a device where it measures, and not where heads are named', async () => {
+    const laneOf = async (headPruning: Record<string, unknown>) => {
+      const { recipe } = await create({ headPruning })
+      await mutate('approveRecipe', { recipeId: recipe.id })
+      const { job } = await mutate('buildStudent', { recipeId: recipe.id }, 'job { id }')
+      return (await p.platform.db.read.findOneByOrFail(Job, { id: fromGlobalId('Job', job.id) })).lane
+    }
+    expect(await laneOf({ metric: 'TASK_LOSS', remove: 1 })).toBe('device')
+    expect(await laneOf({ metric: 'GIVEN', heads: [[0], [0], [0], [0]] })).toBe('io')
+  })
+})
+
+/** What a worker would make of it. */
+async function prunedOutput(removed: number[][]) {
+  const student = extractLayers(manifest as Manifest, [0, 1, 2, 3], parent.manifestHash)
+  const { dimensions: d } = checkBuildable(student)
+  const { cuts, dimensions } = planPruning(
+    student,
+    removed.map((own, layer) => withoutGroups(d, layer, own)),
+  )
+  const tensors = student.tensors.map((tensor, i) => {
+    const kept = cuts.get(i)
+    if (!kept) return tensor
+    const shape = tensor.shape.map((size, axis) => kept[axis]?.reduce((sum, [from, to]) => sum + to - from, 0) ?? size)
+    const slice = { tensor: tensor.name, payload: tensor.payload, shape: tensor.shape, kept }
+    return {
+      ...tensor,
+      shape,
+      bytes: shape.reduce((a, b) => a * b, 4),
+      payload: tensor.payload.replaceAll('a', 'b'),
+      slice,
+    }
+  })
+  const parameterCount = tensors.reduce((sum, t) => sum + t.shape.reduce((a, b) => a * b, 1), 0)
+  const made = manifestSchema.parse({ ...student, dimensions, tensors, parameterCount })
+  const { hash } = await p.platform.payloads.put([Buffer.from(JSON.stringify(made))])
+  const stage = { key: 'c'.repeat(64), manifest: hash, seconds: 1, reused: false }
+  const stages = [
+    { ...stage, stage: 'extract' },
+    { ...stage, stage: 'pruneHeads', flops: 5, measurements: { removed } },
+  ]
+  return { manifest: hash, parameterCount, layerCount: 4, stages }
+}
+
+describe('pruneHeads', () => {
+  test('writes an approved recipe of all layers, queues its build, and registers the student with its slices', async () => {
+    const key = { idempotencyKey: 'once' }
+    const input = { modelId, metric: 'GRADIENT', remove: 1, ...key }
+    const selection = `recipe { ${fields} } job { id stages { stage reused measurements flops } }`
+    const { recipe, job, userErrors } = await mutate('pruneHeads', input, selection)
+    expect(userErrors).toEqual([])
+    expect(recipe).toMatchObject({
+      name: 'pico-pruned',
+      status: 'BUILDING',
+      layers: [{ from: 0, to: 4, model: null }],
+      estimatedParameterCount: parent.parameterCount - 4 * group,
+    })
+    expect((await mutate('pruneHeads', input, selection)).recipe.id).toBe(recipe.id)
+    const jobId = fromGlobalId('Job', job.id)
+    const { input: queued } = await jobOf(p.platform, 'student.build', jobId)
+    expect(queued.stages?.headPruning).toMatchObject({ metric: 'GRADIENT', unit: 'KEY_VALUE_GROUP', remove: 1 })
+    expect(queued.stages?.calibration?.samplesPerCapability).toBe(8)
+
+    const done = await succeed(p, 'student.build', jobId, await prunedOutput([[0], [1], [0], [1]]))
+    expect(done.state).toBe('SUCCEEDED')
+    const row = await p.platform.db.read.findOneByOrFail(StudentModelRecipe, { id: fromGlobalId('Recipe', recipe.id) })
+    expect(row.status).toBe('BUILT')
+    const sliced = await p.platform.db.read.findOneByOrFail(TensorAtom, {
+      modelId: row.studentModelId!,
+      name: 'model.layers.1.self_attn.o_proj.weight',
+    })
+    const tensor = await run(
+      models.schema,
+      p.context(),
+      'query($id: ID!) { model(id: $id) { keyValueHeadCount tensors(layerIndex: 1, first: 20) { nodes { name slice { tensor payloadHash shape kept { from to } changed } } } history { description } } }',
+      { id: toGlobalId('Model', row.studentModelId!) },
+    )
+    const nodes = tensor.model.tensors.nodes as { name: string; slice: unknown }[]
+    expect(nodes.find(n => n.name === sliced.name)?.slice).toEqual({
+      tensor: sliced.name,
+      payloadHash: sliced.slice?.payload,
+      shape: [32, 32],
+      kept: [[{ from: 0, to: 32 }], [{ from: 0, to: 16 }]],
+      changed: false,
+    })
+    expect(nodes.find(n => n.name.includes('gate'))?.slice).toBeNull()
+    expect(tensor.model.history[0].description).toContain('4 of the 4 layers of pico, then pruneHeads')
+    const { job: shown } = await run(
+      subgraph.schema,
+      p.context(),
+      'query($id: ID!) { _entities(representations: [{ __typename: "Job", id: $id }]) { ... on Job { stages { stage flops measurements } } } }',
+      { id: job.id },
+    ).then(answer => ({ job: answer._entities[0] }))
+    expect(shown.stages).toEqual([
+      { stage: 'extract', flops: null, measurements: null },
+      { stage: 'pruneHeads', flops: 5, measurements: { removed: [[0], [1], [0], [1]] } },
+    ])
+  })
+
+  test('of all heads is refused, and no recipe is left', async () => {
+    const { recipe, userErrors } = await mutate('pruneHeads', { modelId, metric: 'RANDOM', remove: 2 })
+    expect(recipe).toBeNull()
+    expect(userErrors[0]).toMatchObject({ code: 'INVALID_RECIPE' })
+    expect(await p.platform.db.read.count(StudentModelRecipe)).toBe(0)
+  })
+})
+
+describe('layers of several models', () => {
+  const second = (change: Partial<Manifest['dimensions']> = {}): Manifest => ({
+    ...(manifest as Manifest),
+    dimensions: { ...manifest.dimensions, ...change },
+    tensors: manifest.tensors.map(t => ({ ...t, payload: t.payload.split('').reverse().join('') })),
+  })
+  const mixed = (otherId: string) => [
+    { from: 0, to: 2 },
+    { from: 1, to: 3, modelId: otherId },
+    { from: 1, to: 2 },
+  ]
+
+  test('are a recipe whose YAML names both, and a build that gets both manifests', async () => {
+    const other = await addModel(p.platform, 'other', second())
+    const otherId = toGlobalId('Model', other.id)
+    const { recipe } = await create({ layers: mixed(otherId) })
+    expect(recipe.layers.map((l: { model: unknown }) => l.model)).toEqual([null, { id: otherId }, null])
+    const perLayer = (parent.parameterCount - 64 * 32 - 32) / 4
+    expect(recipe.estimatedParameterCount).toBe(parent.parameterCount + perLayer)
+    expect(recipe.yaml).toContain('model: other')
+    const again = (await mutate('createRecipe', { yaml: recipe.yaml })).recipe
+    expect(again.layers).toEqual(recipe.layers)
+    await mutate('approveRecipe', { recipeId: recipe.id })
+    const { job } = await mutate('buildStudent', { recipeId: recipe.id }, 'job { id }')
+    const { input } = await jobOf(p.platform, 'student.build', fromGlobalId('Job', job.id))
+    expect(input.layers).toEqual([
+      { from: 0, to: 2 },
+      { from: 1, to: 3, manifest: other.manifestHash },
+      { from: 1, to: 2 },
+    ])
+  })
+
+  test('must fit each other, and exist', async () => {
+    const other = await addModel(p.platform, 'other', second({ ropeTheta: 5e5 }))
+    const [error] = (await create({ layers: mixed(toGlobalId('Model', other.id)) })).userErrors
+    expect(error).toMatchObject({
+      code: 'INVALID_RECIPE',
+      message: expect.stringContaining('ropeTheta is 500000, expected 10000'),
+    })
+    const [beyond] = (await create({ layers: [{ from: 0, to: 5, modelId: toGlobalId('Model', other.id) }] })).userErrors
+    expect(beyond.message).toContain('model "other" has 4 layers')
+    const [unknown] = (await create({ layers: mixed(toGlobalId('Model', 'gone')) })).userErrors
+    expect(unknown).toMatchObject({ code: 'NOT_FOUND', field: ['input', 'layers', '1', 'modelId'] })
+  })
+
+  test('fail the build where one of them was deleted while it waited', async () => {
+    const other = await addModel(p.platform, 'other', second())
+    const { recipe } = await create({ layers: mixed(toGlobalId('Model', other.id)) })
+    await mutate('approveRecipe', { recipeId: recipe.id })
+    const { job } = await mutate('buildStudent', { recipeId: recipe.id }, 'job { id }')
+    await p.platform.db.tx(em => deleteModel(em, defaultTenantId, other.id))
+    expect(await p.store.claim('io', 'test')).toMatchObject({
+      id: fromGlobalId('Job', job.id),
+      state: 'FAILED',
+      error: { code: 'NOT_FOUND', message: expect.stringContaining('other') },
+    })
+  })
+})
