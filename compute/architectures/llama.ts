@@ -13,7 +13,8 @@ import {
 
 export const llama: Architecture = {
   name: 'llama',
-  aliases: ['llama', 'mistral', 'smollm'],
+  // `deci`: what llama.cpp calls Llamas whose layers differ in heads and widths.
+  aliases: ['llama', 'mistral', 'smollm', 'deci'],
   tensors: [
     embedding,
     ...layerPlaces([

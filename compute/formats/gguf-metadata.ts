@@ -63,12 +63,12 @@ export function ggufDimensions(
           original_max_position_embeddings: whole('rope.scaling.original_context_length'),
         }
       : undefined
+  const layerCount = wholeField(fields, ['block_count'], file, 0, maximumLayers) ?? layersSeen
+  const { perLayer, ...sizes } = layerSizes(metadata, fields, file, layerCount)
   return {
-    layerCount: wholeField(fields, ['block_count'], file, 0, maximumLayers) ?? layersSeen,
+    layerCount,
     hiddenSize: whole('embedding_length'),
-    intermediateSize: whole('feed_forward_length'),
-    attentionHeadCount: whole('attention.head_count'),
-    keyValueHeadCount: whole('attention.head_count_kv'),
+    ...sizes,
     headSize: whole('attention.key_length', 'rope.dimension_count'),
     vocabularySize: whole('vocab_size') ?? (Array.isArray(tokens) && tokens.length > 0 ? tokens.length : undefined),
     contextLength: whole('context_length'),
@@ -77,6 +77,52 @@ export function ggufDimensions(
     ropeScaling,
     slidingWindow: whole('attention.sliding_window'),
     tiedEmbeddings,
+    perLayer,
+  }
+}
+
+/** Keys that hold one number, or a list of one for each layer. */
+const layerKeys = {
+  intermediateSize: 'feed_forward_length',
+  attentionHeadCount: 'attention.head_count',
+  keyValueHeadCount: 'attention.head_count_kv',
+} as const
+
+/**
+ * Sizes of layers: as numbers of the whole model where all layers agree, else the largest and a list. Nothing where a layer has no
+ * heads or no feed-forward block at all, which is another architecture than ours.
+ */
+function layerSizes(
+  metadata: GgufMetadata,
+  fields: Record<string, unknown>,
+  file: string,
+  layerCount: number,
+): Pick<Dimensions, keyof typeof layerKeys | 'perLayer'> {
+  const keys = Object.keys(layerKeys) as (keyof typeof layerKeys)[]
+  const one = (key: keyof typeof layerKeys) => wholeField(fields, [layerKeys[key]], file)
+  const lists = keys.map(key => {
+    const value = metadata.get(`${ggufArchitecture(metadata)}.${layerKeys[key]}`)
+    const list = value !== undefined && isList(value) ? Array.from(value as ArrayLike<unknown>, Number) : undefined
+    return list && list.length === layerCount && list.every(n => Number.isInteger(n) && n > 0) ? list : undefined
+  })
+  const [widths, heads, groups] = keys.map(
+    (key, i) => lists[i] ?? new Array<number | undefined>(layerCount).fill(one(key)),
+  )
+  const whole = { intermediateSize: one('intermediateSize'), attentionHeadCount: one('attentionHeadCount') }
+  if (keys.every((key, i) => lists[i] === undefined || one(key) !== undefined))
+    return { ...whole, keyValueHeadCount: one('keyValueHeadCount') }
+  const perLayer: NonNullable<Dimensions['perLayer']> = []
+  for (let layer = 0; layer < layerCount; layer++) {
+    const [intermediateSize, attentionHeadCount] = [widths![layer], heads![layer]]
+    if (intermediateSize === undefined || attentionHeadCount === undefined) return whole
+    perLayer.push({ intermediateSize, attentionHeadCount, keyValueHeadCount: groups![layer] ?? attentionHeadCount })
+  }
+  const most = (key: keyof typeof layerKeys) => Math.max(...perLayer.map(own => own[key]))
+  return {
+    intermediateSize: most('intermediateSize'),
+    attentionHeadCount: most('attentionHeadCount'),
+    keyValueHeadCount: most('keyValueHeadCount'),
+    perLayer,
   }
 }
 

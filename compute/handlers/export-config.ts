@@ -58,8 +58,20 @@ export async function exportConfig(
   for (const key of ['num_hidden_layers', 'n_layer', 'num_layers', 'n_layers'])
     if (key in inner) inner[key] = layers.length
   // One entry per layer of the original model (sliding or full attention).
-  if (Array.isArray(inner.layer_types)) inner.layer_types = layers.map(layer => (inner.layer_types as unknown[])[layer])
+  if (Array.isArray(inner.layer_types)) {
+    const types = inner.layer_types as unknown[]
+    inner.layer_types = layers.map(layer => types[layer] ?? types[0])
+  }
+  if (manifest.tensors.some(tensor => tensor.slice)) Object.assign(inner, widthsOf(manifest))
   return config
+}
+
+/** What config.json says of heads and widths, where pruning changed them. */
+function widthsOf(manifest: Manifest): Json {
+  const { architecture, dimensions, tensors } = checkBuildable(manifest)
+  const written = architecture.huggingFaceConfig(dimensions, new Set(tensors.keys()))
+  const keys = ['num_attention_heads', 'num_key_value_heads', 'head_dim', 'intermediate_size', 'n_inner']
+  return Object.fromEntries(keys.filter(key => key in written).map(key => [key, written[key]]))
 }
 
 function writtenConfig(manifest: Manifest, tensors: readonly TensorStream[]): Json {

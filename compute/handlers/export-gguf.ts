@@ -2,7 +2,7 @@
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
-import type { ResolvedDimensions, TensorPlace } from '../architectures/architecture.js'
+import type { LayerSizes, ResolvedDimensions, TensorPlace } from '../architectures/architecture.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
 import { elementCount } from '../formats/float-weights.js'
 import { ggmlTypeByName, isGgmlType, isQuantized } from '../formats/ggml-types.js'
@@ -57,13 +57,13 @@ export async function planGguf(
   const label = commonType(tensors)
   const tokenizer = manifest.tokenizer
   const entries = new Map<string, GgufEntry>([
-    ['general.architecture', { text: model.architecture.name }],
+    ['general.architecture', { text: ggufName(model, name) }],
     ['general.type', { text: 'model' }],
     ['general.name', { text: name }],
     ...(manifest.license ? [['general.license', { text: manifest.license }] as const] : []),
     ['general.file_type', { u32: fileTypes[label] ?? 0 }],
     ...(tensors.some(t => isQuantized(t.dtype)) ? [['general.quantization_version', { u32: 2 }] as const] : []),
-    ...dimensionEntries(manifest, model),
+    ...dimensionEntries(manifest, model, ggufName(model, name)),
     ...(tokenizer
       ? ggufTokenizerEntries(
           parseJsonObject(await payloads.get(tokenizer.tokenizerJson), 'tokenizer.json'),
@@ -142,8 +142,30 @@ function commonType(tensors: readonly TensorStream[]): string {
   return [...counts].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 'F32'
 }
 
+/**
+ * llama.cpp reads sizes by layer into every architecture, but builds the tensors of most from the first layer's; of Llama's kin the one whose
+ * layers may differ is `deci`, otherwise the same.
+ * @throws UNSUPPORTED_FORMAT where the family has none such
+ */
+function ggufName({ architecture, dimensions: { perLayer } }: BuildableModel, name: string): string {
+  if (!perLayer) return architecture.name
+  if (architecture.name === 'llama') return 'deci'
+  throw new DomainError(
+    'UNSUPPORTED_FORMAT',
+    `${name}: its layers have different numbers of heads or widths; GGUF can say that for llama models only, and no other format that is written here can for ${architecture.name}`,
+    { field: ['input', 'format'] },
+  )
+}
+
 /** `<architecture>.*`: what llama.cpp and our own reader take the dimensions from. */
-function dimensionEntries(manifest: Manifest, { architecture, dimensions: d }: BuildableModel): [string, GgufEntry][] {
+function dimensionEntries(
+  manifest: Manifest,
+  { architecture, dimensions: d }: BuildableModel,
+  name: string,
+): [string, GgufEntry][] {
+  /** One number, or one for each layer. */
+  const sizes = (key: keyof LayerSizes): GgufEntry =>
+    d.perLayer ? { i32s: d.perLayer.map(layer => layer[key]) } : { u32: d[key] }
   const rotary = architecture.positions === 'rotary'
   const epsilon = architecture.norm === 'rms' ? 'attention.layer_norm_rms_epsilon' : 'attention.layer_norm_epsilon'
   const entries: [string, GgufEntry | undefined][] = [
@@ -151,9 +173,9 @@ function dimensionEntries(manifest: Manifest, { architecture, dimensions: d }: B
     ['context_length', { u32: d.contextLength }],
     ['embedding_length', { u32: d.hiddenSize }],
     ['block_count', { u32: d.layerCount }],
-    ['feed_forward_length', { u32: d.intermediateSize }],
-    ['attention.head_count', { u32: d.attentionHeadCount }],
-    ['attention.head_count_kv', { u32: d.keyValueHeadCount }],
+    ['feed_forward_length', sizes('intermediateSize')],
+    ['attention.head_count', sizes('attentionHeadCount')],
+    ['attention.head_count_kv', sizes('keyValueHeadCount')],
     ['attention.key_length', { u32: d.headSize }],
     ['attention.value_length', { u32: d.headSize }],
     [epsilon, { f32: d.normEpsilon }],
@@ -162,7 +184,7 @@ function dimensionEntries(manifest: Manifest, { architecture, dimensions: d }: B
     ['rope.freq_base', rotary ? { f32: d.ropeTheta } : undefined],
     ...(rotary ? scalingEntries(manifest, d) : []),
   ]
-  return entries.flatMap(([key, entry]) => (entry ? [[`${architecture.name}.${key}`, entry]] : []))
+  return entries.flatMap(([key, entry]) => (entry ? [[`${name}.${key}`, entry]] : []))
 }
 
 const scalingType = ({ ropeScaling }: ResolvedDimensions) =>

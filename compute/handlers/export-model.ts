@@ -27,6 +27,12 @@ export const exportModel: Handler<'model.export'> = async (input, context) => {
     )
   }
   const manifest = await readManifest(context.payloads, input.manifest)
+  if (format === 'SAFETENSORS' && manifest.dimensions.perLayer) {
+    throw unsupported(
+      `${name}: its layers have different numbers of heads or widths (key/value heads ${manifest.dimensions.perLayer.map(l => l.keyValueHeadCount).join(', ')}), and config.json has one number for all of them; GGUF can say it, for llama models`,
+      'format',
+    )
+  }
   const wanted = format === 'GGUF' ? 'gguf' : 'safetensors'
   const original = manifest.format === wanted && manifest.sourceFiles !== undefined && quantization === undefined
   const checked = { ...context, payloads: checkedPayloads(context.payloads, manifest) }
