@@ -1,6 +1,6 @@
 // Every GraphQL operation the CLI sends; a test validates them against the composed schema.
 const recipeFields =
-  'id name status objective estimatedParameterCount estimatedQuality measuredQuality capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } parentModel { id name } student { id name } createdAt'
+  'id name status objective estimatedParameterCount estimatedQuality measuredQuality estimatedCost measuredCost capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } parentModel { id name } student { id name } createdAt'
 const modelFields = 'id name version architecture parameterCount layerCount sizeBytes uniqueBytes isStudent createdAt'
 
 export const documents = {
@@ -43,7 +43,7 @@ export const documents = {
     generateStream(input: $input) { textDelta finishReason usage { promptTokens completionTokens tokensPerSecond } }
   }`,
   jobs: `query Jobs($states: [JobState!], $types: [JobType!], $modelId: ID, $first: Int) {
-    jobs(states: $states, types: $types, modelId: $modelId, first: $first) { nodes { id type state attempts createdAt durationMs error { code message } progress { stage completed total unit } model { name } } }
+    jobs(states: $states, types: $types, modelId: $modelId, first: $first) { nodes { id type state attempts createdAt durationMs cost flops error { code message } progress { stage completed total unit } model { name } } }
   }`,
   job: `query Job($id: ID!) { job(id: $id) { id type state attempts durationMs output error { code message } model { id name } } }`,
   cancelJob: `mutation Cancel($input: CancelJobInput!) { cancelJob(input: $input) { job { id state } userErrors { field message code } } }`,

@@ -19,11 +19,14 @@ export async function jobs(session: Session, o: { state?: string[]; first: numbe
     j.state,
     j.model?.name ?? '',
     j.durationMs === null ? '' : `${(j.durationMs / 1000).toFixed(1)} s`,
+    j.cost > 0 ? j.cost.toFixed(1) : '',
     idCell(session, j.id),
     j.error ? `${j.error.code}: ${j.error.message}`.slice(0, 60) : (j.state === 'RUNNING' && j.progress?.stage) || '',
   ])
   print(
-    rows.length ? table(['created', 'type', 'state', 'model', 'took', 'id', 'stage or error'], rows) : 'No jobs yet.',
+    rows.length
+      ? table(['created', 'type', 'state', 'model', 'took', 'DCU', 'id', 'stage or error'], rows)
+      : 'No jobs yet.',
   )
 }
 

@@ -65,6 +65,9 @@ export interface RecipeSummary {
   estimatedParameterCount: number
   estimatedQuality: number | null
   measuredQuality: number | null
+  /** DCUs. */
+  estimatedCost: number | null
+  measuredCost: number | null
   capability: { slug: string } | null
   layers: { from: number; to: number; reason: string | null; model: { name: string } | null }[]
   headPruning: { unit: string; metric: string; removePerLayer: number[] } | null
@@ -81,6 +84,9 @@ export interface JobSummary {
   attempts: number
   createdAt: string
   durationMs: number | null
+  /** DCUs. */
+  cost: number
+  flops: number
   error: { code: string; message: string } | null
   progress: { stage: string; completed: number; total: number | null; unit: string } | null
   model: { name: string } | null

@@ -18,6 +18,10 @@ const quality = (value: number | null) => {
   return value < poorQuality ? colors.dim(`${value.toFixed(3)} poor`) : value.toFixed(3)
 }
 
+/** What it cost, or with ~ what it is expected to. */
+const cost = ({ estimatedCost, measuredCost }: RecipeSummary) =>
+  measuredCost !== null ? measuredCost.toFixed(1) : estimatedCost !== null ? `~${estimatedCost.toFixed(1)}` : '–'
+
 function recipeTable(session: Session, recipes: RecipeSummary[]): string {
   const rows = recipes.map(r => [
     r.name,
@@ -26,10 +30,14 @@ function recipeTable(session: Session, recipes: RecipeSummary[]): string {
     quantity(Number(r.estimatedParameterCount)),
     quality(r.estimatedQuality),
     quality(r.measuredQuality),
+    cost(r),
     ranges(r.layers),
     idCell(session, r.id),
   ])
-  return table(['recipe', 'capability', 'status', 'parameters', 'predicted', 'measured', 'layers kept', 'id'], rows)
+  return table(
+    ['recipe', 'capability', 'status', 'parameters', 'predicted', 'measured', 'DCU', 'layers kept', 'id'],
+    rows,
+  )
 }
 
 async function recipesOf(session: Session, parentModelId?: string, status?: string): Promise<RecipeSummary[]> {

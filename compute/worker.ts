@@ -14,6 +14,7 @@ import { toFailure } from './pool/failure.js'
 import { type JobName, jobTypes, type Lane } from './pool/job-types.js'
 import type { FromWorker, ToWorker } from './pool/messages.js'
 import { progressMeter } from './pool/progress.js'
+import { withFlopCounter } from './runtime/count-flops.js'
 
 /** Reasons a job's signal fires with. */
 const cancelled = new DomainError('CANCELLED', 'The job was cancelled')
@@ -77,13 +78,16 @@ async function runJob(type: JobName, input: unknown, sequence: number, given: Gi
     progress: report => meter.report(report),
     delta: event => void send({ kind: 'delta', jobId, ...event }),
   }
-  const result = await attempt(type, input, context)
+  const counter = { flops: 0 }
+  const result = await withFlopCounter(counter, () => attempt(type, input, context))
   meter.finish()
-  await send(result)
+  await send({ ...result, flops: counter.flops })
   running.delete(jobId)
 }
 
-async function attempt(type: JobName, input: unknown, context: HandlerContext): Promise<FromWorker> {
+type Ended = Extract<FromWorker, { kind: 'succeeded' | 'failed' | 'interrupted' }>
+
+async function attempt(type: JobName, input: unknown, context: HandlerContext): Promise<Ended> {
   const { jobId, signal, log } = context
   try {
     const handler = (await handlers[type]()) as Handler<JobName>

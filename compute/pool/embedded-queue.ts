@@ -221,12 +221,20 @@ export function embeddedQueue({
       case 'delta':
         return events.delta(message)
       case 'succeeded':
-        return void finish(run, (progress, seconds) => store.succeed(job.id, message.output, progress, seconds))
+        return void finish(
+          run,
+          (progress, seconds) => store.succeed(job.id, message.output, progress, seconds, message.flops),
+          message.flops,
+        )
       case 'failed':
-        return void finish(run, (progress, seconds) => store.fail(job.id, message.error, progress, seconds))
+        return void finish(
+          run,
+          (progress, seconds) => store.fail(job.id, message.error, progress, seconds, message.flops),
+          message.flops,
+        )
       case 'interrupted':
         retire(slot)
-        return void finish(run, (progress, seconds) => store.requeue(job.id, progress, seconds))
+        return void finish(run, (progress, seconds) => store.requeue(job.id, progress, seconds, message.flops))
     }
   }
 
@@ -255,6 +263,7 @@ export function embeddedQueue({
   async function finish(
     run: Running,
     write: (progress: JobRecord['progress'], deviceSeconds: number) => Promise<JobRecord>,
+    flops?: number,
   ): Promise<void> {
     const { slot, job } = run
     if (!slot.jobs.delete(job.id)) return
@@ -269,7 +278,7 @@ export function embeddedQueue({
       try {
         const { progress } = run.job
         const after = await (run.cancelled
-          ? store.cancel(job.id, progress, deviceSeconds)
+          ? store.cancel(job.id, progress, deviceSeconds, flops)
           : write(progress, deviceSeconds))
         running.delete(job.id)
         events.state(after)

@@ -17,7 +17,8 @@ export type FromWorker =
   | { kind: 'heartbeat' }
   | { kind: 'progress'; jobId: string; progress: JobProgress }
   | { kind: 'delta'; jobId: string; textDelta: string; tokenId: number; index: number }
-  | { kind: 'succeeded'; jobId: string; output: unknown }
-  | { kind: 'failed'; jobId: string; error: JobFailure & { retryable: boolean } }
+  /** `flops`: floating-point operations of its matrix products in this attempt. */
+  | { kind: 'succeeded'; jobId: string; output: unknown; flops?: number }
+  | { kind: 'failed'; jobId: string; error: JobFailure & { retryable: boolean }; flops?: number }
   /** The worker was asked to end (SIGTERM, stop) and let go of the job. */
-  | { kind: 'interrupted'; jobId: string }
+  | { kind: 'interrupted'; jobId: string; flops?: number }

@@ -42,7 +42,12 @@ export interface JobRecord {
   createdAt: Date
   startedAt: Date | null
   finishedAt: Date | null
+  /** Device seconds over all attempts. */
   cost: number
+  /** Floating-point operations of matrix products, of attempts that ended by themselves. */
+  flops: number
+  /** DCUs over all attempts (docs/cost.md). */
+  units: number
 }
 
 export interface DeviceRecord {
@@ -65,18 +70,25 @@ export interface JobStore {
    */
   claim(lane: string, deviceId: string): Promise<JobRecord | undefined>
   /** The owner's effect and SUCCEEDED, in one transaction. An effect that throws a DomainError makes the job FAILED instead. */
-  succeed(jobId: string, output: unknown, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
+  succeed(
+    jobId: string,
+    output: unknown,
+    progress: JobProgress | null,
+    deviceSeconds: number,
+    flops?: number,
+  ): Promise<JobRecord>
   /** FAILED, or QUEUED again where retryable and attempts are left. */
   fail(
     jobId: string,
     error: JobFailure & { retryable: boolean },
     progress: JobProgress | null,
     deviceSeconds: number,
+    flops?: number,
   ): Promise<JobRecord>
   /** RUNNING -> CANCELLED, once its worker has let go of it. */
-  cancel(jobId: string, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
+  cancel(jobId: string, progress: JobProgress | null, deviceSeconds: number, flops?: number): Promise<JobRecord>
   /** QUEUED again without counting the attempt: not the job's fault. */
-  requeue(jobId: string, progress: JobProgress | null, deviceSeconds: number): Promise<JobRecord>
+  requeue(jobId: string, progress: JobProgress | null, deviceSeconds: number, flops?: number): Promise<JobRecord>
   /** A QUEUED job is CANCELLED at once; a RUNNING one is marked, so that it ends CANCELLED even if the server dies now. CONFLICT if it has ended. */
   requestCancel(jobId: string): Promise<JobRecord>
   /** Ids of QUEUED and RUNNING jobs whose cancellation was asked for, here or by another process on the same database. */

@@ -2,6 +2,7 @@
 import type { Graph } from '../graph/ir.js'
 import { chooseBackend } from './backend.js'
 import type { BackendName } from './backend-face.js'
+import { counted } from './count-flops.js'
 import type { RuntimeTensor } from './tensor.js'
 
 export { finiteFloats, floats, int32s, int64s, type RuntimeTensor, type TensorData } from './tensor.js'
@@ -59,5 +60,5 @@ export interface SessionOptions {
  */
 export async function createSession(graph: Graph, options: SessionOptions): Promise<Session> {
   const backend = await chooseBackend(options.backend)
-  return backend.createSession(graph, options)
+  return counted(await backend.createSession(graph, options), graph)
 }

@@ -57,6 +57,10 @@ export class Job {
   @TimeColumn({ nullable: true }) finishedAt!: Date | null
   /** Device seconds over all attempts. */
   @RealColumn() cost!: number
+  /** Floating-point operations of matrix products, of attempts that ended by themselves. */
+  @RealColumn({ default: 0 }) flops!: number
+  /** DCUs over all attempts (docs/cost.md). */
+  @RealColumn({ default: 0 }) units!: number
 }
 
 /** Creating mutations: the same key and input give the same result. */

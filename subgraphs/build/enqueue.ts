@@ -51,6 +51,8 @@ export async function enqueue<K extends JobName>(
     startedAt: null,
     finishedAt: null,
     cost: 0,
+    flops: 0,
+    units: 0,
   })
   // TypeORM's insert type cannot express JSON columns of unknown shape.
   await em.insert(Job, job as Parameters<typeof em.insert<Job>>[1])

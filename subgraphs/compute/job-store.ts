@@ -1,5 +1,6 @@
 // The queue's rows: every method is one transaction that changes a job's state and runs its owner's effect.
 import { type EntityManager, In, Not } from 'typeorm'
+import { unitsOf } from '../../compute/pool/cost.js'
 import { cancel } from '../../compute/pool/job-states/cancel.js'
 import type { JobChanges } from '../../compute/pool/job-states/changes.js'
 import { claim, isExclusive, mayStart } from '../../compute/pool/job-states/claim.js'
@@ -39,7 +40,10 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
     }
   }
 
-  async function change(em: EntityManager, job: JobRecord, changes: JobChanges): Promise<JobRecord> {
+  async function change(em: EntityManager, job: JobRecord, made: JobChanges, flops = 0): Promise<JobRecord> {
+    const seconds = (made.cost ?? job.cost) - job.cost
+    const spent = { flops: job.flops + flops, units: job.units + unitsOf(job.deviceId, seconds) }
+    const changes = seconds > 0 || flops > 0 ? { ...made, ...spent } : made
     await em.update(Job, { id: job.id }, changes as Parameters<typeof em.update<Job>>[2])
     const after = { ...job, ...changes }
     const ended = after.state === 'FAILED' || after.state === 'CANCELLED'
@@ -48,14 +52,14 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
     return ended || after.state === 'SUCCEEDED' ? load(em, job.id) : after
   }
 
-  const transition = (jobId: string, next: (job: JobRecord) => JobChanges) =>
+  const transition = (jobId: string, next: (job: JobRecord) => JobChanges, flops = 0) =>
     db.tx(async em => {
       const job = await load(em, jobId)
-      return change(em, job, next(job))
+      return change(em, job, next(job), flops)
     })
 
-  const failed: JobStore['fail'] = (jobId, error, progress, deviceSeconds) =>
-    transition(jobId, job => fail(job, error, progress, deviceSeconds, new Date()))
+  const failed: JobStore['fail'] = (jobId, error, progress, deviceSeconds, flops) =>
+    transition(jobId, job => fail(job, error, progress, deviceSeconds, new Date()), flops)
 
   /** The owner cannot let the job run any more (its model was deleted); what its effect had begun is rolled back. */
   const refuse = (jobId: string, deviceId: string, { code, message }: DomainError) =>
@@ -102,31 +106,37 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
       })
     },
 
-    async succeed(jobId, output, progress, deviceSeconds) {
+    async succeed(jobId, output, progress, deviceSeconds, flops) {
       try {
         return await db.tx(async em => {
           const job = await load(em, jobId)
           // Whoever asked for the cancellation was promised it: a result that came at the same moment is dropped.
           if (job.cancelRequested && job.state === 'RUNNING')
-            return change(em, job, cancel(job, progress, deviceSeconds, new Date()))
+            return change(em, job, cancel(job, progress, deviceSeconds, new Date()), flops)
           const changes = succeed(job, output, progress, deviceSeconds, new Date())
           const ended = { ...job, ...changes }
           await asOwner(job, () => effectOf(job.type)?.succeeded?.(em, ended, output as never, platform()))
-          return change(em, job, changes)
+          return change(em, job, changes, flops)
         })
       } catch (error) {
         // The job did its part and its owner cannot take the result: a failure to show, not to try again.
         if (isDomainError(error))
-          return failed(jobId, { code: error.code, message: error.message, retryable: false }, progress, deviceSeconds)
+          return failed(
+            jobId,
+            { code: error.code, message: error.message, retryable: false },
+            progress,
+            deviceSeconds,
+            flops,
+          )
         throw error
       }
     },
 
     fail: failed,
-    cancel: (jobId, progress, deviceSeconds) =>
-      transition(jobId, job => cancel(job, progress, deviceSeconds, new Date())),
-    requeue: (jobId, progress, deviceSeconds) =>
-      transition(jobId, job => requeue(job, progress, deviceSeconds, new Date())),
+    cancel: (jobId, progress, deviceSeconds, flops) =>
+      transition(jobId, job => cancel(job, progress, deviceSeconds, new Date()), flops),
+    requeue: (jobId, progress, deviceSeconds, flops) =>
+      transition(jobId, job => requeue(job, progress, deviceSeconds, new Date()), flops),
     requestCancel: jobId =>
       transition(jobId, job =>
         job.state === 'RUNNING' ? { cancelRequested: true } : cancel(job, null, 0, new Date()),

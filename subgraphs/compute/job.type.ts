@@ -103,8 +103,18 @@ export class Job extends Node {
   finishedAt!: Date | null
   @Field(() => Float, { nullable: true, description: 'Milliseconds of its last attempt; of the running one so far.' })
   durationMs!: number | null
-  @Field(() => Float, { description: 'Device seconds over all attempts; 0 for jobs that need no device.' })
+  @Field(() => Float, {
+    description:
+      'What it cost in DCUs over all attempts: device seconds times the price of the kind of device (CPU 1, WEBGPU 4, CUDA 20); 0 for jobs that need no device. See docs/cost.md.',
+  })
   cost!: number
+  @Field(() => Float, { description: 'Seconds it held a device, over all attempts; 0 for jobs that need none.' })
+  deviceSeconds!: number
+  @Field(() => Float, {
+    description:
+      'Floating-point operations of its matrix products, over the attempts that ended by themselves; 0 where it ran no model.',
+  })
+  flops!: number
   @Field(() => JsonScalar, { nullable: true, description: 'What it works on: hashes and parameters.' })
   input!: unknown
   @Field(() => JsonScalar, {
@@ -142,7 +152,9 @@ export function toJob(record: JobRecord, live: JobProgressRecord | null = null):
     startedAt,
     finishedAt,
     durationMs: startedAt && until !== undefined ? Math.max(0, until - startedAt.getTime()) : null,
-    cost: record.cost,
+    cost: record.units,
+    deviceSeconds: record.cost,
+    flops: record.flops,
     input: record.input,
     output: record.output,
     model: record.modelId ? Object.assign(new ModelStub(), { id: toGlobalId('Model', record.modelId) }) : null,

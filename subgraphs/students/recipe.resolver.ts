@@ -1,5 +1,5 @@
 // Queries, fields and mutations of recipes, and what models and jobs gain by them.
-import { Arg, Args, Ctx, FieldResolver, ID, Mutation, Query, Resolver, Root } from 'type-graphql'
+import { Arg, Args, Ctx, FieldResolver, Float, ID, Mutation, Query, Resolver, Root } from 'type-graphql'
 import { fromGlobalId, parseGlobalId } from '../../lib/ids.js'
 import { ConnectionArguments } from '../build/connection.js'
 import { withUserErrors } from '../build/payload.js'
@@ -32,6 +32,7 @@ import {
 } from './recipe.loaders.js'
 import { approveRecipe, createRecipe, listRecipes, recipesOfModel, rejectRecipe } from './recipe.service.js'
 import { ApprovalPolicy, BuildStage, Recipe, RecipeConnection, RecipeStatus } from './recipe.type.js'
+import { estimatedCosts, measuredCosts } from './recipe-cost.js'
 import { printRecipeYaml } from './recipe-yaml.js'
 import { Capability, capabilityStub, Job, jobStub, Model, modelStub } from './stubs.js'
 
@@ -85,6 +86,24 @@ export class RecipeResolver {
   @FieldResolver(() => Job, { nullable: true, description: 'The last build job; null until one was queued.' })
   job(@Root() { row }: Recipe): Job | null {
     return row.jobId === null ? null : jobStub(row.jobId)
+  }
+
+  @FieldResolver(() => Float, {
+    nullable: true,
+    description:
+      'What building and measuring it is expected to cost, in DCUs (docs/cost.md); null where the probe set has no sample to measure it on.',
+  })
+  async estimatedCost(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<number | null> {
+    return (await estimatedCosts(context).load(row.id)) ?? null
+  }
+
+  @FieldResolver(() => Float, {
+    nullable: true,
+    description:
+      'What building and measuring it has cost so far, in DCUs, failed attempts included; null before its build.',
+  })
+  async measuredCost(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<number | null> {
+    return row.jobId === null ? null : ((await measuredCosts(context).load(row.id)) ?? null)
   }
 
   @FieldResolver(() => String, {

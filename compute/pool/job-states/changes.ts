@@ -17,6 +17,8 @@ export type JobChanges = Partial<
     | 'startedAt'
     | 'finishedAt'
     | 'cost'
+    | 'flops'
+    | 'units'
   >
 >
 

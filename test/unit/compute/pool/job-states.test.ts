@@ -40,6 +40,8 @@ const makeJob = (overrides: Partial<JobRecord> = {}): JobRecord => ({
   startedAt: before,
   finishedAt: null,
   cost: 1,
+  flops: 0,
+  units: 0,
   ...overrides,
 })
 const lost = { code: 'WORKER_LOST', message: 'gone', retryable: true }

@@ -1,0 +1,49 @@
+// Floating-point operations of a build before it is made: an estimate by the formulas of docs/cost.md, from counts alone.
+import { type BuildStages, type Counts, countOf, measures } from './build-stages.js'
+
+export interface BuildSize {
+  /** Of parent and student: what one token multiplies with, embeddings counted once as the head. */
+  parentParameters: number
+  studentParameters: number
+  /** Layers of the student before anything is pruned. */
+  layers: number
+  keyValueHeads: number
+  queryHeads: number
+  /** Samples that the student is judged on, and capabilities that stages measure on. */
+  validationSamples: number
+  capabilities: number
+}
+
+/** Tokens of a sample, prompt and completion: what the built-in probe set has on average. */
+const tokensPerSample = 130
+
+const sum = (counts: Counts, layers: number) =>
+  Array.from({ length: layers }, (_, layer) => countOf(counts, layer)).reduce((a, b) => a + b, 0)
+
+/** Whole passes through the model that a stage takes over its samples, at 2 operations per parameter and token; backward passes count twice. */
+export function stagePasses(stages: BuildStages, { layers, keyValueHeads, queryHeads }: BuildSize): number {
+  const { headPruning, feedForwardPruning } = stages
+  const perGroup = queryHeads / keyValueHeads
+  let passes = 0
+  if (headPruning?.metric === 'GRADIENT') passes += 3
+  if (headPruning?.metric === 'TASK_LOSS') {
+    // Every candidate of every layer runs the layers behind it: on average half of the model.
+    const units = headPruning.unit === 'KEY_VALUE_GROUP' ? 1 : keyValueHeads
+    const candidates = headPruning.unit === 'KEY_VALUE_GROUP' ? keyValueHeads : perGroup
+    passes += (sum(headPruning.remove ?? 0, layers) * units * candidates) / 2
+  }
+  if (feedForwardPruning?.metric === 'ACTIVATION') passes += 1
+  // Fitting: whole and pruned model side by side on one half, each layer's fit judged on the other half by the layers behind it.
+  for (const pruning of [headPruning, feedForwardPruning])
+    if (pruning?.correct && measures(pruning)) passes += 1.5 + layers / 4
+  return passes
+}
+
+/** Operations of building and of judging student and parent on the validation split. */
+export function estimateFlops(stages: BuildStages | null, size: BuildSize): number {
+  const judged = size.validationSamples * tokensPerSample * 2 * (size.parentParameters + size.studentParameters)
+  if (!stages?.calibration) return judged
+  const samples =
+    (stages.calibration.capabilities?.length ?? size.capabilities) * stages.calibration.samplesPerCapability
+  return judged + stagePasses(stages, size) * samples * tokensPerSample * 2 * size.parentParameters
+}

@@ -1,0 +1,94 @@
+// What a recipe is expected to cost, and what it has cost: DCUs, by docs/cost.md.
+import { In, MoreThan } from 'typeorm'
+import { unitsPerSecond, usualFlopsPerSecond } from '../../compute/pool/cost.js'
+import { Job, ModelAtom, StudentModelRecipe } from '../../db/entities/index.js'
+import { anyOf, scoped } from '../../db/scope.js'
+import { estimateFlops } from '../../lib/build-cost.js'
+import { loader } from '../build/loader.js'
+import type { RequestContext } from '../build/platform.js'
+import { chooseProbeDataset, samplesByCapability } from '../build/probe-dataset.js'
+import { countLayers } from './recipe-layers.js'
+
+/** Jobs that say how fast this platform computes. */
+const recentJobs = 50
+/** Shorter jobs say more about opening a model than about computing. */
+const leastSeconds = 1
+
+/** Operations per device second of the newest jobs that ran a model; a usual figure before there are any. */
+async function measuredRate({ platform, tenantId }: RequestContext): Promise<number> {
+  const jobs = await platform.db.read.find(Job, {
+    select: { id: true, flops: true, cost: true },
+    where: { ...scoped(tenantId), lane: 'device', flops: MoreThan(0), cost: MoreThan(leastSeconds) },
+    order: { id: 'DESC' },
+    take: recentJobs,
+  })
+  const flops = jobs.reduce((sum, job) => sum + job.flops, 0)
+  const seconds = jobs.reduce((sum, job) => sum + job.cost, 0)
+  return seconds > 0 ? flops / seconds : usualFlopsPerSecond
+}
+
+/** Before: operations by formula, at the rate that was measured here. By recipe. */
+export const estimatedCosts = (context: RequestContext) =>
+  loader<string, number>(context, 'students.estimatedCosts', async ids => {
+    const { platform, tenantId } = context
+    const { read } = platform.db
+    const recipes = await read.findBy(StudentModelRecipe, { ...scoped(tenantId), id: anyOf(ids) })
+    const parents = await read.findBy(ModelAtom, { ...scoped(tenantId), id: In(recipes.map(r => r.parentModelId)) })
+    const parentOf = new Map(parents.map(model => [model.id, model]))
+    const rate = await measuredRate(context)
+    const builtIn = await chooseProbeDataset(read, tenantId, null).catch(() => undefined)
+    const samples = new Map<string, Awaited<ReturnType<typeof samplesByCapability>>>()
+    const samplesOf = async (id: string) => {
+      const known = samples.get(id) ?? (await samplesByCapability(read, tenantId, id))
+      samples.set(id, known)
+      return known
+    }
+    const costs = new Map<string, number>()
+    for (const recipe of recipes) {
+      const parent = parentOf.get(recipe.parentModelId)
+      const probeSet = recipe.probeDatasetId ?? builtIn?.id
+      if (!parent || probeSet === undefined) continue
+      const counts = await samplesOf(probeSet)
+      const judged = [...counts].filter(([slug]) => recipe.capability === null || slug === recipe.capability)
+      const validationSamples = judged.reduce((sum, [, { validation }]) => sum + validation, 0)
+      if (validationSamples === 0) continue
+      const queryHeads = parent.dimensions.attentionHeadCount ?? 1
+      const flops = estimateFlops(recipe.stages, {
+        parentParameters: parent.parameterCount,
+        studentParameters: recipe.estimatedParameterCount,
+        layers: countLayers(recipe.layers),
+        queryHeads,
+        keyValueHeads: parent.dimensions.keyValueHeadCount ?? queryHeads,
+        validationSamples,
+        capabilities: counts.size,
+      })
+      costs.set(recipe.id, (flops / rate) * unitsPerSecond.CPU)
+    }
+    return costs
+  })
+
+/** After: DCUs of the build job and of the measurements of the student that it made. By recipe. */
+export const measuredCosts = (context: RequestContext) =>
+  loader<string, number>(context, 'students.measuredCosts', async ids => {
+    const { platform, tenantId } = context
+    const { read } = platform.db
+    const recipes = await read.findBy(StudentModelRecipe, { ...scoped(tenantId), id: anyOf(ids) })
+    const students = recipes.flatMap(r => r.studentModelId ?? [])
+    const jobs = await read.find(Job, {
+      select: { id: true, type: true, units: true, modelId: true, context: true },
+      where: [
+        { ...scoped(tenantId), id: anyOf(recipes.flatMap(r => r.jobId ?? [])) },
+        { ...scoped(tenantId), type: 'model.evaluate', modelId: anyOf(students) },
+      ],
+    })
+    return new Map(
+      recipes.map(recipe => {
+        const own = jobs.filter(
+          job =>
+            job.id === recipe.jobId ||
+            (job.type === 'model.evaluate' && (job.context as { recipeId?: string } | null)?.recipeId === recipe.id),
+        )
+        return [recipe.id, own.reduce((sum, job) => sum + job.units, 0)]
+      }),
+    )
+  })

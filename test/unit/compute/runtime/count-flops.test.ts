@@ -1,0 +1,104 @@
+// What runs of graphs are counted as, against the formulas of docs/cost.md written out for a pico Llama.
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { readManifest } from '../../../../compute/formats/manifest.js'
+import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { type LoadedModel, openModel } from '../../../../compute/inference/model.js'
+import { unitsOf } from '../../../../compute/pool/cost.js'
+import { type FlopCounter, withFlopCounter } from '../../../../compute/runtime/count-flops.js'
+import { estimateFlops, stagePasses } from '../../../../lib/build-cost.js'
+import { buildStagesSchema } from '../../../../lib/build-stages.js'
+import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+import { writePicoLlama } from '../../../testkit/pico-llama.js'
+
+let context: TestHandlerContext
+let model: LoadedModel
+beforeAll(async () => {
+  context = await handlerContext({ HARTONOMOUS_THREADS: '1' })
+  await writePicoLlama(join(context.dataFolder, 'pico'))
+  const { manifest } = await ingestModel({ source: join(context.dataFolder, 'pico') }, context)
+  model = await openModel(await readManifest(context.payloads, manifest), context)
+})
+afterAll(async () => {
+  await model.dispose()
+  await context.dispose()
+})
+
+const count = async (work: () => Promise<unknown>): Promise<number> => {
+  const counter: FlopCounter = { flops: 0 }
+  await withFlopCounter(counter, work)
+  return counter.flops
+}
+// Two layers: q and o 32 x 32, k and v 16 x 32, three of 48 x 32; the head 64 x 32.
+const layerWeights = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32)
+const head = 64 * 32
+const ids = [1, 5, 9, 4, 22, 17]
+
+describe('operations', () => {
+  it('of whole sequences: 2 per weight and token, the head for wanted rows, 4 x positions x width for attention', async () => {
+    const padded = 2 * 6
+    const flops = await count(() => model.forward({ ids: [ids, ids.slice(0, 4)], wantLogits: 'last' }))
+    expect(flops).toBe(2 * layerWeights * padded + 2 * head * 2 + 2 * 4 * 6 * 32 * padded)
+  })
+
+  it('of decoding: each token against all positions so far', async () => {
+    const sequence = model.startSequence()
+    expect(await count(() => sequence.append(ids))).toBe(2 * layerWeights * 6 + 2 * head + 2 * 4 * 6 * 32 * 6)
+    expect(await count(() => sequence.append([3]))).toBe(2 * layerWeights + 2 * head + 2 * 4 * 7 * 32)
+  })
+
+  it('are counted for the job that ran them, also where jobs run at once', async () => {
+    const one = { ids, completionStart: 2 }
+    const [a, b] = await Promise.all([
+      count(() => model.score([one])),
+      count(async () => {
+        await model.score([one])
+        await model.score([one])
+      }),
+    ])
+    expect(a).toBeGreaterThan(0)
+    expect(b).toBe(2 * a)
+  })
+
+  it('of a backward pass are about twice those of the forward pass more', async () => {
+    const forward = await count(() => model.score([{ ids, completionStart: 2 }]))
+    const both = await count(() => model.headGradients([{ ids, completionStart: 2 }]))
+    expect(both / forward).toBeGreaterThan(1.5)
+    expect(both / forward).toBeLessThan(3.5)
+  })
+})
+
+describe('DCUs', () => {
+  it('are device seconds times the price of the kind of device', () => {
+    expect([
+      unitsOf('cpu-0', 3),
+      unitsOf('cuda-1', 3),
+      unitsOf('webgpu-0', 3),
+      unitsOf('io', 3),
+      unitsOf(null, 3),
+    ]).toEqual([3, 60, 12, 0, 0])
+  })
+
+  it('of a build are estimated from what its stages run', () => {
+    const size = {
+      parentParameters: 1000,
+      studentParameters: 800,
+      layers: 4,
+      queryHeads: 9,
+      keyValueHeads: 3,
+      validationSamples: 10,
+      capabilities: 7,
+    }
+    const judged = 10 * 130 * 2 * 1800
+    expect(estimateFlops(null, size)).toBe(judged)
+    const stages = (given: Record<string, unknown>) =>
+      buildStagesSchema.parse({ ...given, calibration: { probeSet: 'a'.repeat(64), samplesPerCapability: 2 } })
+    const loss = stages({ headPruning: { metric: 'TASK_LOSS', remove: [1, 2, 0, 1] } })
+    expect(stagePasses(loss, size)).toBe((4 * 3) / 2)
+    expect(estimateFlops(loss, size)).toBe(judged + 6 * 14 * 130 * 2 * 1000)
+    const queries = stages({ headPruning: { metric: 'TASK_LOSS', remove: 1, unit: 'QUERY_HEAD' } })
+    expect(stagePasses(queries, size)).toBe((4 * 3 * 3) / 2)
+    const fitted = stages({ feedForwardPruning: { keep: 3, correct: true } })
+    expect(stagePasses(fitted, size)).toBe(1 + 1.5 + 1)
+  })
+})
