@@ -88,12 +88,12 @@ export async function killRun({ folder, kills, seed = 1, say = () => {} }: KillR
   }
 }
 
-interface Server {
+export interface Server {
   process: ChildProcess
   query<T>(query: string, variables?: Record<string, unknown>): Promise<T>
 }
 
-async function startServer(data: string): Promise<Server> {
+export async function startServer(data: string): Promise<Server> {
   const child = spawn(process.execPath, [compiledFile('gateway/main.js')], {
     env: { ...process.env, HARTONOMOUS_DATA: data, PORT: '0', HOST: '127.0.0.1', LOG_LEVEL: 'error' },
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -156,7 +156,7 @@ async function giveWork(server: Server, makeSource: () => Promise<string>, asked
 }
 
 /** Waits until no job is queued or running. */
-async function settle(server: Server): Promise<void> {
+export async function settle(server: Server): Promise<void> {
   for (const deadline = Date.now() + 300_000; Date.now() < deadline; await sleep(100)) {
     const { jobs } = await server.query<{ jobs: { totalCount: number } }>(
       '{ jobs(states: [QUEUED, RUNNING]) { totalCount } }',
@@ -187,7 +187,7 @@ function sourceMaker(folder: string): () => Promise<string> {
 }
 
 /** Reads database and payload store from outside: every model whole, nothing orphaned, every job ended, rows and bytes in step. */
-async function check(data: string): Promise<Omit<KillReport, 'serverKills' | 'workerKills' | 'seconds'>> {
+export async function check(data: string): Promise<Omit<KillReport, 'serverKills' | 'workerKills' | 'seconds'>> {
   const broken: string[] = []
   const db = await openDatabase({ folder: data })
   const store = await openFilePayloadStore(join(data, 'payloads'))
@@ -274,7 +274,7 @@ function countBy(values: string[]): Record<string, number> {
 }
 
 /** Process ids of a server's workers. */
-function workersOf(server: number): number[] {
+export function workersOf(server: number): number[] {
   const lines = execFileSync('ps', ['-A', '-o', 'pid=,ppid=,args='], { encoding: 'utf8' }).split('\n')
   return lines
     .map(line => line.trim().split(/\s+/))
@@ -283,7 +283,7 @@ function workersOf(server: number): number[] {
 }
 
 /** Which of them are still alive after up to three seconds. */
-async function survivors(pids: number[]): Promise<number[]> {
+export async function survivors(pids: number[]): Promise<number[]> {
   const alive = () =>
     pids.filter(pid => {
       try {
@@ -298,7 +298,7 @@ async function survivors(pids: number[]): Promise<number[]> {
 }
 
 /** Uniform numbers in [0, 1) from a seed (mulberry32), so that a run can be repeated. */
-function mulberry32(seed: number): () => number {
+export function mulberry32(seed: number): () => number {
   let state = seed >>> 0
   return () => {
     state = (state + 0x6d2b79f5) >>> 0

@@ -241,9 +241,10 @@ describe('YAML', () => {
   test.skipIf(!existsSync(example))('a configuration that mergekit ran is read as it is', () => {
     expect(parseRecipeYaml(readFileSync(example, 'utf8'))).toEqual({
       model: 'babyllama-tok105',
-      layers: [0, 3, 1, 1, 4].map(from => ({ from, to: from + 1 })),
+      layers: [0, 3, 1, 1, 4].map(from => ({ from, to: from + 1, model: 'babyllama-tok105' })),
       name: null,
       dtype: 'float32',
+      stages: null,
     })
   })
 })

@@ -173,17 +173,6 @@ describe('createRecipe', () => {
   test.each([
     ['layers beyond the model', { layers: [{ from: 0, to: 9 }] }, 'INVALID_RECIPE', ['layers', '0', 'to']],
     ['no layers', { layers: [] }, 'INVALID_RECIPE', ['layers']],
-    [
-      'a layer twice',
-      {
-        layers: [
-          { from: 0, to: 2 },
-          { from: 1, to: 3 },
-        ],
-      },
-      'INVALID_RECIPE',
-      ['layers', '1'],
-    ],
     ['layers and yaml', { yaml: 'x' }, 'BAD_USER_INPUT', ['yaml']],
     ['neither layers nor yaml', { layers: null }, 'BAD_USER_INPUT', ['layers']],
     ['no parent', { parentModelId: null }, 'BAD_USER_INPUT', ['parentModelId']],
