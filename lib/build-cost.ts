@@ -22,9 +22,10 @@ const sum = (counts: Counts, layers: number) =>
 
 /** Whole passes through the model that a stage takes over its samples, at 2 operations per parameter and token; backward passes count twice. */
 export function stagePasses(stages: BuildStages, { layers, keyValueHeads, queryHeads }: BuildSize): number {
-  const { headPruning, feedForwardPruning } = stages
+  const { correctCuts, headPruning, feedForwardPruning } = stages
   const perGroup = queryHeads / keyValueHeads
-  let passes = 0
+  // The whole model on one half, and at each cut three maps judged on the other half: a handful of cuts.
+  let passes = correctCuts ? 5 : 0
   if (headPruning?.metric === 'GRADIENT') passes += 3
   if (headPruning?.metric === 'TASK_LOSS') {
     // Every candidate of every layer runs the layers behind it: on average half of the model.

@@ -61,6 +61,8 @@ export type FeedForwardPruning = z.infer<typeof feedForwardPruningSchema>
 export const buildStagesSchema = z.object({
   /** What measured stages measure on. */
   calibration: calibrationSchema.optional(),
+  /** Whether linear maps that stand in for removed layers are fitted at each cut, kept where that lowers the loss on held-out samples. */
+  correctCuts: z.boolean().optional(),
   headPruning: headPruningSchema.optional(),
   feedForwardPruning: feedForwardPruningSchema.optional(),
 })
@@ -76,8 +78,11 @@ export const measures = (pruning: { metric: string; correct: boolean } | undefin
   pruning !== undefined && (pruning.correct || measuring.includes(pruning.metric))
 
 /** Whether a build computes for more than a moment, so that it must wait for a device. */
-export const needsDevice = ({ headPruning, feedForwardPruning }: BuildStages): boolean =>
-  measures(headPruning) || measures(feedForwardPruning) || feedForwardPruning?.metric === 'MAGNITUDE'
+export const needsDevice = ({ correctCuts, headPruning, feedForwardPruning }: BuildStages): boolean =>
+  correctCuts === true ||
+  measures(headPruning) ||
+  measures(feedForwardPruning) ||
+  feedForwardPruning?.metric === 'MAGNITUDE'
 
 /** The number for a layer. */
 export const countOf = (counts: Counts, layer: number): number =>

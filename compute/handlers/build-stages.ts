@@ -52,6 +52,17 @@ const withCalibration = <P extends { metric: string; correct: boolean }>(
   { stages }: BuildInput,
 ) => pruning && { ...pruning, calibration: measures(pruning) ? stages?.calibration : undefined }
 
+const correctCuts = stage({
+  name: 'correctCuts',
+  version: 1,
+  // The parent, too, is what it depends on: the manifest names it.
+  parameters: ({ stages }) => (stages?.correctCuts ? { calibration: stages.calibration } : undefined),
+  async run(manifest, parameters, context) {
+    const { correctCutsStage } = await import('./stages/correct-cuts.js')
+    return correctCutsStage(manifest, parameters, context)
+  },
+})
+
 const pruneHeads = stage({
   name: 'pruneHeads',
   version: 1,
@@ -72,7 +83,7 @@ const pruneFeedForward = stage({
   },
 })
 
-export const buildStages: readonly BuildStage[] = [extract, pruneHeads, pruneFeedForward]
+export const buildStages: readonly BuildStage[] = [extract, correctCuts, pruneHeads, pruneFeedForward]
 
 /** The stages that a recipe asks for. @throws INVALID_RECIPE where it asks for one that is not known */
 export function stagesOf(input: BuildInput, stages: readonly BuildStage[] = buildStages) {

@@ -19,6 +19,7 @@ import type { FeedForwardPruningInput, HeadPruningInput } from './pruning.inputs
 export interface StagesInput {
   headPruning?: HeadPruningInput | null
   feedForwardPruning?: FeedForwardPruningInput | null
+  correctCuts?: boolean | null
   /** What measured stages measure on. */
   probeDatasetId?: string | null
   samplesPerCapability?: number | null
@@ -35,7 +36,12 @@ const usualSamples = 8
 export async function readStages(em: EntityManager, tenantId: string, input: StagesInput): Promise<BuildStages | null> {
   const headPruning = input.headPruning ? readHeadPruning(input.headPruning) : undefined
   const feedForwardPruning = input.feedForwardPruning ? readFeedForward(input.feedForwardPruning) : undefined
-  return completeStages(em, tenantId, { headPruning, feedForwardPruning }, input)
+  return completeStages(
+    em,
+    tenantId,
+    { headPruning, feedForwardPruning, correctCuts: input.correctCuts || undefined },
+    input,
+  )
 }
 
 /** Stages without what they measure on, from GraphQL or YAML, with it. */
@@ -43,7 +49,11 @@ export async function completeStages(
   em: EntityManager,
   tenantId: string,
   stages: Omit<BuildStages, 'calibration'>,
-  { probeDatasetId, samplesPerCapability, capability }: Omit<StagesInput, 'headPruning' | 'feedForwardPruning'>,
+  {
+    probeDatasetId,
+    samplesPerCapability,
+    capability,
+  }: Omit<StagesInput, 'headPruning' | 'feedForwardPruning' | 'correctCuts'>,
 ): Promise<BuildStages | null> {
   const { headPruning, feedForwardPruning } = stages
   if (Object.values(stages).every(value => value === undefined)) return null
@@ -54,7 +64,8 @@ export async function completeStages(
         `${field}: MAGNITUDE is there for comparisons in benches only: the norm of weights chooses worse than chance (arXiv 2305.11627)`,
         { field: ['input', field, 'metric'] },
       )
-  if (!measures(headPruning) && !measures(feedForwardPruning)) return buildStagesSchema.parse(stages)
+  if (!stages.correctCuts && !measures(headPruning) && !measures(feedForwardPruning))
+    return buildStagesSchema.parse(stages)
   const probeSet = await chooseProbeDataset(em, tenantId, probeDatasetId)
   const samples = await samplesByCapability(em, tenantId, probeSet.id)
   const shown = [...samples].flatMap(([slug, { probe }]) => (probe > 0 ? [slug] : []))

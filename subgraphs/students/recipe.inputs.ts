@@ -89,6 +89,12 @@ export class CreateRecipeInput {
   layers?: LayerRangeInput[] | null
   @Field(() => String, { nullable: true, description: 'Slug of the top-level capability it is meant for.' })
   capability?: string | null
+  @Field(() => Boolean, {
+    nullable: true,
+    description:
+      'Whether the layers that are left out are made up for without training: at each cut a linear map, fitted by least squares on half of the samples and folded into the feed-forward block before it (arXiv 2505.02819), kept only where the loss on the other half falls. Such a block no longer shares its parent’s tensor. Default: false.',
+  })
+  correctCuts?: boolean | null
   @Field(() => HeadPruningInput, { nullable: true, description: 'Attention heads to remove; default: none.' })
   headPruning?: HeadPruningInput | null
   @Field(() => FeedForwardPruningInput, {

@@ -112,10 +112,10 @@ async function readCreateInput(em: EntityManager, tenantId: string, input: Creat
     }
     checkLayers(ranges, parent, field, others)
     checkShapes(parent, others, field)
-    if (parsed.stages && (input.headPruning || input.feedForwardPruning))
+    if (parsed.stages && (input.headPruning || input.feedForwardPruning || input.correctCuts))
       throw new DomainError(
         'BAD_USER_INPUT',
-        'yaml: says what is pruned; leave headPruning and feedForwardPruning out',
+        'yaml: says what is done; leave correctCuts, headPruning and feedForwardPruning out',
         {
           field,
         },

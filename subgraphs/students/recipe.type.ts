@@ -49,6 +49,8 @@ export class Recipe extends Node {
   layers!: LayerRange[]
   @Field(() => Int, { description: 'Layers the student has.' })
   layerCount!: number
+  @Field(() => Boolean, { description: 'Whether linear maps make up for the layers that are left out.' })
+  correctCuts!: boolean
   @Field(() => HeadPruning, { nullable: true, description: 'Attention heads that are removed; null: none.' })
   headPruning!: HeadPruning | null
   @Field(() => FeedForwardPruning, {
@@ -146,6 +148,7 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     status: row.status,
     layers: row.layers.map(({ modelId, ...range }) => ({ ...range, model: modelId ? modelStub(modelId) : null })),
     layerCount: countLayers(row.layers),
+    correctCuts: row.stages?.correctCuts ?? false,
     ...toPruning(row),
     estimatedParameterCount: row.estimatedParameterCount,
     estimatedQuality: row.estimatedQuality,

@@ -9,13 +9,16 @@ import { runStages } from '../../../../compute/handlers/build-student.js'
 import { importProbes } from '../../../../compute/handlers/import-probes.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { stageFolder, stageKey } from '../../../../compute/handlers/stage-records.js'
+import { cutsOf } from '../../../../compute/handlers/stages/correct-cuts.js'
 import { type LoadedModel, openModel } from '../../../../compute/inference/model.js'
+import { seededRandom } from '../../../../compute/inference/sampling.js'
 import { jobTypes } from '../../../../compute/pool/job-types.js'
+import { ridgeFrom } from '../../../../compute/surgery/least-squares.js'
 import type { Manifest } from '../../../../lib/manifest.js'
 import { readGolden, writeGoldenFolder, writeGoldenGguf } from '../../../testkit/golden-models.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { negativeLogLikelihood, runLlamaFloat64 } from '../../../testkit/llama-float64.js'
-import { type PicoLlama, writePicoLlama } from '../../../testkit/pico-llama.js'
+import { encodeSafetensors, type PicoLlama, writePicoLlama } from '../../../testkit/pico-llama.js'
 
 let context: TestHandlerContext
 let pico: PicoLlama
@@ -308,6 +311,104 @@ describe('feed-forward blocks', () => {
   ])('keep %j: is refused', async (keep, message) => {
     const error = await build({ feedForwardPruning: { keep, metric: 'RANDOM' } }).catch(e => e)
     expect(error).toMatchObject({ code: 'INVALID_RECIPE', message: expect.stringContaining(message) })
+  })
+})
+
+describe('cuts', () => {
+  it('lie where layers of the parent were left out, between two that follow each other in it and at the end', () => {
+    const manifest = 'a'.repeat(64)
+    const other = 'b'.repeat(64)
+    expect(cutsOf({ manifest, layers: [0, 1, 4, 6, 7] }, 8)).toEqual([
+      { layer: 1, target: 4 },
+      { layer: 2, target: 6 },
+    ])
+    expect(cutsOf({ manifest, layers: [0, 2, 1, 1, 3] }, 6)).toEqual([
+      { layer: 0, target: 2 },
+      { layer: 3, target: 3 },
+      { layer: 4, target: 6 },
+    ])
+    expect(cutsOf({ manifest, layers: [0, 2, 5], sources: [manifest, other, manifest] }, 8)).toEqual([
+      { layer: 2, target: 8 },
+    ])
+  })
+
+  it('are made up for by a map that the held-out loss falls with, folded into the block before', async () => {
+    const layers = [
+      { from: 0, to: 1 },
+      { from: 2, to: 3 },
+    ]
+    const plain = await build({}, { layers })
+    const { manifest, last } = await build({ correctCuts: true }, { layers })
+    const { cuts, corrected } = last.measurements as {
+      cuts: number
+      corrected: { layer: number; removed: number; before: number; after: number }[]
+    }
+    expect(cuts).toBe(1)
+    const changed = manifest.tensors.filter((t, i) => t.payload !== plain.manifest.tensors[i]!.payload)
+    expect(changed.map(t => t.role)).toEqual(corrected.map(({ layer }) => `layers.${layer}.down`))
+    for (const { before, after, removed } of corrected) {
+      expect(after).toBeLessThan(before)
+      expect(removed).toBe(1)
+    }
+    for (const { slice } of changed)
+      expect(slice).toMatchObject({ tensor: 'model.layers.0.mlp.down_proj.weight', changed: true })
+    expect(manifest.parameterCount).toBe(plain.manifest.parameterCount)
+  })
+
+  it('of a model that a linear map makes whole again are made up for exactly', async () => {
+    // A layer whose attention adds nothing and whose block adds next to nothing: leaving it out needs no correction, and none is kept
+    // that is worse; the stream before it is what it would have made.
+    const folder = join(context.dataFolder, 'idle')
+    const idle = await writePicoLlama(folder, { layers: layerCount, seed: 3 })
+    for (const name of ['self_attn.o_proj', 'mlp.down_proj'])
+      idle.tensors.get(`model.layers.1.${name}.weight`)!.data.fill(0)
+    await writeFile(join(folder, 'model.safetensors'), encodeSafetensors(idle.tensors))
+    const { manifest: source } = await ingestModel({ source: folder }, context)
+    const given = {
+      parent: source,
+      layers: [
+        { from: 0, to: 1 },
+        { from: 2, to: 3 },
+      ],
+    }
+    const { manifest } = await build({ correctCuts: true }, given)
+    const { logits } = runLlamaFloat64(idle, ids)
+    const found = (await (await openManifest(manifest)).forward({ ids: [ids], wantLogits: 'all' })).logits[0]!
+    expect(worst(found, logits.flat())).toBeLessThan(2e-3)
+  })
+})
+
+describe('least squares', () => {
+  it('gives the weights at which the derivative of the sum of squares and the pull vanishes', () => {
+    const random = seededRandom(4)
+    const [tokens, inputs, outputs] = [40, 6, 3]
+    const draw = (count: number) => Float64Array.from({ length: count }, () => random() - 0.5)
+    const [x, y, prior] = [draw(tokens * inputs), draw(tokens * outputs), draw(outputs * inputs)]
+    const sums = (b: Float64Array, width: number) =>
+      Float64Array.from({ length: inputs * width }, (_, at) => {
+        const [i, j] = [Math.floor(at / width), at % width]
+        let sum = 0
+        for (let t = 0; t < tokens; t++) sum += x[t * inputs + i]! * b[t * width + j]!
+        return sum
+      })
+    const [gram, cross] = [sums(x, inputs), sums(y, outputs)]
+    const w = ridgeFrom(gram, cross, prior, { inputs, outputs, ridge: 0.2 })
+    let trace = 0
+    for (let i = 0; i < inputs; i++) trace += gram[i * inputs + i]!
+    const lambda = (0.2 * trace) / inputs
+    for (let o = 0; o < outputs; o++) {
+      for (let i = 0; i < inputs; i++) {
+        let slope = -cross[i * outputs + o]! + lambda * (w[o * inputs + i]! - prior[o * inputs + i]!)
+        for (let k = 0; k < inputs; k++) slope += gram[i * inputs + k]! * w[o * inputs + k]!
+        expect(Math.abs(slope)).toBeLessThan(1e-5)
+      }
+    }
+  })
+
+  it('refuses sums that are no number', () => {
+    const gram = Float64Array.from([1, 0, 0, Number.NaN])
+    const run = () => ridgeFrom(gram, new Float64Array(2), new Float64Array(2), { inputs: 2, outputs: 1, ridge: 0.1 })
+    expect(run).toThrow('not positive definite')
   })
 })
 
