@@ -14,6 +14,7 @@ import { type LoadedModel, openModel } from '../../../../compute/inference/model
 import { seededRandom } from '../../../../compute/inference/sampling.js'
 import { jobTypes } from '../../../../compute/pool/job-types.js'
 import { ridgeFrom } from '../../../../compute/surgery/least-squares.js'
+import { DomainError } from '../../../../lib/errors.js'
 import type { Manifest } from '../../../../lib/manifest.js'
 import { readGolden, writeGoldenFolder, writeGoldenGguf } from '../../../testkit/golden-models.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
@@ -409,6 +410,46 @@ describe('least squares', () => {
     const gram = Float64Array.from([1, 0, 0, Number.NaN])
     const run = () => ridgeFrom(gram, new Float64Array(2), new Float64Array(2), { inputs: 2, outputs: 1, ridge: 0.1 })
     expect(run).toThrow('not positive definite')
+  })
+})
+
+describe('a build', () => {
+  const stages = {
+    correctCuts: true,
+    headPruning: { metric: 'TASK_LOSS', remove: 1, correct: true, seed: 11 },
+    feedForwardPruning: { keep: 40, correct: true, seed: 11 },
+  }
+  const layers = [
+    { from: 0, to: 1 },
+    { from: 2, to: 3 },
+  ]
+
+  it('that is cancelled in any of its stages stops there, and goes on to the same manifest', async () => {
+    const wanted = await build(
+      {
+        ...stages,
+        headPruning: { ...stages.headPruning, seed: 12 },
+        feedForwardPruning: { ...stages.feedForwardPruning, seed: 12 },
+      },
+      { layers },
+    )
+    const input = inputOf(stages, { layers })
+    for (const stage of ['correctCuts', 'pruneHeads', 'pruneFeedForward']) {
+      const abort = new AbortController()
+      const stopped = {
+        ...context.withSignal(abort.signal),
+        progress: (report: { stage: string }) => {
+          if (report.stage === stage) abort.abort(new DomainError('CANCELLED', 'The job was cancelled'))
+        },
+      }
+      const error = await runStages(input, stopped).catch(e => e)
+      // Taken over from the other build: nothing there to stop in.
+      if (stage === 'correctCuts' && !(error instanceof Error)) continue
+      expect(error).toMatchObject({ code: 'CANCELLED' })
+    }
+    const results = await runStages(input, context)
+    expect(results.at(-1)!.manifest).toBe(wanted.last.manifest)
+    expect(results.map(r => r.reused)).toEqual([true, true, true, false])
   })
 })
 
