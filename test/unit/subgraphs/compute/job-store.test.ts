@@ -43,6 +43,39 @@ describe('enqueue', () => {
   })
 })
 
+describe('what a job cost', () => {
+  const evaluate = { manifest: 'a'.repeat(64), probeSet: 'b'.repeat(64), maxTokens: 256, split: 'validation' as const }
+
+  it('adds up over its attempts: device seconds, operations, and DCUs by the kind of each device', async () => {
+    const store = await open()
+    const id = await pool.enqueue('model.evaluate', evaluate)
+    await store.claim('device', 'cpu-0')
+    await store.fail(id, { code: 'WORKER_LOST', message: 'gone', retryable: true }, null, 2)
+    await store.claim('device', 'cuda-0')
+    await store.succeed(id, { scores: [] }, null, 3, 5e9)
+    expect(await store.get(id)).toMatchObject({ state: 'SUCCEEDED', cost: 5, flops: 5e9, units: 2 + 3 * 20 })
+  })
+
+  it('is kept where it is cancelled', async () => {
+    const store = await open()
+    const id = await pool.enqueue('model.evaluate', evaluate)
+    await store.claim('device', 'cpu-0')
+    await store.cancel(id, null, 1.5, 7)
+    expect(await store.get(id)).toMatchObject({ state: 'CANCELLED', cost: 1.5, flops: 7, units: 1.5 })
+  })
+})
+
+describe('a build', () => {
+  it('runs where what it is asked for belongs: layers alone in the io lane, measured stages on a device', async () => {
+    const store = await open()
+    const build = { parent: 'a'.repeat(64), layers: [{ from: 0, to: 1 }] }
+    const plain = await pool.enqueue('student.build', build)
+    const measured = await pool.enqueue('student.build', { ...build, stages: { correctCuts: true } })
+    expect((await store.claim('device', 'cpu-0'))?.id).toBe(measured)
+    expect((await store.claim('io', 'io'))?.id).toBe(plain)
+  })
+})
+
 describe('claim', () => {
   it('takes the oldest job of its lane', async () => {
     const store = await open()

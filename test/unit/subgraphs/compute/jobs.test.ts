@@ -75,7 +75,7 @@ test('a job shows its state, times, cost, progress, input, output and model', as
   await claim()
   await succeed(job.id, 7)
   const answer = await ask(
-    `query ($id: ID!) { job(id: $id) { id type state attempts durationMs cost createdAt startedAt finishedAt input output error { code }
+    `query ($id: ID!) { job(id: $id) { id type state attempts durationMs cost deviceSeconds flops createdAt startedAt finishedAt input output error { code }
        progress { stage completed total unit metrics sequence } model { id } device { id } } }`,
     { id: gid(job) },
   )
@@ -84,7 +84,9 @@ test('a job shows its state, times, cost, progress, input, output and model', as
     type: 'STORAGE_VERIFY',
     state: 'SUCCEEDED',
     attempts: 1,
-    cost: 2,
+    cost: 0,
+    deviceSeconds: 2,
+    flops: 0,
     input: {},
     output,
     error: null,
