@@ -20,6 +20,7 @@ import { projectFile } from '../lib/project.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 
 interface ReferenceEdit {
+  keptLayers: number[]
   removedKvHead: number[]
   perTask: Record<string, { completionTokens: number; meanNll: number; perplexity: number }>
 }
@@ -30,7 +31,8 @@ const geometricMean = (values: readonly number[]) =>
 
 /**
  * `--reference-only`: the reference edit alone. `--remove N` (1) groups per layer, `--samples N` (4) per capability to choose by, `--seeds N` (3) of the
- * random choice, `--metrics a,b` narrows what is compared, `--no-correct` leaves the fitted variant out. Judged on the reference's lines of the
+ * random choice, `--metrics a,b` narrows what is compared, `--no-correct` leaves the fitted variant out; `--cuts`: only the eight layers of least block
+ * influence left out, with and without maps at the cuts. Judged on the reference's lines of the
  * validation split. Needs the model, the probes and the reference numbers beside the project (../shared).
  */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
@@ -43,11 +45,12 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       samples: { type: 'string', default: '4' },
       seeds: { type: 'string', default: '3' },
       metrics: { type: 'string', default: 'TASK_LOSS,GRADIENT,RANDOM,MAGNITUDE' },
+      cuts: { type: 'boolean', default: false },
     },
   })
   const { lines, edits } = JSON.parse(await readFile(shared('reference', 'structured_edits.json'), 'utf8')) as {
     lines: number[]
-    edits: { dropLeastKvGroupPerLayer: ReferenceEdit }
+    edits: { dropLeastKvGroupPerLayer: ReferenceEdit; drop8LowestBlockInfluence: ReferenceEdit }
   }
   const reference = edits.dropLeastKvGroupPerLayer
   const dataFolder = await mkdtemp(join(tmpdir(), 'bench-pruning-'))
@@ -98,6 +101,33 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       }
     }
 
+    if (values.cuts) {
+      const { keptLayers, perTask } = edits.drop8LowestBlockInfluence
+      const cut = async (correctCuts: boolean) => {
+        const calibration = { probeSet, samplesPerCapability: Number(values.samples) }
+        const stages = correctCuts ? { correctCuts, calibration } : {}
+        const layers = keptLayers.map(layer => ({ from: layer, to: layer + 1 }))
+        const results = await runStages(jobTypes['student.build'].input.parse({ parent, layers, stages }), context)
+        const { manifest, seconds, measurements } = results.at(-1)!
+        const scores = await judge(manifest)
+        const perplexity = geometricMean(scores.map(s => s.perplexity))
+        say(
+          `22 of 30 layers${correctCuts ? ', maps at the cuts' : ''}: perplexity ${perplexity.toFixed(2)}, ${seconds.toFixed(0)} s`,
+        )
+        return { perplexity, seconds, scores, corrected: measurements?.corrected }
+      }
+      const plain = await cut(false)
+      const corrected = await cut(true)
+      const deviations = plain.scores.map(s => Math.abs(s.loss / perTask[s.capability]!.meanNll - 1))
+      return {
+        cutLargestNllDeviation: Math.max(...deviations),
+        cutPerplexity: plain.perplexity,
+        cutCorrectedPerplexity: corrected.perplexity,
+        cutCorrectionSeconds: corrected.seconds,
+        corrected: corrected.corrected,
+        perTask: corrected.scores.map(s => ({ task: s.capability, perplexity: s.perplexity })),
+      }
+    }
     const edit = await build({ metric: 'GIVEN', heads: reference.removedKvHead.map(head => [head]) })
     const tasks = edit.scores.map(({ capability, loss, perplexity, completionTokens }) => {
       const theirs = reference.perTask[capability]!

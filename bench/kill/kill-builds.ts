@@ -26,7 +26,7 @@ export interface KillBuildsReport extends KillReport {
 const blowsPerBuild = 2
 
 /** Head pruning by measured loss, narrower feed-forward blocks, projections fitted anew: all in the device lane, every stage with work to lose. */
-const buildInput = (parentModelId: string, layerCount: number, round: number) => ({
+const buildInput = (parentModelId: string, layerCount: number, round: number, samplesPerCapability: number) => ({
   parentModelId,
   name: `round ${round}`,
   layers: [
@@ -40,7 +40,7 @@ const buildInput = (parentModelId: string, layerCount: number, round: number) =>
     correct: true,
     seed: round,
   },
-  samplesPerCapability: 4,
+  samplesPerCapability,
 })
 
 interface Built {
@@ -55,11 +55,14 @@ export async function killBuilds({
   folder,
   kills,
   seed = 1,
+  samplesPerCapability = 4,
   say = () => {},
 }: {
   folder: string
   kills: number
   seed?: number
+  /** What stages measure on: the more, the longer the builds. */
+  samplesPerCapability?: number
   say?: (line: string) => void
 }): Promise<KillBuildsReport> {
   const started = performance.now()
@@ -78,12 +81,15 @@ export async function killBuilds({
     )
     const [model] = models.nodes
     if (!model) throw new Error('The demo model was not ingested')
-    const undisturbed = await follow(() => server, await startBuild(server, buildInput(model.id, model.layerCount, 0)))
+    const undisturbed = await follow(
+      () => server,
+      await startBuild(server, buildInput(model.id, model.layerCount, 0, samplesPerCapability)),
+    )
     if (undisturbed.state !== 'SUCCEEDED') throw new Error(`Undisturbed build: ${JSON.stringify(undisturbed)}`)
     say(`undisturbed: ${undisturbed.seconds.toFixed(1)} s, manifest ${undisturbed.manifest?.slice(0, 12)}`)
     while (serverKills + workerKills < kills) {
       await settle(server)
-      const jobId = await startBuild(server, buildInput(model.id, model.layerCount, ++builds))
+      const jobId = await startBuild(server, buildInput(model.id, model.layerCount, ++builds, samplesPerCapability))
       for (let blow = 0; blow < blowsPerBuild && serverKills + workerKills < kills; blow++) {
         await sleep(random() * undisturbed.seconds * 1000)
         if ((await jobState(server, jobId)).state !== 'RUNNING') break

@@ -103,10 +103,10 @@ export async function startPlatform() {
     return (await finished(job.id)).model.id
   }
 
-  async function buildStudent(parentModelId, layers) {
+  async function buildStudent(parentModelId, layers, more = {}) {
     const { recipe } = await mutate(
       'createRecipe',
-      { parentModelId, name: 'nightly', objective: 'opens elsewhere', layers },
+      { parentModelId, name: 'nightly', objective: 'opens elsewhere', layers, ...more },
       'recipe { id }',
     )
     await mutate('approveRecipe', { recipeId: recipe.id }, 'recipe { id }')
@@ -114,6 +114,28 @@ export async function startPlatform() {
     await finished(job.id)
     const built = await query('query($id: ID!) { recipe(id: $id) { student { id } } }', { id: recipe.id })
     return built.recipe.student.id
+  }
+
+  /**
+   * The model without a key/value head in each layer, or `byLayer` in every second, and with narrower feed-forward blocks; undefined where it has
+   * one key/value head only.
+   */
+  async function pruned(parentModelId, byLayer) {
+    const { model } = await query(
+      'query($id: ID!) { model(id: $id) { layerCount keyValueHeadCount intermediateSize } }',
+      { id: parentModelId },
+    )
+    const { layerCount, keyValueHeadCount, intermediateSize } = model
+    if (keyValueHeadCount < 2) return undefined
+    const each = value => Array.from({ length: layerCount }, (_, layer) => value(layer))
+    const narrow = intermediateSize - 32 * Math.ceil(intermediateSize / 200)
+    return buildStudent(parentModelId, [{ from: 0, to: layerCount }], {
+      headPruning: { metric: 'RANDOM', removePerLayer: each(layer => (byLayer && layer % 2 === 1 ? 0 : 1)) },
+      feedForwardPruning: {
+        metric: 'RANDOM',
+        keepPerLayer: each(layer => (byLayer && layer % 2 === 0 ? intermediateSize : narrow)),
+      },
+    })
   }
 
   /** Paths of the files of an export. */
@@ -137,7 +159,7 @@ export async function startPlatform() {
     await platform.stop()
     rmSync(dataFolder, { recursive: true, force: true })
   }
-  return { ingest, buildStudent, exported, generated, layerCount, stop }
+  return { ingest, buildStudent, pruned, exported, generated, layerCount, stop }
 }
 
 /** What another program, a script beside this one, continues the prompts with: [{ prompt, tokens, margins }]. */

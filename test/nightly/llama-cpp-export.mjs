@@ -39,6 +39,10 @@ try {
     const student = await platform.buildStudent(parent, layers)
     for (const quantization of [undefined, 'F32', 'F16', 'Q8_0', 'Q4_1', 'Q4_0'])
       await compare(`${name}, student`, student, prompts, quantization)
+    for (const byLayer of [false, true]) {
+      const pruned = await platform.pruned(parent, byLayer)
+      if (pruned) await compare(`${name}, pruned${byLayer ? ' by layer' : ''}`, pruned, prompts, 'F32')
+    }
   }
   report(rows)
 } finally {

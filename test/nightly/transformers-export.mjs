@@ -27,6 +27,8 @@ try {
     const parent = await platform.ingest(source, name)
     await compare(name, parent, prompts)
     await compare(`${name}, student`, await platform.buildStudent(parent, layers), prompts)
+    const pruned = await platform.pruned(parent, false)
+    if (pruned) await compare(`${name}, pruned`, pruned, prompts)
   }
   report(rows)
 } finally {
