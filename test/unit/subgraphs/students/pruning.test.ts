@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { checkBuildable } from '../../../../compute/architectures/registry.js'
 import { extractLayers } from '../../../../compute/surgery/extract-layers.js'
 import { planPruning, withoutGroups } from '../../../../compute/surgery/prune.js'
-import { Job, type ModelAtom, StudentModelRecipe, TensorAtom } from '../../../../db/entities/index.js'
+import { Job, type ModelAtom, ProbeSampleCount, StudentModelRecipe, TensorAtom } from '../../../../db/entities/index.js'
 import { deleteModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
 import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
@@ -106,6 +106,38 @@ describe('a recipe that prunes', () => {
     expect(await laneOf({ metric: 'TASK_LOSS', remove: 1 })).toBe('device')
     expect(await laneOf({ metric: 'GIVEN', heads: [[0], [0], [0], [0]] })).toBe('io')
   })
+})
+
+test('a recipe says what it is expected to cost before, and what it cost after', async () => {
+  const ask = async (id: string) =>
+    (
+      await run(subgraph.schema, p.context(), 'query($id: ID!) { recipe(id: $id) { estimatedCost measuredCost } }', {
+        id,
+      })
+    ).recipe
+  const counts = await p.platform.db.read.find(ProbeSampleCount)
+  const validation = counts.reduce((sum, { validationCount }) => sum + validationCount, 0)
+  expect(validation).toBeGreaterThan(0)
+  const plain = (await create({})).recipe
+  // Nothing has run here yet: 3e10 operations a second.
+  const judged = (validation * 130 * 2 * 2 * parent.parameterCount) / 3e10
+  const before = await ask(plain.id)
+  expect(before.estimatedCost).toBeCloseTo(judged, 12)
+  expect(before.measuredCost).toBeNull()
+  const measured = (await create({ headPruning: { metric: 'TASK_LOSS', remove: 1 } })).recipe
+  const capabilities = new Set(counts.map(({ slug }) => slug.split('/')[0])).size
+  // Four layers of two candidates each, half of the model on average.
+  const passes = (4 * 2) / 2
+  const student = parent.parameterCount - 4 * group
+  const expected =
+    validation * 130 * 2 * (parent.parameterCount + student) +
+    passes * capabilities * 8 * 130 * 2 * parent.parameterCount
+  expect((await ask(measured.id)).estimatedCost).toBeCloseTo(expected / 3e10, 12)
+
+  await mutate('approveRecipe', { recipeId: plain.id })
+  const { job } = await mutate('buildStudent', { recipeId: plain.id }, 'job { id }')
+  await p.platform.db.tx(em => em.update(Job, { id: fromGlobalId('Job', job.id) }, { units: 4 }))
+  expect((await ask(plain.id)).measuredCost).toBe(4)
 })
 
 /** What a worker would make of it. */
