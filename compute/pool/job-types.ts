@@ -165,8 +165,17 @@ export const discoverySchema = z.object({
 })
 export type DiscoveryOutput = z.infer<typeof discoverySchema>
 
+/** Top-level capabilities and how much each counts; weights are above 0 and need not sum to 1. */
+export const mixtureSchema = z.object({
+  name: z.string().min(1),
+  weights: z.array(z.object({ capability: z.string(), weight: z.number().positive() })).min(1),
+})
+export type MixtureValue = z.infer<typeof mixtureSchema>
+
 export const proposalSchema = z.object({
-  capability: z.string(),
+  /** Null: it is made for `mixture`. */
+  capability: z.string().nullable(),
+  mixture: mixtureSchema.optional(),
   name: z.string(),
   objective: z.string(),
   layers: z.array(layerRangeSchema.required({ reason: true })),
@@ -174,9 +183,18 @@ export const proposalSchema = z.object({
   /** exp(-(student loss - parent loss)) on the validation split, measured with the layers gated off. */
   quality: z.number(),
   qualityInterval: intervalSchema.optional(),
-  /** Validation loss of student and parent, nats per completion token. */
+  /** Validation loss of student and parent, nats per completion token; of mixtures the weighted mean over their capabilities. */
   studentLoss: z.number(),
   parentLoss: z.number(),
+  // Absent in outputs of earlier versions:
+  /** Validation samples that the quality comes from. */
+  validationSamples: z.number().int().optional(),
+  /** All tensors of the student. */
+  sizeBytes: z.number().int().optional(),
+  /** Most tokens per second that one stream can be decoded at on the device that searched, by its measured roofline. */
+  tokensPerSecond: z.number().positive().optional(),
+  /** Device seconds that measuring the built student beside its parent on the validation split will take, at the speed seen here. */
+  costSeconds: z.number().nonnegative().optional(),
 })
 export type ProposalOutput = z.infer<typeof proposalSchema>
 
@@ -313,14 +331,18 @@ export const jobTypes = {
     input: z.object({
       ...evaluationInput,
       modelName: z.string(),
-      /** Capability slugs to propose for; absent: all of the probe set. */
+      /** Capability slugs to propose for, each by itself; absent: all of the probe set. */
       capabilities: z.array(z.string()).optional(),
+      /** What else to propose for: several capabilities at once. */
+      mixtures: z.array(mixtureSchema).optional(),
       maximumParameters: z.number().int().positive().optional(),
       /**
-       * Seconds of device time that searching and measuring may take, all capabilities together: a wide search whose Pareto set of size
+       * Seconds of device time that searching and measuring may take, all capabilities and mixtures together: a wide search whose Pareto set of size
        * and quality is proposed. Absent: a short greedy search, two or three sizes.
        */
       budgetSeconds: z.number().positive().optional(),
+      /** The same in tokens run through the whole model; what earlier searches measured is free. The smaller of both counts. */
+      budgetTokens: z.number().positive().optional(),
       /** The analysis the search starts from (probe split). */
       layers: z.array(layerAnalysisSchema),
     }),

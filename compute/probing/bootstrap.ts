@@ -11,11 +11,11 @@ const tails = 0.025
 const seed = 'hartonomous bootstrap'
 
 /** Indices from 0 to count - 1, drawn with replacement; the same ones for the same count, so that paired figures stay paired. */
-function* drawIndices(count: number): Generator<number[]> {
+function* drawIndices(count: number, salt = ''): Generator<number[]> {
   for (let i = 0; i < resamples; i++) {
     // A hash of variable length gives as many numbers of 32 bits as there are samples, the same on every machine.
     const bytes = createHash('shake256', { outputLength: 4 * count })
-      .update(`${seed} ${count} ${i}`)
+      .update(`${seed} ${count} ${i}${salt}`)
       .digest()
     yield Array.from({ length: count }, (_, k) => Math.floor((bytes.readUInt32LE(4 * k) / 2 ** 32) * count))
   }
@@ -27,7 +27,11 @@ function* drawIndices(count: number): Generator<number[]> {
  */
 export function bootstrapInterval(count: number, statistic: (indices: readonly number[]) => number): Interval | null {
   if (count < 2) return null
-  const values = Float64Array.from(drawIndices(count), statistic).sort()
+  return percentiles(Float64Array.from(drawIndices(count), statistic))
+}
+
+function percentiles(values: Float64Array): Interval {
+  values.sort()
   const at = (share: number) => values[Math.min(values.length - 1, Math.floor(share * values.length))]!
   return [at(tails), at(1 - tails)]
 }
@@ -55,3 +59,22 @@ export const lossInterval = (samples: readonly Scored[]): Interval | null =>
 /** Interval of exp(-(student loss - parent loss)); both measured on the same samples, which are drawn together. */
 export const qualityInterval = (student: readonly Scored[], parent: readonly Scored[]): Interval | null =>
   bootstrapInterval(student.length, indices => Math.exp(lossOver(parent, indices) - lossOver(student, indices)))
+
+/**
+ * The same of a weighted mean over groups (capabilities): student and parent on the same draws, each group drawn by itself. With one
+ * group it is `qualityInterval`.
+ */
+export function weightedQualityInterval(
+  groups: readonly { weight: number; student: readonly Scored[]; parent: readonly Scored[] }[],
+): Interval | null {
+  const [only] = groups
+  if (only && groups.length === 1) return qualityInterval(only.student, only.parent)
+  if (groups.some(({ student }) => student.length < 2)) return null
+  const values = new Float64Array(resamples)
+  for (const [g, { weight, student, parent }] of groups.entries()) {
+    let draw = 0
+    for (const indices of drawIndices(student.length, ` ${g}`))
+      values[draw++]! += weight * (lossOver(parent, indices) - lossOver(student, indices))
+  }
+  return percentiles(values.map(Math.exp))
+}

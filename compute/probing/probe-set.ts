@@ -233,3 +233,14 @@ export function selectSamples(samples: readonly ProbeSample[], selection: Select
   }
   return samples.filter((_, i) => chosen.has(i))
 }
+
+/** The samples of each capability in turns of its sub-capabilities, each in file order: any first few show all of them. */
+export function turnsBySubtask(samples: readonly ProbeSample[]): ProbeSample[] {
+  return [...groupIndices(samples, s => s.capability).values()].flatMap(indices => {
+    const queues = [...groupIndices(indices, i => samples[i]!.subtask).values()].map(g => g.map(k => indices[k]!))
+    const longest = Math.max(...queues.map(q => q.length))
+    return Array.from({ length: longest }, (_, turn) =>
+      queues.flatMap(queue => (queue[turn] === undefined ? [] : [samples[queue[turn]]!])),
+    ).flat()
+  })
+}

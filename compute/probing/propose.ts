@@ -1,5 +1,6 @@
 // Which layers a student for one capability keeps: a greedy search whose every step is measured, never guessed from single layers alone.
 import { DomainError } from '../../lib/errors.js'
+import type { Objective } from './objective.js'
 
 /** Shares of the layers a student keeps where no size limit says otherwise. */
 const keptShares = [0.75, 0.6]
@@ -93,7 +94,7 @@ export async function removeGreedily(
 }
 
 export interface ProposedSet {
-  kept: number[]
+  kept: readonly number[]
   /** Whether it is the smallest found that keeps `nearlyWhole` of the quality on the probe split. */
   smallestWhole: boolean
 }
@@ -110,13 +111,23 @@ export function proposedSets({ base, steps }: GreedySearch, sizes: readonly numb
 }
 
 /** What a student is for, in words. */
-export function objectiveOf(capability: string, { kept, smallestWhole }: ProposedSet, layerCount: number): string {
-  const objective = `${inWords(capability)} with ${kept.length} of ${layerCount} layers`
-  if (!smallestWhole) return objective
-  return `${objective}, the fewest found that keep ${nearlyWhole * 100} % of the quality on the probe split`
+export function objectiveOf(objective: Objective, { kept, smallestWhole }: ProposedSet, layerCount: number): string {
+  const text = `${inWords(objective.name)}${partsOf(objective)} with ${kept.length} of ${layerCount} layers`
+  if (!smallestWhole) return text
+  return `${text}, the fewest found that keep ${nearlyWhole * 100} % of the quality on the probe split`
 }
 
 const inWords = (capability: string) => capability.replaceAll(/[_-]/g, ' ')
+
+/** Of a mixture, what it consists of. */
+function partsOf({ weights }: Objective): string {
+  if (weights.length === 1) return ''
+  const equal = weights.every(({ weight }) => Math.abs(weight - weights[0]!.weight) < 1e-9)
+  const parts = weights.map(({ capability, weight }) =>
+    equal ? inWords(capability) : `${inWords(capability)} ${Math.round(100 * weight)} %`,
+  )
+  return ` (${parts.join(', ')})`
+}
 
 /** Below this, nats per token are noise of a few samples rather than a reason. */
 const negligible = 0.01
@@ -124,23 +135,33 @@ const negligible = 0.01
 const nats = (value: number) =>
   Math.abs(value) < negligible ? value.toFixed(3).replace('-0.000', '0.000') : String(Number(value.toPrecision(2)))
 
+const spread = (values: readonly number[]) => {
+  const [least, most] = [nats(Math.min(...values)), nats(Math.max(...values))]
+  return least === most ? least : `${least} to ${most}`
+}
+
 /**
  * Why a range stays, in words with its numbers. Layers that cost nothing alone stay because the search measured other removals,
  * jointly, as cheaper.
+ * @param removals measured loss increase, by layer, of removing that layer from the proposed student too; only some are known
  */
 export function rangeReason(
   range: { from: number; to: number },
   skipLosses: readonly number[],
-  capability: string,
+  name: string,
+  removals: ReadonlyMap<number, number> = new Map(),
 ): string {
   const costs = skipLosses.slice(range.from, range.to)
-  const [least, most] = [Math.min(...costs), Math.max(...costs)]
-  const unit = `nats per token of ${inWords(capability)}`
-  const what =
-    costs.length === 1
-      ? `layer ${range.from}: skipping it`
-      : `layers ${range.from}-${range.to - 1}: skipping any of them`
-  const cost = nats(least) === nats(most) ? nats(least) : `${nats(least)} to ${nats(most)}`
-  if (most >= negligible) return `${what} costs ${cost} ${unit}`
-  return `${what} alone costs little (${cost} ${unit}), but removing others together was measured as cheaper`
+  const unit = `nats per token of ${inWords(name)}`
+  const single = costs.length === 1
+  const what = single
+    ? `layer ${range.from}: skipping it`
+    : `layers ${range.from}-${range.to - 1}: skipping any of them`
+  const joint = [...removals].flatMap(([layer, cost]) => (layer >= range.from && layer < range.to ? [cost] : []))
+  const also =
+    joint.length === 0
+      ? ''
+      : `; with the other layers gone already, ${single ? 'it' : joint.length === costs.length ? 'each' : `the ${joint.length} cheapest`} would cost ${spread(joint)} more`
+  if (Math.max(...costs) >= negligible) return `${what} costs ${spread(costs)} ${unit}${also}`
+  return `${what} alone costs little (${spread(costs)} ${unit}), but removing others together was measured as cheaper${also}`
 }

@@ -1,5 +1,8 @@
-// Which layers to cut, searched within a budget: cheap rules give first candidates, a beam search with measured losses the better ones.
-import { layerRuns, type Stack } from './stacks.js'
+// Which layers to cut, searched within a budget: rules give first candidates, a beam that removes layer after layer better ones, exchanges
+// of a dropped layer for a kept one the best. Many candidates are measured on few samples, the best of them on more (successive
+// halving, Jamieson & Talwalkar 2016).
+import { cutKey, cutOfKey } from './cut-table.js'
+import type { Stack } from './stacks.js'
 
 export interface CutHints {
   layerCount: number
@@ -11,91 +14,234 @@ export interface CutHints {
   angularDistances: readonly (readonly number[])[]
 }
 
-export const cutOrigins = ['beam search', 'block influence', 'angular distance'] as const
+export const cutOrigins = ['beam search', 'exchange', 'block influence', 'angular distance', 'another search'] as const
 export type CutOrigin = (typeof cutOrigins)[number]
 
 export interface MeasuredCut {
   kept: Stack
-  /** On the samples of the search, nats per completion token. */
+  /** On all samples of the search, nats per completion token. */
   loss: number
   origin: CutOrigin
 }
 
 export interface CutSearch {
   base: number
-  /** All sets measured, the whole model not among them. */
+  /** All sets measured on the largest selection of samples that the search used, the whole model not among them. */
   cuts: MeasuredCut[]
+  /** Sets measured at all. */
+  tried: number
+  /** Index of that selection. */
+  rung: number
 }
 
-/** Beams wider than this found nothing better in trials; more removals per member rarely matter. */
+/** How a search measures, and what that costs. */
+export interface CutMeasures {
+  /** Nested selections of samples; the last is the largest. */
+  rungs: number
+  /** Losses on a selection; known ones cost nothing. Sets that share their first layers are cheap together. */
+  losses(cuts: readonly Stack[], rung: number): Promise<number[]>
+  /** What one pass of the whole model over a selection costs. */
+  passCost(rung: number): number
+  /** What is left of the budget, in the same unit. */
+  left(): number
+  /** Sets whose loss on a selection is known already. */
+  known?(rung: number): { kept: Stack; loss: number }[]
+}
+
+export interface WantedCuts {
+  smallest: number
+  /** Numbers of layers whose best set is improved by exchanges, in this order. */
+  focus: readonly number[]
+  /** Numbers of layers whose best sets are decided on the largest selection of samples; absent: all. */
+  report?: readonly number[]
+}
+
+/** Beams wider than this found nothing better in trials. */
 const widestBeam = 4
-const mostRemovals = 8
+/** Sets per number of layers that the largest selection must afford. */
+const worthwhile = 5
+/** The rest decides among what the descent found, on more samples, and is for exchanges. */
+const descentShare = 0.4
+/** Sets per size in focus that the selection which decides in the end must afford: a round of exchanges and what it is ranked by. */
+const exchangeSets = 20
+/** Sets per size that the descent found best and that are decided on. */
+const finalists = 3
+/** A set costs about this share of a pass of the whole model: what it shares with others is computed once. */
+const sharedShare = 0.5
+/** Selections between the one that all candidates see and the one that decides. */
+const halvings = 2
+/** Exchanges measured per round at first, and those of them that may be tried after no improvement. */
+const exchangesPerRound = 16
+/** Removals whose cost is measured anew before exchanges are ranked. */
+const removalsPerRound = 10
+
+interface Candidate {
+  kept: Stack
+  origin: CutOrigin
+}
 
 /**
- * Measures cuts down to `smallest` layers.
- * @param measure losses of sets of layers on the samples of the search; sets that share their first layers should be cheap together
- * @param secondsLeft of the budget; the search ends when it is not above 0, and is as wide as what is left allows
+ * Measures cuts down to `wanted.smallest` layers; ends when the budget is spent (what runs is finished) or no exchange helps.
  */
-export async function searchCuts(
-  hints: CutHints,
-  smallest: number,
-  measure: (sets: readonly Stack[]) => Promise<number[]>,
-  secondsLeft: () => number,
-): Promise<CutSearch> {
+export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: CutMeasures): Promise<CutSearch> {
   const all = Array.from({ length: hints.layerCount }, (_, layer) => layer)
-  const known = new Map<string, number>()
-  const cuts: MeasuredCut[] = []
-  let secondsPerRun = 0
-  const measureNew = async (sets: readonly { kept: Stack; origin: CutOrigin }[]) => {
-    const fresh = sets.filter(({ kept }, i) => {
-      const same = (other: { kept: Stack }) => String(other.kept) === String(kept)
-      return !known.has(String(kept)) && sets.findIndex(same) === i
-    })
-    if (fresh.length === 0) return
-    const before = secondsLeft()
-    const losses = await measure(fresh.map(({ kept }) => kept))
-    secondsPerRun = Math.max(1e-6, (before - secondsLeft()) / layerRuns(fresh.map(({ kept }) => kept)).shared)
-    fresh.forEach(({ kept, origin }, i) => {
-      known.set(String(kept), losses[i]!)
-      if (kept.length < all.length) cuts.push({ kept, loss: losses[i]!, origin })
-    })
-  }
-  const lossOf = (kept: Stack) => known.get(String(kept))!
+  const levels = Math.max(1, all.length - wanted.smallest)
+  const perLevel = (rung: number) =>
+    (descentShare * measures.left()) / (levels * Math.max(1e-9, sharedShare * measures.passCost(rung)))
+  let top = 0
+  while (top + 1 < measures.rungs && perLevel(top + 1) >= worthwhile) top++
+  let bottom = Math.max(0, top - halvings)
+  /** Of candidates on the smallest selection, a level affords these. */
+  const breadth = Math.max(2, Math.floor((perLevel(top) * 2 ** (top - bottom)) / (1 + top - bottom)))
+  const width = Math.max(1, Math.min(widestBeam, Math.floor(breadth / 4)))
 
+  const tried = new Set<string>()
+  const first = new Map<string, number>()
+  const final = new Map<string, MeasuredCut>()
+  /** The best `keep` of the candidates, measured on ever more samples. */
+  const narrow = async (candidates: readonly Candidate[], keep: number): Promise<MeasuredCut[]> => {
+    let ranked = [...new Map(candidates.map(c => [cutKey(c.kept), c])).values()].map(c => ({ ...c, loss: 0 }))
+    for (let rung = bottom; rung <= top && ranked.length > 0; rung++) {
+      const losses = await measures.losses(
+        ranked.map(c => c.kept),
+        rung,
+      )
+      ranked = ranked
+        .map((c, i) => ({ ...c, loss: losses[i]! }))
+        .sort((a, b) => a.loss - b.loss || a.kept.length - b.kept.length)
+      if (rung === bottom) {
+        for (const { kept, loss } of ranked) {
+          first.set(cutKey(kept), loss)
+          tried.add(cutKey(kept))
+        }
+      }
+      if (rung === top) break
+      // With the budget spent, only the best is confirmed.
+      const survivors = measures.left() > 0 ? Math.max(keep, Math.ceil(ranked.length / 2)) : 1
+      ranked = ranked.slice(0, survivors)
+    }
+    for (const cut of ranked) if (!final.has(cutKey(cut.kept))) final.set(cutKey(cut.kept), cut)
+    return ranked.slice(0, keep)
+  }
+  const firstLoss = (kept: Stack) => first.get(cutKey(kept))!
+  const seeds = (size: number): Candidate[] =>
+    (measures.known?.(bottom) ?? [])
+      .filter(({ kept }) => kept.length === size)
+      .sort((a, b) => a.loss - b.loss)
+      .slice(0, Math.max(2, Math.ceil(breadth / 2)))
+      .map(({ kept }) => ({ kept, origin: 'another search' as const }))
+
+  const measureBase = async () => (await narrow([{ kept: all, origin: 'beam search' }], 1))[0]!.loss
+  let base = await measureBase()
   // Even the smallest budget has the rules' answer for the smallest size.
-  await measureNew([{ kept: all, origin: 'beam search' }, ...byRules(hints, smallest)])
+  await narrow(byRules(hints, wanted.smallest), 2)
 
   let beam: { kept: Stack; estimates: number[] }[] = [{ kept: all, estimates: [...hints.skipLosses] }]
-  for (let size = all.length - 1; size >= smallest && secondsLeft() > 0; size--) {
-    // What is left of the budget over what is left of the levels; a set costs about half its layers, the rest is shared.
-    const levels = size - smallest + 1
-    const affordable = Math.floor(secondsLeft() / (levels * secondsPerRun * (size / 2)))
-    const width = Math.max(1, Math.min(widestBeam, Math.floor(affordable / 4)))
-    const removals = Math.max(2, Math.min(mostRemovals, Math.floor(affordable / width)))
-    const grown = beam.slice(0, width).flatMap(({ kept, estimates }) =>
+  for (let size = all.length - 1; size >= wanted.smallest && measures.left() > 0; size--) {
+    const removals = Math.max(2, Math.ceil(breadth / Math.max(1, beam.length)))
+    const grown = beam.flatMap(({ kept, estimates }) =>
       [...kept]
         .sort((a, b) => estimates[a]! - estimates[b]! || a - b)
         .slice(0, removals)
-        .map(removed => ({ kept: kept.filter(layer => layer !== removed), from: kept, removed, estimates })),
+        .map(removed => ({ kept: without(kept, removed), from: kept, removed, estimates })),
     )
-    await measureNew(grown.map(({ kept }) => ({ kept, origin: 'beam search' as const })))
-    for (const { kept, from, removed, estimates } of grown) estimates[removed] = lossOf(kept) - lossOf(from)
-    const byKey = new Map(grown.map(member => [String(member.kept), member]))
-    beam = [...byKey.values()]
-      .sort((a, b) => lossOf(a.kept) - lossOf(b.kept))
-      .slice(0, widestBeam)
-      .map(({ kept, estimates }) => ({ kept, estimates: [...estimates] }))
+    const best = await narrow(
+      [...grown.map(({ kept }) => ({ kept, origin: 'beam search' as const })), ...seeds(size), ...byRules(hints, size)],
+      width,
+    )
+    for (const { kept, from, removed, estimates } of grown) estimates[removed] = firstLoss(kept) - firstLoss(from)
+    beam = best.map(({ kept }) => {
+      const parent = grown.find(member => cutKey(member.kept) === cutKey(kept))
+      return { kept, estimates: [...(parent?.estimates ?? hints.skipLosses)] }
+    })
   }
-  // The beam comes first: it passes through every size, and finds what the rules miss.
-  for (let size = smallest + 1; size < all.length && secondsLeft() > 0; size++) await measureNew(byRules(hints, size))
-  return { base: lossOf(all), cuts }
+
+  const bestOf = (size: number) =>
+    [...final.values()].filter(c => c.kept.length === size).sort((a, b) => a.loss - b.loss)[0]
+  // Now that the field is small, more samples decide.
+  const sizes = all
+    .map(l => l + 1)
+    .filter(size => size >= wanted.smallest && size < all.length && (wanted.report?.includes(size) ?? true))
+  const descended = top
+  const decisive = finalists * sizes.length + exchangeSets * wanted.focus.length
+  while (top + 1 < measures.rungs && measures.left() >= sharedShare * measures.passCost(top + 1) * decisive) top++
+  if (top > descended) {
+    const found = [...final.values()]
+    final.clear()
+    bottom = Math.max(bottom, Math.min(descended, top - halvings))
+    first.clear()
+    base = await measureBase()
+    for (const size of sizes) {
+      const best = found.filter(c => c.kept.length === size).sort((a, b) => a.loss - b.loss)
+      await narrow([...best.slice(0, finalists), ...seeds(size)], 1)
+    }
+  }
+
+  /** One round of exchanges around the best set of a size; whether it found a better one. */
+  const exchange = async (size: number): Promise<boolean> => {
+    const best = bestOf(size)
+    if (!best) return false
+    const { kept } = best
+    const dropped = all.filter(layer => !kept.includes(layer))
+    const costOf = (layer: number) => first.get(cutKey(without(kept, layer)))
+    const cheapest = [...kept].sort((a, b) => hints.skipLosses[a]! - hints.skipLosses[b]!).slice(0, removalsPerRound)
+    const neighbours = [...cheapest.map(layer => without(kept, layer)), ...dropped.map(layer => withLayer(kept, layer))]
+    const losses = await measures.losses([kept, ...neighbours], bottom)
+    ;[kept, ...neighbours].forEach((cut, i) => {
+      first.set(cutKey(cut), losses[i]!)
+      tried.add(cutKey(cut))
+    })
+    // The two changes are taken to be independent; which pairs really are is measured.
+    const pairs = cheapest
+      .flatMap(out =>
+        dropped.map(back => ({
+          kept: withLayer(without(kept, out), back),
+          origin: 'exchange' as const,
+          estimate: costOf(out)! + first.get(cutKey(withLayer(kept, back)))!,
+        })),
+      )
+      .filter(pair => !exchanged.has(cutKey(pair.kept)))
+      .sort((a, b) => a.estimate - b.estimate)
+      .slice(0, exchangesPerRound)
+    if (pairs.length === 0 || measures.left() <= 0) return false
+    for (const pair of pairs) exchanged.add(cutKey(pair.kept))
+    await narrow(pairs, 2)
+    return bestOf(size)!.loss < best.loss
+  }
+  const exchanged = new Set<string>()
+  let open = wanted.focus.filter(size => size >= wanted.smallest && size < all.length)
+  // A size is given up after two rounds without a better set.
+  const failures = new Map<number, number>()
+  while (open.length > 0 && measures.left() > 0) {
+    for (const size of open) {
+      if (measures.left() <= 0) break
+      if (await exchange(size)) failures.set(size, 0)
+      else failures.set(size, (failures.get(size) ?? 0) + 1)
+    }
+    open = open.filter(size => (failures.get(size) ?? 0) < 2)
+  }
+  // What exchanges found on the way for the sizes beside theirs.
+  for (const size of sizes) {
+    if (measures.left() <= 0) break
+    const promising = [...first]
+      .map(([key, loss]) => ({ kept: cutOfKey(key), loss }))
+      .filter(({ kept }) => kept.length === size)
+      .sort((a, b) => a.loss - b.loss)[0]
+    if (promising && !final.has(cutKey(promising.kept))) await narrow([{ ...promising, origin: 'exchange' }], 1)
+  }
+  return {
+    base,
+    cuts: [...final.values()].filter(({ kept }) => kept.length < all.length),
+    tried: tried.size,
+    rung: top,
+  }
 }
 
+const without = (kept: Stack, layer: number): Stack => kept.filter(l => l !== layer)
+const withLayer = (kept: Stack, layer: number): Stack => [...kept, layer].sort((a, b) => a - b)
+
 /** The cuts to a size that the rules of the literature propose, without measuring them. */
-function byRules(
-  { layerCount, blockInfluence, angularDistances }: CutHints,
-  size: number,
-): { kept: Stack; origin: CutOrigin }[] {
+export function byRules({ layerCount, blockInfluence, angularDistances }: CutHints, size: number): Candidate[] {
   const all = Array.from({ length: layerCount }, (_, layer) => layer)
   const dropped = layerCount - size
   const idle = new Set([...all].sort((a, b) => blockInfluence[a]! - blockInfluence[b]!).slice(0, dropped))

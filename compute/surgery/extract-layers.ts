@@ -62,6 +62,12 @@ export function parameterCountOf(manifest: Manifest, layers: readonly number[]):
   return layers.reduce((count, layer) => count + (perLayer.get(layer) ?? 0), outside)
 }
 
+/** Bytes of all tensors of a student that keeps these layers, as its parent stores them. */
+export function sizeBytesOf(manifest: Manifest, layers: readonly number[]): number {
+  const kept = new Set(layers)
+  return manifest.tensors.reduce((sum, t) => sum + (t.layerIndex === null || kept.has(t.layerIndex) ? t.bytes : 0), 0)
+}
+
 /** The part of a tensor name that says its layer: `model.layers.3.`, `layers.3.`, `blk.3.`. */
 const layerPart = /(?<=\.)\d+(?=\.)/
 

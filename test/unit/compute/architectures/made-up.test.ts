@@ -137,7 +137,7 @@ describe.each(['safetensors', 'gguf'])('an architecture made of data alone, from
     const student = await buildStudent({ parent: manifest(), layers: proposal!.layers }, context)
     expect(student.parameterCount).toBe(proposal!.parameterCount)
     const { scores } = await evaluateModel(
-      { ...evaluation, manifest: student.manifest, split: 'validation', capabilities: [proposal!.capability] },
+      { ...evaluation, manifest: student.manifest, split: 'validation', capabilities: [proposal!.capability!] },
       context,
     )
     expect(scores[0]!.loss).toBeCloseTo(proposal!.studentLoss, 4)
@@ -145,7 +145,7 @@ describe.each(['safetensors', 'gguf'])('an architecture made of data alone, from
     await exportModel({ manifest: student.manifest, name: 'made-up', format: 'SAFETENSORS' }, exporting)
     const again = await ingestModel({ source: join(context.dataFolder, 'exports', exporting.jobId) }, context)
     const reread = await evaluateModel(
-      { ...evaluation, manifest: again.manifest, split: 'validation', capabilities: [proposal!.capability] },
+      { ...evaluation, manifest: again.manifest, split: 'validation', capabilities: [proposal!.capability!] },
       context,
     )
     expect(reread.scores[0]!.loss).toBeCloseTo(proposal!.studentLoss, 5)

@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises'
+import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
@@ -131,6 +131,10 @@ describe('capability.analyze on the demo model', () => {
   })
 })
 
+const cutsFile = () => join(context.dataFolder, 'derived', 'analyses', `${manifest}.cuts-v1.jsonl`)
+/** What was measured before would not be measured again. */
+const forgetCuts = () => rm(cutsFile(), { force: true })
+
 describe('students.propose on the demo model', () => {
   it('proposes at least two sizes per capability, with the quality that the built student really has', async () => {
     const capabilities = ['code_generation', 'translation']
@@ -154,7 +158,7 @@ describe('students.propose on the demo model', () => {
           probeSet,
           maxTokens,
           split: 'validation',
-          capabilities: [proposal.capability],
+          capabilities: [proposal.capability!],
         },
         context,
       )
@@ -175,12 +179,94 @@ describe('students.propose on the demo model', () => {
     for (const { quality, qualityInterval, objective } of proposals) {
       expect(qualityInterval![0]).toBeLessThanOrEqual(quality)
       expect(qualityInterval![1]).toBeGreaterThanOrEqual(quality)
-      expect(objective).toMatch(/^translation with \d of 8 layers, the best found among \d+ cuts measured \(/)
+      expect(objective).toMatch(
+        /^translation with \d of 8 layers, the best found among \d+ cuts measured \([a-z ]+; \d+ samples searched, \d+ others judged\)$/,
+      )
     }
     const built = await buildStudent({ parent: manifest, layers: proposals[0]!.layers }, context)
     const asked = { manifest: built.manifest, probeSet, maxTokens, split: 'validation' as const }
     const { scores } = await evaluateModel({ ...asked, capabilities: ['translation'] }, context)
     expect(proposals[0]!.studentLoss).toBeCloseTo(scores[0]!.loss, 4)
+  })
+
+  it('makes a student for a mixture of capabilities, its quality that of the built student on all of them', async () => {
+    await forgetCuts()
+    const weights = [
+      { capability: 'translation', weight: 3 },
+      { capability: 'code_generation', weight: 1 },
+    ]
+    const asked = { ...input(), capabilities: [], mixtures: [{ name: 'office', weights }], budgetTokens: 60_000 }
+    const { proposals } = await proposeStudents(asked, context)
+    expect(proposals.length).toBeGreaterThanOrEqual(2)
+    const [large] = proposals
+    expect(large).toMatchObject({ capability: null, name: expect.stringMatching(/^demo-office-\dof8$/) })
+    expect(large!.mixture).toEqual({
+      name: 'office',
+      weights: [
+        { capability: 'translation', weight: 0.75 },
+        { capability: 'code_generation', weight: 0.25 },
+      ],
+    })
+    expect(large!.objective).toMatch(/^office \(translation 75 %, code generation 25 %\) with \d of 8 layers, /)
+    const built = await buildStudent({ parent: manifest, layers: large!.layers }, context)
+    const { scores, reference } = await evaluateModel(
+      {
+        manifest: built.manifest,
+        reference: manifest,
+        probeSet,
+        maxTokens,
+        split: 'validation',
+        capabilities: ['translation', 'code_generation'],
+      },
+      context,
+    )
+    const increase = (capability: string) =>
+      scores.find(s => s.capability === capability)!.loss - reference!.find(s => s.capability === capability)!.loss
+    const quality = Math.exp(-(0.75 * increase('translation') + 0.25 * increase('code_generation')))
+    expect(large!.validationSamples).toBe(scores[0]!.sampleCount + scores[1]!.sampleCount)
+    expect(large!.quality).toBeCloseTo(quality, 4)
+    expect(large!.qualityInterval![0]).toBeLessThanOrEqual(quality)
+    expect(large!.qualityInterval![1]).toBeGreaterThanOrEqual(quality)
+  })
+
+  it('says what a student weighs, how fast it can decode and what measuring it costs', async () => {
+    const asked = { ...input(), capabilities: ['translation'], budgetTokens: 20_000 }
+    const { proposals } = await proposeStudents(asked, context)
+    const parent = await readManifest(context.payloads, manifest)
+    for (const [i, proposal] of proposals.entries()) {
+      const student = extractLayers(parent, expandRanges(proposal.layers, 8), manifest)
+      expect(proposal.sizeBytes).toBe(student.tensors.reduce((sum, t) => sum + t.bytes, 0))
+      expect(proposal.costSeconds).toBeGreaterThan(0)
+      // Fewer layers are fewer bytes to read per token.
+      if (i > 0) expect(proposal.tokensPerSecond).toBeGreaterThan(proposals[i - 1]!.tokensPerSecond!)
+    }
+  })
+
+  it('goes on where it was stopped, and searches further with more budget', async () => {
+    await forgetCuts()
+    const controller = new AbortController()
+    let spent = 0
+    const asked = { ...input(), capabilities: ['translation'], budgetTokens: 30_000 }
+    const stopped = await proposeStudents(asked, {
+      ...context.withSignal(controller.signal),
+      progress: ({ completed }) => {
+        spent = completed
+        if (completed > 5_000) controller.abort()
+      },
+    }).catch(e => e)
+    expect(stopped.code).toBe('CANCELLED')
+    const lines = async () => (await readFile(cutsFile(), 'utf8')).trim().split('\n')
+    const before = await lines()
+    expect(before.length).toBeGreaterThan(1)
+    expect(spent).toBeGreaterThan(5_000)
+    await proposeStudents(asked, context)
+    const after = await lines()
+    expect(after.slice(0, before.length)).toEqual(before)
+    const measured = after.flatMap(line => {
+      const { cut, nll } = JSON.parse(line) as { cut: string; nll: Record<string, number> }
+      return Object.keys(nll).map(sample => `${cut} ${sample}`)
+    })
+    expect(new Set(measured).size).toBe(measured.length)
   })
 
   it('respects the limit on parameters', async () => {

@@ -1,4 +1,5 @@
 import { describe, expect, it, vi } from 'vitest'
+import { mixture, single } from '../../../../compute/probing/objective.js'
 import {
   objectiveOf,
   proposalSizes,
@@ -113,13 +114,25 @@ describe('proposedSets', () => {
 })
 
 describe('objectiveOf', () => {
+  const set = { kept: [0, 1, 4], smallestWhole: false }
   it('says where a set is the smallest that keeps the quality', () => {
-    const set = { kept: [0, 1, 4], smallestWhole: true }
-    expect(objectiveOf('code_generation', set, 8)).toBe(
+    expect(objectiveOf(single('code_generation'), { ...set, smallestWhole: true }, 8)).toBe(
       'code generation with 3 of 8 layers, the fewest found that keep 95 % of the quality on the probe split',
     )
-    expect(objectiveOf('code_generation', { ...set, smallestWhole: false }, 8)).toBe(
-      'code generation with 3 of 8 layers',
+    expect(objectiveOf(single('code_generation'), set, 8)).toBe('code generation with 3 of 8 layers')
+  })
+
+  it('says what a mixture consists of', () => {
+    const weights = [
+      { capability: 'code_generation', weight: 3 },
+      { capability: 'translation', weight: 1 },
+    ]
+    expect(objectiveOf(mixture('office', weights), set, 8)).toBe(
+      'office (code generation 75 %, translation 25 %) with 3 of 8 layers',
+    )
+    const equal = weights.map(({ capability }) => ({ capability, weight: 2 }))
+    expect(objectiveOf(mixture('general', equal), set, 8)).toBe(
+      'general (code generation, translation) with 3 of 8 layers',
     )
   })
 })
@@ -136,5 +149,19 @@ describe('rangeReason', () => {
     ],
   ])('of %j is in words with numbers', (range, reason) => {
     expect(rangeReason(range, losses, 'code_generation')).toBe(reason)
+  })
+
+  it('also says what was measured jointly', () => {
+    const removals = new Map([
+      [1, 0.9],
+      [3, 2.3],
+      [6, 0.2],
+    ])
+    expect(rangeReason({ from: 1, to: 4 }, losses, 'code_generation', removals)).toBe(
+      'layers 1-3: skipping any of them costs 0.42 to 1.3 nats per token of code generation; with the other layers gone already, the 2 cheapest would cost 0.9 to 2.3 more',
+    )
+    expect(rangeReason({ from: 6, to: 7 }, losses, 'code_generation', removals)).toBe(
+      'layer 6: skipping it alone costs little (0.000 nats per token of code generation), but removing others together was measured as cheaper; with the other layers gone already, it would cost 0.2 more',
+    )
   })
 })

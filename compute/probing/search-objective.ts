@@ -1,0 +1,49 @@
+// The search for one objective over a table of measured cuts, and what a budget in seconds or tokens leaves of it.
+import type { CutTable } from './cut-table.js'
+import { type Objective, objectiveLoss, sampleRungs } from './objective.js'
+import { type CutHints, type CutSearch, searchCuts, type WantedCuts } from './search-cuts.js'
+import type { Stack } from './stacks.js'
+
+/** What a search may cost: seconds of device time, or tokens run through the whole model. */
+export type SearchBudget = { seconds: number } | { tokens: number }
+
+/** Tokens per second before anything was measured. */
+const firstGuess = 200
+
+/** Tokens that a budget still affords, from now on; what the table knew already costs nothing. */
+export function tokensLeft(table: Pick<CutTable, 'spentTokens' | 'spentSeconds'>, budget: SearchBudget): () => number {
+  const begin = performance.now()
+  const { spentTokens } = table
+  if ('tokens' in budget) return () => budget.tokens - (table.spentTokens - spentTokens)
+  return () => {
+    const rate = table.spentTokens > 0 ? table.spentTokens / Math.max(1e-3, table.spentSeconds) : firstGuess
+    return (budget.seconds - (performance.now() - begin) / 1000) * rate
+  }
+}
+
+export async function searchObjective(
+  table: CutTable,
+  objective: Objective,
+  hints: CutHints,
+  wanted: WantedCuts,
+  left: () => number,
+): Promise<CutSearch & { samples: number }> {
+  const { samples } = table
+  const rungs = sampleRungs(objective, samples)
+  const loss = (cut: Stack, rung: number) => objectiveLoss(objective, samples, i => table.nll(cut, i)!, rungs[rung]!)
+  const found = await searchCuts(hints, wanted, {
+    rungs: rungs.length,
+    async losses(cuts, rung) {
+      await table.measure(cuts, rungs[rung]!)
+      return cuts.map(cut => loss(cut, rung))
+    },
+    passCost: rung => rungs[rung]!.reduce((sum, i) => sum + samples[i]!.ids.length, 0),
+    left,
+    known: rung =>
+      table
+        .cuts()
+        .filter(cut => table.knows(cut, rungs[rung]!))
+        .map(kept => ({ kept, loss: loss(kept, rung) })),
+  })
+  return { ...found, samples: rungs[found.rung]!.length }
+}
