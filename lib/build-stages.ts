@@ -54,6 +54,10 @@ export const feedForwardPruningSchema = z.object({
 })
 export type FeedForwardPruning = z.infer<typeof feedForwardPruningSchema>
 
+/** What a student is written as once it is registered: SafeTensors, or GGUF as stored or with all matrices in one type. */
+export const studentExports = ['SAFETENSORS', 'GGUF', 'GGUF_F16', 'GGUF_Q8_0', 'GGUF_Q4_1', 'GGUF_Q4_0'] as const
+export type StudentExport = (typeof studentExports)[number]
+
 /**
  * Parameters by stage; an absent key is a stage that the recipe does not ask for. The keys stand in the order in which a build runs them
  * (compute/handlers/build-stages.ts has what each one does). Rows of earlier versions must stay readable: new parameters are optional.
@@ -65,6 +69,8 @@ export const buildStagesSchema = z.object({
   correctCuts: z.boolean().optional(),
   headPruning: headPruningSchema.optional(),
   feedForwardPruning: feedForwardPruningSchema.optional(),
+  /** Jobs of their own, queued when the student is registered. */
+  exports: z.array(z.enum(studentExports)).min(1).optional(),
 })
 export type BuildStages = z.infer<typeof buildStagesSchema>
 

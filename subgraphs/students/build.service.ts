@@ -1,7 +1,7 @@
 // Building: an approved recipe becomes a job, its result a model with lineage, and then a measurement.
 import { type EntityManager, Like, MoreThan } from 'typeorm'
 import { z } from 'zod'
-import type { JobOutput } from '../../compute/pool/job-types.js'
+import type { ExportQuantization, JobInput, JobOutput } from '../../compute/pool/job-types.js'
 import {
   CapabilityAnalysis,
   Job,
@@ -14,6 +14,7 @@ import {
 } from '../../db/entities/index.js'
 import { aliveModel, registerModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
+import type { StudentExport } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import { newId } from '../../lib/ids.js'
 import { manifestSchema } from '../../lib/manifest.js'
@@ -137,6 +138,13 @@ export const buildEffect: JobEffect<'student.build'> = {
     await em.update(Job, { ...scoped(tenantId), id: job.id }, { modelId: student.id })
     await moveRecipe(em, recipe, 'built', { studentModelId: student.id, jobId: job.id, builtAt: new Date() })
     await mapCapability(em, recipe, student.id)
+    for (const wanted of recipe.stages?.exports ?? [])
+      await enqueue(em, platform, {
+        tenantId,
+        type: 'model.export',
+        modelId: student.id,
+        input: { manifest: output.manifest, name: recipe.name, ...exportOf(wanted) },
+      })
     // Without a tokenizer nothing can be measured.
     if (manifest.tokenizer)
       await measure(em, platform, recipe, {
@@ -157,6 +165,12 @@ export const buildEffect: JobEffect<'student.build'> = {
         : `${recipe.decision ?? 'Approved'}; build cancelled`
     await moveRecipe(em, recipe, action, { decision })
   },
+}
+
+/** `GGUF_Q8_0` as the export job takes it. */
+function exportOf(wanted: StudentExport): Pick<JobInput<'model.export'>, 'format' | 'quantization'> {
+  if (wanted === 'SAFETENSORS' || wanted === 'GGUF') return { format: wanted }
+  return { format: 'GGUF', quantization: wanted.slice('GGUF_'.length) as ExportQuantization }
 }
 
 /** The parent, which must be there still, as must every other model whose layers are used. */

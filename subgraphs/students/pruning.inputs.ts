@@ -1,6 +1,6 @@
 // What is removed from the width of a student's layers, as people ask for it and as a recipe shows it.
 import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
-import { headMetrics, headUnits, neuronMetrics } from '../../lib/build-stages.js'
+import { headMetrics, headUnits, neuronMetrics, studentExports } from '../../lib/build-stages.js'
 import { registerValues } from '../build/common-types.js'
 
 type Values<T extends readonly string[]> = Record<T[number], string>
@@ -28,6 +28,15 @@ export const NeuronMetric = registerValues('NeuronMetric', 'How the hidden units
   MAGNITUDE: 'Norm of the unit’s weights: refused; benches compare with it.',
 } satisfies Values<typeof neuronMetrics>)
 export type NeuronMetric = keyof typeof NeuronMetric
+
+export const StudentExport = registerValues('StudentExport', 'What a student is written as when it is built.', {
+  SAFETENSORS: 'A folder that transformers opens.',
+  GGUF: 'A GGUF file, tensors in the types they are stored in.',
+  GGUF_F16: 'A GGUF file, matrices in float16.',
+  GGUF_Q8_0: 'A GGUF file, matrices in 8-bit codes.',
+  GGUF_Q4_1: 'A GGUF file, matrices in 4-bit codes with a scale and a minimum per block.',
+  GGUF_Q4_0: 'A GGUF file, matrices in 4-bit codes with a scale per block.',
+} satisfies Values<typeof studentExports>)
 
 const seedDescription = 'Seed of RANDOM; default: 0.'
 const correctDescription =

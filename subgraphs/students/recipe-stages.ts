@@ -6,6 +6,7 @@ import {
   feedForwardPruningSchema,
   headPruningSchema,
   measures,
+  type StudentExport,
 } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import {
@@ -20,6 +21,7 @@ export interface StagesInput {
   headPruning?: HeadPruningInput | null
   feedForwardPruning?: FeedForwardPruningInput | null
   correctCuts?: boolean | null
+  exports?: StudentExport[] | null
   /** What measured stages measure on. */
   probeDatasetId?: string | null
   samplesPerCapability?: number | null
@@ -39,7 +41,12 @@ export async function readStages(em: EntityManager, tenantId: string, input: Sta
   return completeStages(
     em,
     tenantId,
-    { headPruning, feedForwardPruning, correctCuts: input.correctCuts || undefined },
+    {
+      headPruning,
+      feedForwardPruning,
+      correctCuts: input.correctCuts || undefined,
+      exports: readExports(input.exports),
+    },
     input,
   )
 }
@@ -53,7 +60,7 @@ export async function completeStages(
     probeDatasetId,
     samplesPerCapability,
     capability,
-  }: Omit<StagesInput, 'headPruning' | 'feedForwardPruning' | 'correctCuts'>,
+  }: Omit<StagesInput, 'headPruning' | 'feedForwardPruning' | 'correctCuts' | 'exports'>,
 ): Promise<BuildStages | null> {
   const { headPruning, feedForwardPruning } = stages
   if (Object.values(stages).every(value => value === undefined)) return null
@@ -64,6 +71,7 @@ export async function completeStages(
         `${field}: MAGNITUDE is there for comparisons in benches only: the norm of weights chooses worse than chance (arXiv 2305.11627)`,
         { field: ['input', field, 'metric'] },
       )
+  checkExports(stages)
   if (!stages.correctCuts && !measures(headPruning) && !measures(feedForwardPruning))
     return buildStagesSchema.parse(stages)
   const probeSet = await chooseProbeDataset(em, tenantId, probeDatasetId)
@@ -86,6 +94,20 @@ export async function completeStages(
       ...(capabilities ? { capabilities } : {}),
     },
   })
+}
+
+const readExports = (exports: StudentExport[] | null | undefined) =>
+  exports && exports.length > 0 ? [...new Set(exports)] : undefined
+
+/** @throws INVALID_RECIPE where a format cannot hold what pruning makes */
+function checkExports({ headPruning, feedForwardPruning, exports }: Omit<BuildStages, 'calibration'>) {
+  const differs = (list: unknown) => Array.isArray(list) && new Set(list).size > 1
+  const heads = headPruning?.heads?.map(own => own.length) ?? headPruning?.remove
+  if (exports?.includes('SAFETENSORS') && (differs(heads) || differs(feedForwardPruning?.keep)))
+    bad(
+      'exports',
+      'layers of different widths cannot be written as SAFETENSORS, whose config.json has one number for all of them; GGUF can say it, for llama models',
+    )
 }
 
 const bad = (field: string, message: string): never => {

@@ -1,8 +1,9 @@
 // Inputs and payloads of the students subgraph's mutations.
 import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
+import type { StudentExport as StudentExportName } from '../../lib/build-stages.js'
 import { UserError } from '../build/common-types.js'
 import { BigIntScalar } from '../build/scalars.js'
-import { FeedForwardPruningInput, HeadPruningInput } from './pruning.inputs.js'
+import { FeedForwardPruningInput, HeadPruningInput, StudentExport } from './pruning.inputs.js'
 import { ApprovalPolicy, Recipe } from './recipe.type.js'
 import { Job } from './stubs.js'
 
@@ -102,6 +103,12 @@ export class CreateRecipeInput {
     description: 'Hidden units of feed-forward blocks to keep; default: all.',
   })
   feedForwardPruning?: FeedForwardPruningInput | null
+  @Field(() => [StudentExport], {
+    nullable: true,
+    description:
+      'What the student is written as once it is built, each as a job of its own (`Recipe.exportJobs`); default: nothing.',
+  })
+  exports?: StudentExportName[] | null
   @Field(() => ID, {
     nullable: true,
     description:

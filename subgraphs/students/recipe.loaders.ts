@@ -51,6 +51,17 @@ export const stagesOfBuild = (context: RequestContext) =>
     )
   })
 
+/** Export jobs of models, oldest first. */
+export const exportsOfModel = (context: RequestContext) =>
+  loader<string, string[]>(context, 'students.exportsOfModel', async modelIds => {
+    const rows = await context.platform.db.read.find(Job, {
+      select: { id: true, modelId: true },
+      where: { ...scoped(context.tenantId), modelId: anyOf(modelIds), type: 'model.export' },
+      order: { id: 'ASC' },
+    })
+    return new Map([...groupBy(rows, row => row.modelId!)].map(([id, own]) => [id, own.map(row => row.id)]))
+  })
+
 /** The recipe that a student was built from. */
 export const recipeOfStudent = (context: RequestContext) =>
   loader<string, Recipe>(context, 'students.recipeOfStudent', async modelIds => {

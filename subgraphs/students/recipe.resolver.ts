@@ -23,6 +23,7 @@ import {
 } from './recipe.inputs.js'
 import {
   capabilityIdBySlug,
+  exportsOfModel,
   modelReference,
   recipeById,
   recipeOfBuild,
@@ -86,6 +87,15 @@ export class RecipeResolver {
   @FieldResolver(() => Job, { nullable: true, description: 'The last build job; null until one was queued.' })
   job(@Root() { row }: Recipe): Job | null {
     return row.jobId === null ? null : jobStub(row.jobId)
+  }
+
+  @FieldResolver(() => [Job], {
+    description:
+      'Jobs that write the student’s files, oldest first: those the recipe asks for, and others; empty before its build.',
+  })
+  async exportJobs(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<Job[]> {
+    if (row.studentModelId === null) return []
+    return ((await exportsOfModel(context).load(row.studentModelId)) ?? []).map(jobStub)
   }
 
   @FieldResolver(() => Float, {

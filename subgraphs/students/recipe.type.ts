@@ -2,12 +2,12 @@
 import { Directive, Field, Float, Int, ObjectType } from 'type-graphql'
 import type { StageResult } from '../../compute/pool/job-types.js'
 import type { StudentModelRecipe } from '../../db/entities/index.js'
-import { countOf } from '../../lib/build-stages.js'
+import { countOf, type StudentExport as StudentExportName } from '../../lib/build-stages.js'
 import { toGlobalId } from '../../lib/ids.js'
 import { Node, registerValues } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
 import { BigIntScalar, JsonScalar } from '../build/scalars.js'
-import { FeedForwardPruning, HeadPruning } from './pruning.inputs.js'
+import { FeedForwardPruning, HeadPruning, StudentExport } from './pruning.inputs.js'
 import { countLayers } from './recipe-layers.js'
 import { Model, modelStub } from './stubs.js'
 
@@ -51,6 +51,8 @@ export class Recipe extends Node {
   layerCount!: number
   @Field(() => Boolean, { description: 'Whether linear maps make up for the layers that are left out.' })
   correctCuts!: boolean
+  @Field(() => [StudentExport], { description: 'What the student is written as once it is built.' })
+  exports!: StudentExportName[]
   @Field(() => HeadPruning, { nullable: true, description: 'Attention heads that are removed; null: none.' })
   headPruning!: HeadPruning | null
   @Field(() => FeedForwardPruning, {
@@ -149,6 +151,7 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     layers: row.layers.map(({ modelId, ...range }) => ({ ...range, model: modelId ? modelStub(modelId) : null })),
     layerCount: countLayers(row.layers),
     correctCuts: row.stages?.correctCuts ?? false,
+    exports: row.stages?.exports ?? [],
     ...toPruning(row),
     estimatedParameterCount: row.estimatedParameterCount,
     estimatedQuality: row.estimatedQuality,
