@@ -35,6 +35,8 @@ export const errorTable = {
   NOT_A_NUMBER: { http: 422, sentence: 'A tensor or a result holds NaN or infinity.' },
   // jobs and storage
   WORKER_LOST: { http: 503, sentence: 'The worker process ended while it ran the job.' },
+  DEVICE_UNAVAILABLE: { http: 503, sentence: 'A device that was asked for is not in this machine or does not start.' },
+  DEVICE_LOST: { http: 503, sentence: 'The device stopped computing while it ran the job.' },
   TOO_MANY_ATTEMPTS: { http: 500, sentence: 'The job was tried as often as allowed and never finished.' },
   CANCELLED: { http: 409, sentence: 'The job was cancelled.' },
   DISK_FULL: { http: 507, sentence: 'No space is left on the device that holds the payloads.' },

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { endianness } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Env } from '../../lib/env.js'
 import { DomainError } from '../../lib/errors.js'
 import type { ManifestTensor } from '../../lib/manifest.js'
@@ -20,13 +20,33 @@ export interface DerivedContext {
   kept?: KeptFiles
 }
 
-/** Files that belong together, as those of one model: making the last may take longer than files stay recent. */
+/** Files that belong together, as those of one model or one session: making the last may take longer than files stay recent. */
 export interface KeptFiles {
   paths: Set<string>
   /** When their times of use were written last, so that other processes keep them too. */
   touchedAt: number
 }
-export const keepFiles = (): KeptFiles => ({ paths: new Set(), touchedAt: Date.now() })
+
+/** The sets of this process whose files are in use. */
+const alive = new Set<KeptFiles>()
+/** Files that this process made and will make again when it needs them: the first to go where the cache is full. */
+const released = new Set<string>()
+
+/** A set whose files are not evicted until it is released. */
+export function keepFiles(): KeptFiles {
+  const kept = { paths: new Set<string>(), touchedAt: Date.now() }
+  alive.add(kept)
+  return kept
+}
+
+/**
+ * The files of the set are no longer in use here.
+ * @param atOnce they may be evicted now, not only when they have not been used for a while: for models larger than the cache
+ */
+export function releaseFiles(kept: KeptFiles, atOnce = false): void {
+  alive.delete(kept)
+  if (atOnce) for (const path of kept.paths) released.add(path)
+}
 
 export type StoredTensor = Pick<ManifestTensor, 'name' | 'dtype' | 'shape' | 'bytes' | 'payload'>
 
@@ -95,6 +115,15 @@ export async function readTensorFloat32(payloads: PayloadStore, tensor: StoredTe
   return all
 }
 
+/** Where the float32 form of a tensor lies once `ensureFloat32` has seen to it. */
+export const float32Path = (
+  { payloads, dataFolder }: Pick<DerivedContext, 'payloads' | 'dataFolder'>,
+  { payload, dtype }: Pick<StoredTensor, 'payload' | 'dtype'>,
+) => (dtype === 'F32' ? payloads.path(payload) : derivedPath(dataFolder, payload, dtype))
+
+const derivedPath = (dataFolder: string, payload: string, form: string) =>
+  join(derivedFolder(dataFolder), payload.slice(0, 2), `${payload}.${form}`)
+
 /**
  * Absolute path of a raw little-endian float32 file holding the tensor, row-major as `shape` says. It lies inside the data folder, so
  * that ONNX external data can name it relative to there.
@@ -146,16 +175,19 @@ export async function ensureDerived(
 ): Promise<string> {
   if (endianness() !== 'LE') throw new Error('Weights are little-endian files; this machine is big-endian')
   const { dataFolder, kept } = context
-  const folder = join(derivedFolder(dataFolder), payload.slice(0, 2))
-  const path = join(folder, `${payload}.${form}`)
+  const path = derivedPath(dataFolder, payload, form)
+  const folder = dirname(path)
   const now = Date.now()
   const existing = await stat(path).catch(() => undefined)
   // A file cut short by a power loss has another size and is made again; that is why nothing here is synced.
   if (existing?.size === bytes) {
     if (now - existing.mtimeMs > touchMilliseconds) await touch(path)
     kept?.paths.add(path)
+    released.delete(path)
     return path
   }
+  // Before it is made, so that the cache does not pass its limit by a file.
+  await evict(dataFolder, context.env.HARTONOMOUS_DERIVED_BYTES, bytes)
   await mkdir(folder, { recursive: true })
   const temporary = join(folder, `.${process.pid}-${randomUUID()}.tmp`)
   const file = await open(temporary, 'wx')
@@ -175,26 +207,31 @@ export async function ensureDerived(
     })
   }
   kept?.paths.add(path)
+  released.delete(path)
   if (kept && Date.now() - kept.touchedAt > touchMilliseconds) {
     kept.touchedAt = Date.now()
     for (const own of kept.paths) await touch(own)
   }
-  await evict(dataFolder, context.env.HARTONOMOUS_DERIVED_BYTES, bytes, kept)
   return path
 }
 
 /** A file that has gone meanwhile is made again when it is asked for. */
 const touch = (path: string) => utimes(path, new Date(), new Date()).catch(() => {})
 
-/**
- * Refuses a model whose float32 files alone are more than the cache may hold: each opening would make all of them again.
- * @throws DomainError DISK_FULL with both numbers
- */
-export function checkDerivedFits(tensors: Iterable<StoredTensor>, env: DerivedContext['env'], model: string): void {
+/** Bytes of the float32 files that have to be made for these tensors; one that two share counts once. */
+export function derivedBytes(tensors: Iterable<StoredTensor>): number {
   const sizes = new Map<string, number>()
   for (const { dtype, payload, shape } of tensors)
     if (dtype !== 'F32') sizes.set(`${payload}.${dtype}`, elementCount(shape) * 4)
-  const bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0)
+  return [...sizes.values()].reduce((sum, size) => sum + size, 0)
+}
+
+/**
+ * Refuses to run tensors at once whose float32 files alone are more than the cache may hold: each opening would make all of them again.
+ * @throws DomainError DISK_FULL with both numbers
+ */
+export function checkDerivedFits(tensors: Iterable<StoredTensor>, env: DerivedContext['env'], model: string): void {
+  const bytes = derivedBytes(tensors)
   const limit = env.HARTONOMOUS_DERIVED_BYTES
   if (bytes <= limit) return
   throw new DomainError(
@@ -218,8 +255,8 @@ export async function* listDerived(dataFolder: string) {
 // Bytes this process believes are cached, per data folder: the folder is walked only at the first file made and when the limit is passed.
 const knownBytes = new Map<string, number>()
 
-/** Removes the files used longest ago until the cache fits its limit again. */
-async function evict(dataFolder: string, limit: number, added: number, kept?: KeptFiles) {
+/** Removes the files used longest ago until the cache has room for `added` bytes. */
+async function evict(dataFolder: string, limit: number, added: number) {
   const known = knownBytes.get(dataFolder)
   if (known !== undefined && known + added <= limit) {
     knownBytes.set(dataFolder, known + added)
@@ -227,13 +264,15 @@ async function evict(dataFolder: string, limit: number, added: number, kept?: Ke
   }
   const files = []
   for await (const file of listDerived(dataFolder)) files.push(file)
-  let total = files.reduce((sum, file) => sum + file.bytes, 0)
+  let total = files.reduce((sum, file) => sum + file.bytes, added)
+  const inUse = (path: string) => [...alive].some(kept => kept.paths.has(path))
   const oldest = files
-    .filter(file => Date.now() - file.usedAt > keepMilliseconds && !kept?.paths.has(file.path))
+    .filter(file => (released.has(file.path) || Date.now() - file.usedAt > keepMilliseconds) && !inUse(file.path))
     .sort((a, b) => a.usedAt - b.usedAt)
   for (const file of oldest) {
     if (total <= limit) break
     await rm(file.path, { force: true })
+    released.delete(file.path)
     total -= file.bytes
   }
   knownBytes.set(dataFolder, total)

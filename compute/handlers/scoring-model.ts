@@ -7,6 +7,7 @@ import type { HeadGradientOptions, HeadGradients } from '../inference/head-gradi
 import { type LoadedModel, openModel } from '../inference/model.js'
 import type { HeadModel, HeadRecord } from '../probing/head-importance.js'
 import { createScorer, type ScoreRow, type Scorer, type ScoringModel } from '../probing/scoring.js'
+import { findNotANumber } from '../probing/stacks.js'
 import type { HandlerContext } from './handler.js'
 
 export interface MeasuringContext {
@@ -33,6 +34,7 @@ export async function withScoringModel<T>(
     name,
     layerCount: loaded.dimensions.layerCount,
     contextLength: loaded.dimensions.contextLength,
+    pieceByPiece: loaded.pieceByPiece,
     encode: text => [...tokenizer.encode(text)],
     bosTokenId: tokenizer.addBos ? tokenizer.bosTokenId : undefined,
     score: async (rows, { layerSums }) => {
@@ -40,7 +42,7 @@ export async function withScoringModel<T>(
         Float32Array.from(row.gates ?? new Array<number>(loaded.dimensions.layerCount).fill(1)),
       )
       const scores = await loaded.score(rows, { gates, probes: layerSums, signal }).catch(async error => {
-        throw await explainNotANumber(error, name, loaded, rows, gates)
+        throw await explainNotANumber(error, model, rows)
       })
       return scores.map(({ nll, completionTokens, hits, probes }) => ({
         nll,
@@ -83,20 +85,14 @@ const headModel = (name: string, { dimensions: d, headGradients }: LoadedModel):
 })
 
 /** Says which model, and after which layer the first value that is not a number appears. */
-async function explainNotANumber(
-  error: unknown,
-  name: string,
-  loaded: LoadedModel,
-  rows: readonly ScoreRow[],
-  gates: readonly Float32Array[],
-): Promise<unknown> {
+async function explainNotANumber(error: unknown, model: ScoringModel, rows: readonly ScoreRow[]): Promise<unknown> {
   if (!isDomainError(error) || error.code !== 'NOT_A_NUMBER') return error
-  for (const [i, { ids }] of rows.entries()) {
-    const { norms } = await loaded.forward({ ids: [ids], gates: [gates[i]!], wantLogits: 'none' })
-    const broken = norms[0]!.findIndex(perToken => !perToken.every(Number.isFinite))
-    if (broken < 0) continue
-    const where = broken === 0 ? 'the embedding' : `the output of layer ${broken - 1}`
-    return new DomainError('NOT_A_NUMBER', `${name}: ${where} holds NaN or infinity`, { cause: error })
+  for (const row of rows) {
+    const stack = Array.from({ length: model.layerCount }, (_, layer) => layer).filter(i => row.gates?.[i] !== 0)
+    const broken = await findNotANumber(model.layerwise, [row], stack)
+    if (broken === 'loss') continue
+    const where = broken === 'embedding' ? 'the embedding' : `the output of layer ${broken}`
+    return new DomainError('NOT_A_NUMBER', `${model.name}: ${where} holds NaN or infinity`, { cause: error })
   }
-  return new DomainError('NOT_A_NUMBER', `${name}: ${error.message}`, { cause: error })
+  return new DomainError('NOT_A_NUMBER', `${model.name}: ${error.message}`, { cause: error })
 }

@@ -10,8 +10,12 @@ import { buildModelGraph, type LocateWeight } from './model-graph.js'
  * The measuring graph's loss: `loss` [] = - sum over rows of `row_weights` [rows] times the target's log-probability, in nats.
  * Beside the measuring graph's inputs it takes `head_gates` and `causal_mask` (see `differentiable`).
  */
-function addLoss(model: BuildableModel, locate: LocateWeight): DifferentiableGraph & { loss: Value } {
-  const opened = differentiable(buildModelGraph(model, 'measure', locate), ['log_probabilities'])
+function addLoss(
+  model: BuildableModel,
+  locate: LocateWeight,
+  variant: 'measure' | 'losses' = 'measure',
+): DifferentiableGraph & { loss: Value } {
+  const opened = differentiable(buildModelGraph(model, variant, locate), ['log_probabilities'])
   const { g, values } = opened
   const weights = g.input('row_weights', 'float32', ['rows'])
   const weighted = apply(g, 'Mul', [values.get('log_probabilities')!, weights], {}, { name: 'weighted' })
@@ -26,6 +30,33 @@ export function headGradientGraph(model: BuildableModel, locate: LocateWeight): 
   const { g, values, headGates, loss } = addLoss(model, locate)
   g.output(values.get('log_probabilities')!)
   g.output(gradients(g, loss, [headGates])[0]!, 'head_gradients')
+  return g.build()
+}
+
+/**
+ * The same loss from the last layer's output on: inputs as the graph of losses has, outputs `loss`, `log_probabilities` [rows] and
+ * `hidden_gradient` [tokens, hidden], the loss's derivative for `hidden_in`.
+ */
+export function lossGradientGraph(model: BuildableModel, locate: LocateWeight): Graph {
+  const { g, values, loss } = addLoss(model, locate, 'losses')
+  g.output(values.get('log_probabilities')!)
+  g.output(gradients(g, loss, [values.get('hidden_in')!])[0]!, 'hidden_gradient')
+  return g.build()
+}
+
+/**
+ * One layer of the backward pass: from `hidden_in` and `hidden_out_gradient`, the loss's derivative for the layer's output, outputs
+ * `hidden_gradient` for its input and `head_gradients` [1, batch, heads]. The layer is computed again rather than kept.
+ */
+export function layerGradientGraph(model: BuildableModel, locate: LocateWeight, layer: number): Graph {
+  const { g, values, headGates } = differentiable(buildModelGraph(model, `layer.${layer}`, locate), ['hidden_out'])
+  const upstream = g.input('hidden_out_gradient', 'float32', ['tokens', model.dimensions.hiddenSize])
+  // Its derivative for hidden_out is the upstream gradient, which makes the chain rule one of scalars.
+  const product = apply(g, 'Mul', [values.get('hidden_out')!, upstream], {}, { name: 'chained' })
+  const scalar = apply(g, 'ReduceSum', [product], { keepdims: 0 }, { name: 'chained_sum' })
+  const [forHidden, forGates] = gradients(g, scalar, [values.get('hidden_in')!, headGates])
+  g.output(forHidden!, 'hidden_gradient')
+  g.output(forGates!, 'head_gradients')
   return g.build()
 }
 

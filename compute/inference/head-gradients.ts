@@ -5,6 +5,7 @@ import { finiteFloats, floats, int64s, type RuntimeTensor, type Session } from '
 import { packBatches } from './batches.js'
 import { throwIfCancelled } from './cancellation.js'
 import type { ScoredSample } from './model.js'
+import type { ModelPieces } from './model-pieces.js'
 
 export interface HeadGradients {
   /** Mean negative log-likelihood of the completion's tokens, in nats. */
@@ -25,10 +26,14 @@ const maximumActivationBytes = 768 * 1024 * 1024
 const keptPerHiddenUnit = 30
 const keptPerScore = 3
 
-/** Padded tokens of a batch of samples of at most this length. */
-export function backwardTokens(d: ResolvedDimensions, longest: number): number {
+/**
+ * Padded tokens of a batch of samples of at most this length.
+ * @param layers how many keep what their backward pass needs at once; of the others only the input is kept
+ */
+export function backwardTokens(d: ResolvedDimensions, longest: number, layers = d.layerCount): number {
   const perLayer = keptPerHiddenUnit * d.hiddenSize + keptPerScore * d.attentionHeadCount * longest
-  return Math.max(1, Math.floor(maximumActivationBytes / (4 * d.layerCount * perLayer)))
+  const perToken = layers * perLayer + (d.layerCount - layers) * d.hiddenSize
+  return Math.max(1, Math.floor(maximumActivationBytes / (4 * perToken)))
 }
 
 /** Inputs of the gradient graphs but the tables of positions. Each sample's completion tokens weigh 1 together, and every gate is 1. */
@@ -61,19 +66,93 @@ export function gradientFeeds(d: ResolvedDimensions, samples: readonly ScoredSam
   }
 }
 
+/** One backward pass over a batch: `log_probabilities` of the completion tokens and `head_gradients` [layers, batch, heads]. */
+export interface BackwardPass {
+  logProbabilities: RuntimeTensor
+  headGradients: RuntimeTensor
+}
+type RunBackward = (samples: readonly ScoredSample[], signal: AbortSignal | undefined) => Promise<BackwardPass>
+type RopeFeeds = (start: number, batch: number, seq: number) => Record<string, RuntimeTensor>
+const longestOf = (samples: readonly ScoredSample[]) => Math.max(1, ...samples.map(s => s.ids.length))
+
+/** The whole model in one graph. */
+export const wholeBackward =
+  (d: ResolvedDimensions, session: (graph: 'head_gradients') => Promise<Session>, ropeFeeds: RopeFeeds): RunBackward =>
+  async (samples, signal) => {
+    const feeds = { ...gradientFeeds(d, samples), ...ropeFeeds(0, samples.length, longestOf(samples)) }
+    const fetches = ['log_probabilities', 'head_gradients']
+    const found = await (await session('head_gradients')).run(feeds, fetches, { signal })
+    return { logProbabilities: found.log_probabilities!, headGradients: found.head_gradients! }
+  }
+
+/**
+ * Layer by layer: forward with every layer's input kept, then backward with each layer computed again, so that the weights of one layer
+ * are needed at a time.
+ */
+export const layerwiseBackward =
+  (
+    d: ResolvedDimensions,
+    session: (graph: 'loss_gradient' | `layer_gradient.${number}`) => Promise<Session>,
+    pieces: ModelPieces,
+    ropeFeeds: RopeFeeds,
+  ): RunBackward =>
+  async (samples, signal) => {
+    const states = [await pieces.embed(samples)]
+    for (let layer = 0; layer < d.layerCount; layer++) {
+      throwIfCancelled(signal)
+      states.push(await pieces.layer(layer, states[layer]!, samples))
+    }
+    const batch = samples.length
+    const all = { ...gradientFeeds(d, samples), ...ropeFeeds(0, batch, longestOf(samples)) }
+    const run = async (
+      graph: 'loss_gradient' | `layer_gradient.${number}`,
+      own: Record<string, RuntimeTensor>,
+      fetches: string[],
+    ) => {
+      const opened = await session(graph)
+      const feeds = Object.fromEntries(
+        opened.inputs.flatMap(name => {
+          const feed = own[name] ?? all[name]
+          return feed ? [[name, feed]] : []
+        }),
+      )
+      return opened.run(feeds, fetches, { signal })
+    }
+    const hiddenIn = (hidden: Float32Array) => floats(hidden, [hidden.length / d.hiddenSize, d.hiddenSize])
+    const gates = (layers: number, heads: number) =>
+      floats(new Float32Array(layers * batch * heads).fill(1), [layers, batch, heads])
+    const head = await run('loss_gradient', { hidden_in: hiddenIn(states.pop()!), head_gates: gates(0, 1) }, [
+      'log_probabilities',
+      'hidden_gradient',
+    ])
+    const perLayer = batch * d.attentionHeadCount
+    const collected = new Float32Array(d.layerCount * perLayer)
+    let upstream = head.hidden_gradient!
+    for (let layer = d.layerCount - 1; layer >= 0; layer--) {
+      throwIfCancelled(signal)
+      const own = {
+        hidden_in: hiddenIn(states.pop()!),
+        hidden_out_gradient: upstream,
+        head_gates: gates(1, d.attentionHeadCount),
+      }
+      const found = await run(`layer_gradient.${layer}`, own, ['hidden_gradient', 'head_gradients'])
+      upstream = found.hidden_gradient!
+      collected.set(found.head_gradients!.data as Float32Array, layer * perLayer)
+    }
+    const headGradients = floats(collected, [d.layerCount, batch, d.attentionHeadCount])
+    return { logProbabilities: head.log_probabilities!, headGradients }
+  }
+
 /**
  * Gradients per sample, in their order. A sample without completion tokens has a loss and gradients of 0.
- * @param model.session the session of `headGradientGraph`
+ * @param model.run one backward pass over a batch
+ * @param model.keptLayers of how many layers at once it keeps what their derivatives need
  * @param model.check throws where token ids do not suit the model
  * @throws NOT_A_NUMBER, CANCELLED between two batches
  */
 export async function headGradients(
   d: ResolvedDimensions,
-  model: {
-    session(): Promise<Session>
-    check(ids: readonly number[]): void
-    ropeFeeds(start: number, batch: number, seq: number): Record<string, RuntimeTensor>
-  },
+  model: { run: RunBackward; keptLayers: number; check(ids: readonly number[]): void },
   samples: readonly ScoredSample[],
   { signal, batchDone }: HeadGradientOptions = {},
 ): Promise<HeadGradients[]> {
@@ -87,19 +166,15 @@ export async function headGradients(
   const packed = packBatches(
     scored.map(i => samples[i]!),
     d.vocabularySize,
-    backwardTokens(d, longest),
+    backwardTokens(d, longest, model.keptLayers),
   )
   for (const batch of packed) {
     throwIfCancelled(signal)
     const indices = batch.map(k => scored[k]!)
     const own = indices.map(i => samples[i]!)
-    const feeds = {
-      ...gradientFeeds(d, own),
-      ...model.ropeFeeds(0, own.length, Math.max(...own.map(s => s.ids.length))),
-    }
-    const found = await (await model.session()).run(feeds, ['log_probabilities', 'head_gradients'], { signal })
-    const logProbabilities = finiteFloats(found.log_probabilities!, 'loss')
-    const byLayer = finiteFloats(found.head_gradients!, 'gradient of a head') // [layers, batch, heads]
+    const found = await model.run(own, signal)
+    const logProbabilities = finiteFloats(found.logProbabilities, 'loss')
+    const byLayer = finiteFloats(found.headGradients, 'gradient of a head') // [layers, batch, heads]
     let from = 0
     indices.forEach((index, row) => {
       const { ids, completionStart } = samples[index]!

@@ -1,32 +1,29 @@
 // A model that can be run: sessions over a manifest's weights, made when first needed; forward passes, losses with layer gates, decoding.
-import { relative } from 'node:path'
 import type { Env } from '../../lib/env.js'
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { ResolvedDimensions } from '../architectures/architecture.js'
-import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
-import { checkDerivedFits, ensureFloat32, keepFiles, readTensorFloat32 } from '../formats/float-weights.js'
-import type { ExternalData, Graph } from '../graph/ir.js'
+import { checkBuildable } from '../architectures/registry.js'
+import { readTensorFloat32 } from '../formats/float-weights.js'
 import type { BackendName } from '../runtime/backend-face.js'
-import {
-  createSession,
-  finiteFloats,
-  floats,
-  int32s,
-  int64s,
-  type RuntimeTensor,
-  type Session,
-} from '../runtime/session.js'
+import type { DeviceChoice } from '../runtime/providers.js'
+import { finiteFloats, floats, int32s, int64s, type RuntimeTensor } from '../runtime/session.js'
 import { packBatches } from './batches.js'
 import { throwIfCancelled } from './cancellation.js'
 import { type DecodingSequence, startSequence } from './decoding-sequence.js'
-import { headGradientGraph } from './gradient-graphs.js'
-import { type HeadGradientOptions, type HeadGradients, headGradients } from './head-gradients.js'
-import { buildModelGraph, type GraphVariant, type LocateWeight, positionInputs } from './model-graph.js'
+import {
+  type HeadGradientOptions,
+  type HeadGradients,
+  headGradients,
+  layerwiseBackward,
+  wholeBackward,
+} from './head-gradients.js'
+import { positionInputs } from './model-graph.js'
 import { type ModelPieces, modelPieces } from './model-pieces.js'
-import { useQuantisedKernels } from './quantised-kernels.js'
+import { modelSessions } from './model-sessions.js'
 import { type RopeTables, ropeTables } from './rope.js'
+import { scoreByPieces } from './score-by-pieces.js'
 
 export interface ModelContext {
   payloads: PayloadStore
@@ -35,6 +32,8 @@ export interface ModelContext {
   signal?: AbortSignal
   /** How ONNX Runtime is called; absent: the best way there is. */
   backend?: BackendName
+  /** What computes; absent: the process's own device. */
+  device?: DeviceChoice
 }
 
 /** Token ids of prompt and completion joined; the loss counts tokens from `completionStart` on (never token 0). */
@@ -91,6 +90,8 @@ export interface ForwardResult {
 export interface LoadedModel {
   readonly manifest: Manifest
   readonly dimensions: ResolvedDimensions
+  /** Whether it is larger than memory or the cache of derived files: losses and gradients are then computed layer by layer. */
+  readonly pieceByPiece: boolean
   /** Logits and per-layer probes of whole sequences. */
   forward(request: ForwardRequest): Promise<ForwardResult>
   /** Losses of samples in their order; batched by length, padded on the right. */
@@ -102,11 +103,6 @@ export interface LoadedModel {
   readonly pieces: ModelPieces
   dispose(): Promise<void>
 }
-
-type SessionGraph = GraphVariant | 'head_gradients'
-
-const buildGraph = (model: BuildableModel, graph: SessionGraph, locate: LocateWeight) =>
-  graph === 'head_gradients' ? headGradientGraph(model, locate) : buildModelGraph(model, graph, locate)
 
 /** Rope tables grow in steps of this many positions. */
 const ropeStep = 512
@@ -122,53 +118,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   const ropeFactors = factors && (await readTensorFloat32(context.payloads, factors))
   const asked = positionInputs(model)
   let rope: RopeTables = ropeTables(d, asked.tables ? ropeStep : 0, ropeFactors)
-  checkDerivedFits(tensors.values(), context.env, manifest.sourceName ?? `A ${manifest.architecture} model`)
-  const kept = keepFiles()
-  /** The float32 file of every tensor; made where the cache of derived files does not hold it (any more). */
-  const weightFiles = async (roles: Iterable<string>, signal?: AbortSignal): Promise<Map<string, ExternalData>> => {
-    const files = new Map<string, ExternalData>()
-    for (const role of roles) {
-      const tensor = tensors.get(role)!
-      throwIfCancelled(signal)
-      const path = await ensureFloat32({ ...context, signal, kept }, tensor)
-      const length = tensor.shape.reduce((product, size) => product * size, 4)
-      files.set(role, { location: relative(context.dataFolder, path), offset: 0, length })
-    }
-    return files
-  }
-  // Now, so that whoever opens a model waits for it and hears what is wrong with it.
-  await weightFiles(tensors.keys(), context.signal)
-
-  /** Only decoding may run on quantised kernels: measurements compare losses closer than those round. */
-  const quantised = (variant: SessionGraph) => variant === 'generate' && context.env.HARTONOMOUS_KERNELS === 'quantised'
-  const onKernels = async (variant: SessionGraph, graph: Graph): Promise<Graph> =>
-    quantised(variant) ? useQuantisedKernels(graph, model, { ...context, signal: undefined, kept }) : graph
-  const sessions = new Map<SessionGraph, Promise<Session>>()
-  let disposed = false
-  const session = async (variant: SessionGraph): Promise<Session> => {
-    if (disposed) throw new Error(`model ${manifest.sourceName ?? manifest.architecture} was disposed`)
-    const known = sessions.get(variant)
-    if (known) return known
-    const roles = rolesOf(model, variant)
-    const created = weightFiles(roles).then(async files =>
-      createSession(
-        await onKernels(
-          variant,
-          buildGraph(model, variant, role => files.get(role)!),
-        ),
-        {
-          weightsFolder: context.dataFolder,
-          threads: context.env.HARTONOMOUS_THREADS,
-          backend: context.backend,
-          prepack: quantised(variant),
-          arena: !variant.startsWith('layer.'),
-        },
-      ),
-    )
-    sessions.set(variant, created)
-    created.catch(() => sessions.delete(variant))
-    return created
-  }
+  const { session, pieceByPiece, dispose } = await modelSessions(manifest, model, context)
 
   const checkIds = (ids: readonly number[], length: number) => {
     if (length > d.contextLength) {
@@ -227,9 +177,12 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
     return { seq, results: await (await session('measure')).run(feeds, fetches, { signal }) }
   }
 
+  const pieces = modelPieces(d, { session, check: ids => checkIds(ids, ids.length), ropeFeeds })
+
   return {
     manifest,
     dimensions: d,
+    pieceByPiece,
 
     async forward({ ids, gates = [], wantLogits }) {
       ids.forEach(sequence => {
@@ -264,7 +217,9 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       }
     },
 
-    async score(samples, { gates, probes = false, signal, onProgress } = {}) {
+    async score(samples, options = {}) {
+      if (pieceByPiece) return scoreByPieces(d, pieces, samples, options)
+      const { gates, probes = false, signal, onProgress } = options
       const scores: SampleScore[] = new Array(samples.length)
       let done = 0
       for (const batch of packBatches(samples, d.vocabularySize)) {
@@ -314,7 +269,17 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
     headGradients: (samples, options) =>
       headGradients(
         d,
-        { session: () => session('head_gradients'), check: ids => checkIds(ids, ids.length), ropeFeeds },
+        pieceByPiece
+          ? {
+              run: layerwiseBackward(d, session, pieces, ropeFeeds),
+              keptLayers: 1,
+              check: ids => checkIds(ids, ids.length),
+            }
+          : {
+              run: wholeBackward(d, session, ropeFeeds),
+              keptLayers: d.layerCount,
+              check: ids => checkIds(ids, ids.length),
+            },
         samples,
         options,
       ),
@@ -335,29 +300,10 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
         return (await session('generate')).run(feeds, fetches, { into: present, signal })
       }),
 
-    pieces: modelPieces(d, {
-      session,
-      check: ids => checkIds(ids, ids.length),
-      ropeFeeds,
-    }),
+    pieces,
 
-    async dispose() {
-      disposed = true
-      const open = await Promise.allSettled(sessions.values())
-      sessions.clear()
-      for (const result of open) if (result.status === 'fulfilled') await result.value.dispose()
-    },
+    dispose,
   }
-}
-
-/** Roles of the tensors that a graph uses. */
-function rolesOf(model: BuildableModel, variant: SessionGraph): Set<string> {
-  const roles = new Set<string>()
-  buildGraph(model, variant, role => {
-    roles.add(role)
-    return { location: '', offset: 0, length: 0 }
-  })
-  return roles
 }
 
 /** Sums over the real tokens of one row of a padded batch; probe results are [layers (+ 1), batch tokens]. */

@@ -42,6 +42,8 @@ export interface ScoringModel {
   bosTokenId: number | undefined
   /** Scores a batch. `layerSums`: also cosines and norms per layer. */
   score(rows: readonly ScoreRow[], options: { layerSums: boolean }): Promise<RowScore[]>
+  /** It is larger than memory: every call of `score`, and every batch of stacks, reads all of its weights anew. Absent: it is not. */
+  pieceByPiece?: boolean
   /** The same model in pieces. */
   layerwise: LayerwiseModel
 }
@@ -184,7 +186,9 @@ export function createScorer(model: ScoringModel, signal: AbortSignal) {
       options: { layerSums?: boolean; done?: (tokens: number) => void } = {},
     ): Promise<RowScore[]> {
       const scores = new Array<RowScore>(rows.length)
-      for (const batch of batchesOf(rows, () => budget)) {
+      // It makes its own batches, all of which go through a layer before the next one is read.
+      const batches = model.pieceByPiece ? [rows.map((_, i) => i)] : batchesOf(rows, () => budget)
+      for (const batch of batches) {
         const batchRows = batch.map(i => rows[i]!)
         const results = await runBatch(batchRows, options.layerSums ?? false)
         results.forEach((score, k) => {
@@ -214,7 +218,7 @@ export function createScorer(model: ScoringModel, signal: AbortSignal) {
     ): Promise<RowScore[][]> {
       const scores = stacks.map(() => new Array<RowScore>(rows.length))
       const affordable = stackStateBytes / (4 * model.layerwise.hiddenSize * (stacks.length + 1))
-      const batchTokens = Math.min(stackBatchTokens, affordable)
+      const batchTokens = Math.min(model.pieceByPiece ? stackRunTokens : stackBatchTokens, affordable)
       for (const batch of batchesOf(rows, () => batchTokens, { worthwhile: 0, fill: stackFill })) {
         const batchRows = batch.map(i => rows[i]!)
         const own = batchRows.reduce((sum, r) => sum + r.ids.length, 0)

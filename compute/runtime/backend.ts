@@ -15,11 +15,15 @@ const loadNative = () => {
 }
 
 /**
- * The backend asked for, or the best one there is.
+ * The backend asked for, or the best one there is of those the device is offered through.
  * @throws Error with the reason where `native` is asked for and does not load here
  */
-export async function chooseBackend(wanted?: BackendName): Promise<Backend> {
-  if (wanted === 'binding') return bindingBackend
+export async function chooseBackend(
+  wanted?: BackendName,
+  offered: readonly BackendName[] = ['native', 'binding'],
+): Promise<Backend> {
+  if (wanted && !offered.includes(wanted)) throw new Error(`This device is not offered through the ${wanted} backend`)
+  if (wanted === 'binding' || !offered.includes('native')) return bindingBackend
   const loaded = await loadNative()
   if (!(loaded instanceof Error)) return loaded
   if (wanted === 'native') throw new Error(`The native backend does not load: ${loaded.message}`, { cause: loaded })

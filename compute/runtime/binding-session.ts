@@ -1,10 +1,13 @@
-// The fallback backend: onnxruntime-node's own binding.
-import type { Tensor } from 'onnxruntime-node'
+// onnxruntime-node's own binding: the backend of graphics processors, and the CPU's where the C API does not load.
+import type { InferenceSession, Tensor } from 'onnxruntime-node'
 import type { ElementType } from '../graph/ir.js'
 import { encodeModel } from '../onnx/encode.js'
 import { type Backend, checkNames, logSeverity, sessionConfig } from './backend-face.js'
 import { throwIfCancelled } from './cancellation.js'
+import { providerOf } from './providers.js'
 import type { RuntimeTensor, TensorData } from './tensor.js'
+
+type ExecutionProviders = NonNullable<InferenceSession.SessionOptions['executionProviders']>
 
 export const bindingBackend: Backend = {
   name: 'binding',
@@ -12,7 +15,7 @@ export const bindingBackend: Backend = {
     const { threads = 0, arena = true } = options
     const ort = await import('onnxruntime-node')
     const session = await ort.InferenceSession.create(encodeModel(graph), {
-      executionProviders: ['cpu'],
+      executionProviders: [...providerOf(options.device).chain(options.device?.index ?? 0)] as ExecutionProviders,
       ...(threads > 0 ? { intraOpNumThreads: threads } : {}),
       graphOptimizationLevel: 'all',
       logSeverityLevel: logSeverity,

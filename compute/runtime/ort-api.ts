@@ -1,8 +1,8 @@
 // The part of ONNX Runtime's C API that is used here (onnxruntime_c_api.h), called through koffi on the library that onnxruntime-node ships.
 import { existsSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import koffi, { type LibraryHandle } from 'koffi'
+import { libraryFolder } from './providers.js'
 
 /** An address, or 0 for none. Handles of ONNX Runtime and data of buffers alike. */
 export type Pointer = bigint
@@ -80,8 +80,7 @@ function libraryFile(): string {
     win32: 'onnxruntime.dll',
   }
   const name = names[process.platform]
-  const root = dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json'))
-  const file = name && join(root, 'bin', 'napi-v6', process.platform, process.arch, name)
+  const file = name && join(libraryFolder(), name)
   if (!file || !existsSync(file)) {
     throw new Error(`onnxruntime-node ships no library for ${process.platform} ${process.arch} (${file ?? 'no name'})`)
   }

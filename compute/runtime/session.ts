@@ -3,6 +3,8 @@ import type { Graph } from '../graph/ir.js'
 import { chooseBackend } from './backend.js'
 import type { BackendName } from './backend-face.js'
 import { counted } from './count-flops.js'
+import { currentDevice, type DeviceChoice, explainDeviceError, providerOf } from './providers.js'
+import { sessionPool } from './session-pool.js'
 import type { RuntimeTensor } from './tensor.js'
 
 export { finiteFloats, floats, int32s, int64s, type RuntimeTensor, type TensorData } from './tensor.js'
@@ -34,7 +36,7 @@ export interface Session {
     fetches: readonly string[],
     options?: RunOptions,
   ): Promise<Record<string, RuntimeTensor>>
-  /** Waits for a run at work, then gives everything back. Results stay valid. */
+  /** Waits for a run at work, then gives everything back. Results stay valid; another run throws. */
   dispose(): Promise<void>
 }
 
@@ -50,15 +52,45 @@ export interface SessionOptions {
    * kernels are slow by an order of magnitude without.
    */
   prepack?: boolean
-  /** Absent: `native` where it works. */
+  /** Absent: the device's best, which is `native` on a CPU where it loads. */
   backend?: BackendName | undefined
+  /** Absent: this process's device. */
+  device?: DeviceChoice | undefined
+  /**
+   * Called before the session is opened, the first time and whenever it was closed for others: sees to it that its files are there. What
+   * it gives is called once the session was closed and the files are free.
+   */
+  prepare?: (() => Promise<() => void>) | undefined
 }
 
 /**
- * A session of the graph on the CPU. Weights stay in their files, mapped and shared with other sessions through the page cache.
+ * A session of the graph. On a CPU weights stay in their files, mapped and shared with other sessions through the page cache. The pool
+ * of this process owns it (`session-pool.ts`): it is closed while idle where memory is short, and opened again by its next run.
  * Errors carry ONNX Runtime's own words.
+ * @throws DEVICE_UNAVAILABLE, DEVICE_LOST where it is the device's trouble
  */
 export async function createSession(graph: Graph, options: SessionOptions): Promise<Session> {
-  const backend = await chooseBackend(options.backend)
-  return counted(await backend.createSession(graph, options), graph)
+  const device = options.device ?? currentDevice()
+  const provider = providerOf(device)
+  provider.check()
+  const backend = await chooseBackend(options.backend, provider.backends)
+  return sessionPool.add(graph, options, async () => {
+    const closed = await options.prepare?.()
+    const opened = await backend.createSession(graph, { ...options, device }).catch(error => {
+      closed?.()
+      throw explainDeviceError(error, device)
+    })
+    const session = counted(opened, graph)
+    return {
+      ...session,
+      run: (feeds, fetches, runOptions) =>
+        session.run(feeds, fetches, runOptions).catch(error => {
+          throw explainDeviceError(error, device)
+        }),
+      async dispose() {
+        await session.dispose()
+        closed?.()
+      },
+    }
+  })
 }

@@ -1,0 +1,162 @@
+// The sessions of one model: made when first needed, over the float32 files of just the weights their graph uses.
+import { relative } from 'node:path'
+import { DomainError } from '../../lib/errors.js'
+import type { Manifest } from '../../lib/manifest.js'
+import type { BuildableModel } from '../architectures/registry.js'
+import { dequantize } from '../formats/dequantize.js'
+import {
+  checkDerivedFits,
+  derivedBytes,
+  elementCount,
+  ensureFloat32,
+  float32Path,
+  type KeptFiles,
+  keepFiles,
+  releaseFiles,
+  type StoredTensor,
+  storedBytes,
+} from '../formats/float-weights.js'
+import type { Graph } from '../graph/ir.js'
+import { createSession, type Session } from '../runtime/session.js'
+import { sessionPool } from '../runtime/session-pool.js'
+import { throwIfCancelled } from './cancellation.js'
+import { headGradientGraph, layerGradientGraph, lossGradientGraph } from './gradient-graphs.js'
+import type { ModelContext } from './model.js'
+import { buildModelGraph, type GraphVariant, type LocateWeight } from './model-graph.js'
+import { useQuantisedKernels } from './quantised-kernels.js'
+
+export type SessionGraph = GraphVariant | 'head_gradients' | 'loss_gradient' | `layer_gradient.${number}`
+
+export interface ModelSessions {
+  /** The session of a graph. Throws DISK_FULL where the float32 form of its weights is more than the cache may hold. */
+  session(variant: SessionGraph): Promise<Session>
+  /**
+   * Whether the model runs layer by layer only: its weights are more than sessions may hold (`session-pool.ts`), or their float32 form
+   * more than the cache of derived files.
+   */
+  readonly pieceByPiece: boolean
+  dispose(): Promise<void>
+}
+
+function buildGraph(model: BuildableModel, variant: SessionGraph, locate: LocateWeight): Graph {
+  if (variant === 'head_gradients') return headGradientGraph(model, locate)
+  if (variant === 'loss_gradient') return lossGradientGraph(model, locate)
+  if (variant.startsWith('layer_gradient.'))
+    return layerGradientGraph(model, locate, Number(variant.slice('layer_gradient.'.length)))
+  return buildModelGraph(model, variant as GraphVariant, locate)
+}
+
+/** Roles of the tensors that a graph uses. */
+function rolesOf(model: BuildableModel, variant: SessionGraph): Set<string> {
+  const roles = new Set<string>()
+  buildGraph(model, variant, role => {
+    roles.add(role)
+    return { location: '', offset: 0, length: 0 }
+  })
+  return roles
+}
+
+/** @throws what opening a model throws: see `openModel` */
+export async function modelSessions(
+  manifest: Manifest,
+  model: BuildableModel,
+  context: ModelContext,
+): Promise<ModelSessions> {
+  const { tensors } = model
+  const name = manifest.sourceName ?? `A ${manifest.architecture} model`
+  const all = [...tensors.values()]
+  const floatBytes = all.reduce((sum, { shape }) => sum + elementCount(shape) * 4, 0)
+  const fitsCache = derivedBytes(all) <= context.env.HARTONOMOUS_DERIVED_BYTES
+  const pieceByPiece = !fitsCache || floatBytes > sessionPool.budget
+
+  /** Makes the float32 file of every tensor that the cache of derived files does not hold (any more). */
+  const ensureFiles = async (roles: Iterable<string>, kept: KeptFiles, signal?: AbortSignal) => {
+    for (const role of roles) {
+      throwIfCancelled(signal)
+      await ensureFloat32({ ...context, signal, kept }, tensors.get(role)!)
+    }
+  }
+  const ofModel = keepFiles()
+  // Now, so that whoever opens a model waits for it and hears what is wrong with it.
+  if (fitsCache) await ensureFiles(tensors.keys(), ofModel, context.signal)
+  else await checkStored(all, context)
+
+  const locate: LocateWeight = role => {
+    const tensor = tensors.get(role)!
+    const location = relative(context.dataFolder, float32Path(context, tensor))
+    return { location, offset: 0, length: elementCount(tensor.shape) * 4 }
+  }
+  /** Only decoding may run on quantised kernels: measurements compare losses closer than those round. */
+  const quantised = (variant: SessionGraph) => variant === 'generate' && context.env.HARTONOMOUS_KERNELS === 'quantised'
+  const sessions = new Map<SessionGraph, Promise<Session>>()
+  let disposed = false
+
+  const open = async (variant: SessionGraph): Promise<Session> => {
+    const roles = [...rolesOf(model, variant)]
+    if (!fitsCache)
+      checkDerivedFits(
+        roles.map(role => tensors.get(role)!),
+        context.env,
+        name,
+      )
+    const onKernels = (graph: Graph) =>
+      quantised(variant) ? useQuantisedKernels(graph, model, { ...context, signal: undefined, kept: ofModel }) : graph
+    const graph = buildGraph(model, variant, locate)
+    return createSession(await onKernels(graph), {
+      weightsFolder: context.dataFolder,
+      threads: context.env.HARTONOMOUS_THREADS,
+      backend: context.backend,
+      device: context.device,
+      prepack: quantised(variant),
+      arena: !variant.startsWith('layer'),
+      async prepare() {
+        const kept = fitsCache ? ofModel : keepFiles()
+        const release = () => kept !== ofModel && releaseFiles(kept, true)
+        try {
+          await ensureFiles(roles, kept)
+          await onKernels(graph)
+        } catch (error) {
+          release()
+          throw error
+        }
+        return release
+      },
+    })
+  }
+
+  return {
+    pieceByPiece,
+    session(variant) {
+      if (disposed) return Promise.reject(new Error(`model ${name} was disposed`))
+      const known = sessions.get(variant)
+      if (known) return known
+      const created = open(variant)
+      sessions.set(variant, created)
+      created.catch(() => sessions.delete(variant))
+      return created
+    },
+    async dispose() {
+      disposed = true
+      const opened = await Promise.allSettled(sessions.values())
+      sessions.clear()
+      for (const result of opened) if (result.status === 'fulfilled') await result.value.dispose()
+      releaseFiles(ofModel)
+    },
+  }
+}
+
+/** What making the float32 forms would find out, without making them. */
+async function checkStored(tensors: readonly StoredTensor[], { payloads, signal }: ModelContext) {
+  for (const { name, dtype, shape, bytes, payload } of tensors) {
+    throwIfCancelled(signal)
+    // Throws where the dtype is not read as numbers.
+    dequantize(dtype, new Uint8Array(0), new Float32Array(0))
+    const expected = storedBytes(dtype, elementCount(shape))
+    const stored = await payloads.size(payload)
+    if (stored !== expected || bytes !== expected)
+      throw new DomainError(
+        'SHAPE_MISMATCH',
+        `tensor ${name}: payload of ${stored} bytes, expected ${expected} for ${dtype} [${shape}]`,
+      )
+  }
+}
