@@ -54,6 +54,10 @@ async function begin(env: Env, lane: Lane) {
   // Computation of minutes yields to the API and to answers somebody waits for.
   if (lane !== 'interactive') setPriority(5)
   new Worker(compiledFile('compute/pool/parent-watch.js'), { workerData: Number(process.argv[2]) }).unref()
+  if (lane !== 'io' && env.HARTONOMOUS_SESSION_BYTES > 0) {
+    const { sessionPool } = await import('./runtime/session-pool.js')
+    sessionPool.budget = env.HARTONOMOUS_SESSION_BYTES
+  }
   const payloads = await openFilePayloadStore(join(env.HARTONOMOUS_DATA, 'payloads'))
   process.on('message', (message: ToWorker) => {
     if (message.kind !== 'run') return

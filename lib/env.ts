@@ -57,6 +57,8 @@ const schema = z.object({
     .int()
     .positive()
     .default(16 * 1024 ** 3),
+  /** Bytes of weights that one worker's sessions may hold; larger models run layer by layer. 0: half of the memory there is. */
+  HARTONOMOUS_SESSION_BYTES: z.coerce.number().int().min(0).default(0),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
 })
 
