@@ -13,6 +13,16 @@ export interface DifferentiableGraph {
   headGates: Value
 }
 
+/** What of a graph is to be changed while it is copied. */
+export interface Rewriting {
+  /** Constants that become inputs of the same name and shape. */
+  inputs?: ReadonlySet<string>
+  /** Whether heads have gates; absent: true. */
+  headGates?: boolean
+  /** May put other nodes in the place of one: gets its inputs in the new graph, gives the outputs or undefined to copy it. */
+  replace?(g: GraphBuilder, node: GraphNode, inputs: readonly (Value | null)[]): (Value | null)[] | undefined
+}
+
 const attentionOp = 'GroupQueryAttention'
 /** The fused op's inputs that are about the cache, which the written-out form has none of. */
 const cacheInputs = [3, 4, 5, 6]
@@ -23,27 +33,42 @@ const cacheInputs = [3, 4, 5, 6]
  * Throws where attention reads or gives a cache.
  */
 export function differentiable(graph: Graph, wanted: readonly string[]): DifferentiableGraph {
+  const { headGates, ...opened } = rewritten(graph, wanted, {})
+  return { ...opened, headGates: headGates! }
+}
+
+/** The same with changes, and without gates where they are not wanted (then `headGates` is null). */
+export function rewritten(
+  graph: Graph,
+  wanted: readonly string[],
+  { inputs: asInputs, headGates: gated = true, replace }: Rewriting,
+): Omit<DifferentiableGraph, 'headGates'> & { headGates: Value | null } {
   const g = graphBuilder(`${graph.name} differentiable`)
   const { nodes, used } = neededFor(graph, wanted)
   const values = new Map<string, Value>()
   for (const { name, type, shape } of graph.inputs) if (used.has(name)) values.set(name, g.input(name, type, shape))
-  for (const constant of graph.constants) if (used.has(constant.name)) values.set(constant.name, copied(g, constant))
+  for (const constant of graph.constants) {
+    if (!used.has(constant.name)) continue
+    const { name, type, shape } = constant
+    values.set(name, asInputs?.has(name) ? g.input(name, type, shape) : copied(g, constant))
+  }
   const own = (value: Value | null) => value && values.get(value.name)!
 
   const attentions = nodes.filter(node => node.op === attentionOp)
   const heads = Math.max(1, ...attentions.map(node => Number(node.attributes.num_heads)))
-  const headGates = g.input('head_gates', 'float32', [attentions.length, 'batch', heads])
+  const headGates = gated ? g.input('head_gates', 'float32', [attentions.length, 'batch', heads]) : null
   const mask = g.input('causal_mask', 'float32', ['seq', 'seq'])
   let layer = 0
   for (const node of nodes) {
     if (node.op === attentionOp) {
-      const gate = gateOf(g, headGates, layer, Number(node.attributes.num_heads))
+      const gate = headGates && gateOf(g, headGates, layer, Number(node.attributes.num_heads))
       values.set(node.outputs[0]!.name, writtenOut(g, node, node.inputs.map(own), mask, gate))
       layer++
       continue
     }
     const names = node.outputs.map(output => output?.name ?? '')
-    const outputs = g.node({ ...node, inputs: node.inputs.map(own), name: names })
+    const given = node.inputs.map(own)
+    const outputs = replace?.(g, node, given) ?? g.node({ ...node, inputs: given, name: names })
     outputs.forEach((output, i) => {
       if (output) values.set(names[i]!, output)
     })
@@ -107,7 +132,7 @@ function writtenOut(
   { outputs, attributes }: GraphNode,
   inputs: readonly (Value | null)[],
   mask: Value,
-  gate: Value,
+  gate: Value | null,
 ): Value {
   const { name, shape } = outputs[0]!
   const {
@@ -150,8 +175,8 @@ function writtenOut(
   const mixed = apply(g, 'FusedMatMul', [weights, value], { alpha: 1 }, { name: named('mixed') })
   const perHead =
     perGroup === 1 ? mixed : reshape(g, mixed, [0, heads, -1, size], [batch, heads, seq, size], named('out'))
-  const gates = reshape(g, gate, [-1, heads, 1, 1], [batch, heads, 1, 1], named('gates'))
-  const gated = apply(g, 'Mul', [perHead, gates], {}, { name: named('gated') })
+  const factor = gate && reshape(g, gate, [-1, heads, 1, 1], [batch, heads, 1, 1], named('gates'))
+  const gated = factor ? apply(g, 'Mul', [perHead, factor], {}, { name: named('gated') }) : perHead
   const joined = apply(g, 'Transpose', [gated], { perm: [0, 2, 1, 3] }, { name: named('joined') })
   return reshape(g, joined, [0, 0, heads * size], shape, name)
 }

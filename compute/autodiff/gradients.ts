@@ -15,9 +15,21 @@ type AnyDerivative = (node: DerivativeArguments) => (Share | null)[]
  */
 export function gradients(g: GraphBuilder, loss: Value, wrt: readonly Value[]): Value[] {
   if (loss.shape.length > 0) throw new Error(`loss ${loss.name} [${loss.shape}] is not a scalar`)
+  return backward(g, [[loss, g.float32(1)]], wrt)
+}
+
+/**
+ * The same where what the loss changes by is known for several values already (`seeds`: value and its cotangent, of one shape): what
+ * comes after them needs no derivative. A seed may itself be one of `wrt`: it gets the sum of both.
+ */
+export function backward(
+  g: GraphBuilder,
+  seeds: readonly (readonly [value: Value, cotangent: Value])[],
+  wrt: readonly Value[],
+): Value[] {
   const forward = [...g.nodes]
   const dependent = dependentNames(forward, wrt)
-  const cotangents = new Map<string, Cotangent>([[loss.name, dense(g.float32(1))]])
+  const cotangents = new Map<string, Cotangent>()
   const add = (value: Value, share: Share) => {
     const known = cotangents.get(value.name)
     if (!known) {
@@ -28,6 +40,7 @@ export function gradients(g: GraphBuilder, loss: Value, wrt: readonly Value[]): 
     const total = share.onto?.(sum) ?? apply(g, 'Add', [sum, densify(g, share.make())])
     cotangents.set(value.name, dense(total))
   }
+  for (const [value, cotangent] of seeds) add(value, { make: () => dense(cotangent) })
   for (const node of forward.reverse()) {
     const own = node.outputs.map(output => (output && cotangents.get(output.name)) ?? null)
     if (own.every(cotangent => cotangent === null)) continue

@@ -12,8 +12,10 @@ import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
  * buffers. `measure`: inputs `layer_gates` and `targets`, no cache, outputs
  * losses, hits and per-layer probes. Both give logits of the token positions named by `rows`. The pieces make up the same model without
  * cache and gates: `embed` and each layer give `hidden_out`, layers and `losses` take `hidden_in` [tokens, hidden], the residual stream.
+ * `states`: no cache, gates or head; outputs the final norm `final_norm.out` and the residual stream `hidden.<l>` after l layers, all
+ * [tokens, hidden]: what training is built on.
  */
-export type GraphVariant = 'generate' | 'measure' | 'embed' | `layer.${number}` | 'losses'
+export type GraphVariant = 'generate' | 'measure' | 'states' | 'embed' | `layer.${number}` | 'losses'
 
 /** Which part of the model a graph holds: [from, to) of its layers. */
 function partOf(variant: GraphVariant, layerCount: number) {
@@ -67,7 +69,7 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
       : null,
     positions: asked.ids ? g.input('position_ids', 'int64', ['batch', 'seq']) : null,
   }
-  const rows = part.head ? g.input('rows', 'int64', ['rows']) : null
+  const rows = part.head && variant !== 'states' ? g.input('rows', 'int64', ['rows']) : null
 
   const weight = (role: string): Value => g.weight(role, tensors.get(role)!.shape, locate(role))
   const { linear, projections } = linearLayers(g, model, weight)
@@ -121,12 +123,16 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
       : activate(g, activation, linear(y, at('up')), at)
     added = gated(linear(product, at('down')), 'mlp_gated')
   }
-  if (!rows) {
+  if (!part.head) {
     g.output(added ? apply(g, 'Add', [residual, added], {}, { name: 'hidden_out' }) : residual)
     return g.build()
   }
   const normed = norm('final_norm', `hidden.${d.layerCount}`)
   hidden.push(residual)
+  if (!rows) {
+    for (const state of [normed, ...hidden]) g.output(state)
+    return g.build()
+  }
 
   const wanted = apply(g, 'Gather', [normed, rows], { axis: 0 }, { name: 'wanted' }) // [rows, hidden]
   const head = d.tiedEmbeddings ? 'embed' : 'lm_head'
