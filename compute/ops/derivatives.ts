@@ -132,6 +132,7 @@ export const derivatives: { readonly [K in OpName]: Derivative<K> | NotDifferent
   },
   Neg: ({ g, dy }) => [share(() => apply(g, 'Neg', [dy()]))],
   Exp: ({ g, outputs: [y], dy }) => [share(() => mul(g, dy(), y!))],
+  Log: ({ g, inputs: [x], dy }) => [share(() => apply(g, 'Div', [dy(), x!]))],
   Sqrt: ({ g, outputs: [y], dy }) => [share(() => apply(g, 'Div', [scaled(g, dy(), 0.5), y!]))],
   Sign: notDifferentiable('it is constant wherever it has a derivative'),
   Sigmoid: ({ g, outputs: [y], dy }) => [share(() => mul(g, dy(), sub(g, y!, mul(g, y!, y!))))],
@@ -263,6 +264,7 @@ export const derivatives: { readonly [K in OpName]: Derivative<K> | NotDifferent
   },
   MatMulNBits: notDifferentiable('its weights are codes; gradients are taken of the float32 graph'),
   GatherBlockQuantized: notDifferentiable('its table is codes; gradients are taken of the float32 graph'),
+  TopK: notDifferentiable('it only chooses what a teacher says'),
   ArgMax: notDifferentiable('its result is whole numbers'),
   SimplifiedLayerNormalization: ({ g, inputs: [x, weight], attributes: { epsilon = 1e-5 }, dy }) => {
     const { dx, dw } = normGradient(g, x!, weight!, epsilon, false, dy)

@@ -157,6 +157,7 @@ export const references: { readonly [K in OpName]: Reference<K> } = {
   Max: elementwise(Math.max),
   Neg: unary(x => -x),
   Exp: unary(Math.exp),
+  Log: unary(Math.log),
   Sqrt: unary(Math.sqrt),
   Sign: unary(Math.sign),
   Sigmoid: unary(x => 1 / (1 + Math.exp(-x))),
@@ -299,6 +300,17 @@ export const references: { readonly [K in OpName]: Reference<K> } = {
     const columns = (codes!.shape[1]! * 8) / bits
     const table = quantisedRows(codes!, scales!, null, { columns, bits, blockSize: block_size })
     return [make([...indices!.shape, columns], i => table(indices!.data[Math.floor(i / columns)]!, i % columns))]
+  },
+  /** The last axis only; equal entries in order of their index. */
+  TopK: ([x, count]) => {
+    const [width, k] = [x!.shape.at(-1)!, count!.data[0]!]
+    const rows = Array.from({ length: x!.data.length / width }, (_, row) => {
+      const values = [...x!.data.subarray(row * width, (row + 1) * width)]
+      return values.map((value, index) => ({ value, index })).sort((a, b) => b.value - a.value || a.index - b.index)
+    })
+    const chosen = rows.flatMap(row => row.slice(0, k))
+    const shape = x!.shape.with(-1, k)
+    return [make(shape, i => chosen[i]!.value), make(shape, i => chosen[i]!.index)]
   },
   ArgMax: ([x], { keepdims = 1 }) => {
     const width = x!.shape.at(-1)!

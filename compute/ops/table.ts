@@ -87,6 +87,8 @@ export const ops = {
   Max: elementwise,
   Neg: unary,
   Exp: unary,
+  /** Natural. */
+  Log: unary,
   Sqrt: unary,
   /** -1, 0 or 1. */
   Sign: unary,
@@ -215,6 +217,22 @@ export const ops = {
   ReduceL2: reduction,
   Softmax: define({ domain: '', attributes: { axis: 'int' }, infer: like }),
   LogSoftmax: define({ domain: '', attributes: { axis: 'int' }, infer: like }),
+  /** The greatest entries of an axis, as many as the constant input 1 says, and their indices. */
+  TopK: define({
+    domain: '',
+    attributes: { axis: 'int', largest: 'int', sorted: 'int' },
+    infer: (inputs, attributes) => {
+      const x = at(inputs, 0)
+      const [count] = constantInts(at(inputs, 1)) ?? []
+      if (count === undefined) throw new Error(`how many of ${x.name} TopK takes is not a constant`)
+      const axis = axisFrom0(Number(attributes.axis ?? -1), x.shape.length)
+      const shape = x.shape.map((size, i) => (i === axis ? count : size))
+      return [
+        { type: x.type, shape },
+        { type: 'int64', shape },
+      ]
+    },
+  }),
   /** Index of the greatest entry of the last axis; the first of equals. */
   ArgMax: define({
     domain: '',

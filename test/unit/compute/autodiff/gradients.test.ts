@@ -52,6 +52,7 @@ const cases: { readonly [K in OpName]: readonly Case[] } = {
   Max: broadcasting,
   Neg: [made([[2, 3]])],
   Exp: [made([[2, 3]])],
+  Log: [made([[2, 3]], {}, 2)],
   Sqrt: [made([[2, 3]], {}, 2)],
   Sign: [],
   Sigmoid: [made([[2, 3]])],
@@ -115,6 +116,7 @@ const cases: { readonly [K in OpName]: readonly Case[] } = {
   ReduceL2: [made<'ReduceL2'>([[3, 4], { int64: [-1] }], { keepdims: 0 })],
   Softmax: [made<'Softmax'>([[3, 5]], { axis: -1 }), made<'Softmax'>([[2, 2, 5]], { axis: 2 })],
   LogSoftmax: [made<'LogSoftmax'>([[3, 5]], { axis: -1 }), made<'LogSoftmax'>([[2, 2, 5]], { axis: -1 })],
+  TopK: [],
   ArgMax: [],
   SimplifiedLayerNormalization: norms,
   SkipSimplifiedLayerNormalization: [
