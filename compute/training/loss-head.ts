@@ -74,7 +74,7 @@ export function lossHead(
       ce.push(sum(g, mul(g, logOf(g, chosen), (labelled as { weights: Value }).weights)))
     }
     const gradients: Value[] = []
-    if (labelled && (!divergence || divergence.temperature !== 1)) {
+    if (labelled && divergence?.temperature !== 1) {
       const p = softmax(1)
       countCrossEntropy(p)
       const ones = apply(g, 'Expand', [g.float32(-1), apply(g, 'Shape', [labelled.labels])], {}, { shape: [n, 1] })

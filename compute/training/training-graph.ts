@@ -76,19 +76,19 @@ export function trainingGraph(model: BuildableModel, locate: LocateWeight, optio
     headGates: false,
     replace: lora && addLora(model, lora, factors),
   })
-  const valueOf = (name: string): Value => {
+  const known = (name: string): Value => {
     const value = values.get(name)
     if (!value) throw new Error(`the loss does not depend on ${name}`)
     return value
   }
   const head = headWeight(g, model, headRole, trained, values, locate)
-  const losses = lossHead(g, valueOf(normOut), head, headChunks, options)
+  const losses = lossHead(g, known(normOut), head, headChunks, options)
   const seeds: [Value, Value][] = [...losses.seeds]
   if (trained.includes(headRole) && options.gradients !== false) seeds.push([head, losses.weight()])
 
   const hiddenLosses = hidden.map((own, i) => {
-    const { loss, gradient } = hiddenLoss(g, valueOf(`hidden.${own.layer}`), own, i)
-    seeds.push([valueOf(`hidden.${own.layer}`), gradient])
+    const { loss, gradient } = hiddenLoss(g, known(`hidden.${own.layer}`), own, i)
+    seeds.push([known(`hidden.${own.layer}`), gradient])
     return loss
   })
   const attentionWeight = attention.length > 0 ? g.input('attention_weight', 'float32', []) : undefined
@@ -115,7 +115,7 @@ export function trainingGraph(model: BuildableModel, locate: LocateWeight, optio
   if (options.gradients === false) return g.build()
 
   const names = trainedNames(options)
-  const wrt = names.map(name => factors.get(name) ?? (name === headRole ? head : valueOf(name)))
+  const wrt = names.map(name => factors.get(name) ?? (name === headRole ? head : known(name)))
   const found = backward(g, seeds, wrt)
   const squares = found.map(gradient => apply(g, 'ReduceSumSquare', [gradient], { keepdims: 0 }))
   found.forEach((gradient, i) => {

@@ -1,0 +1,193 @@
+// How good a student of two thirds of the layers becomes by 40,960 tokens of healing: perplexity per task of the uncut model, the cut one and the
+// healed one, with the recipe in the figures. The model and the texts are SmolLM2-135M-Instruct and the probe lines beside the project.
+import { mkdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { readManifest } from '../compute/formats/manifest.js'
+import { loadTokenizer } from '../compute/formats/tokenizer.js'
+import type { HandlerContext } from '../compute/handlers/handler.js'
+import { ingestModel } from '../compute/handlers/ingest-model.js'
+import { openModel } from '../compute/inference/model.js'
+import { extractLayers } from '../compute/surgery/extract-layers.js'
+import { adamWDefaults } from '../compute/training/adamw.js'
+import { packRows } from '../compute/training/pack-rows.js'
+import { openTeacher } from '../compute/training/teacher.js'
+import { teacherCache } from '../compute/training/teacher-cache.js'
+import { stepsOf, type TrainingPlan, train } from '../compute/training/train.js'
+import { openTrainingModel } from '../compute/training/training-model.js'
+import { writeTrained } from '../compute/training/write-trained.js'
+import { readEnv } from '../lib/env.js'
+import { makeLogger } from '../lib/log.js'
+import { projectFile } from '../lib/project.js'
+import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+
+const shared = (...parts: string[]) => join(projectFile('..', 'shared'), ...parts)
+
+interface Line {
+  task: string
+  prompt: string
+  completion: string
+}
+const readLines = async (file: string): Promise<Line[]> =>
+  (await readFile(file, 'utf8')).split('\n').flatMap(line => (line.trim() ? [JSON.parse(line) as Line] : []))
+
+export async function run(args: string[]): Promise<Record<string, unknown>> {
+  const { values: o } = parseArgs({
+    args,
+    options: {
+      data: { type: 'string', default: '/tmp/hartonomous-quality' },
+      drop: { type: 'string', default: '14,13,17,12,26,16,15,18' },
+      tokens: { type: 'string', default: '40960' },
+      seed: { type: 'string', default: '1' },
+      batch: { type: 'string', default: '1' },
+      rate: { type: 'string', default: '5e-4' },
+      warmup: { type: 'string', default: '0.1' },
+      ce: { type: 'string', default: '0' },
+      hidden: { type: 'string', default: '0' },
+      prompt: { type: 'string', default: '1' },
+      beta2: { type: 'string', default: '0.95' },
+      schedule: { type: 'string', default: 'COSINE' },
+      order: { type: 'string', default: 'balanced' },
+      perTask: { type: 'string', default: '20' },
+      label: { type: 'string', default: '' },
+      sequence: { type: 'string', default: '256' },
+      unhealed: { type: 'boolean', default: false },
+    },
+  })
+  await mkdir(o.data, { recursive: true })
+  const context: HandlerContext = {
+    jobId: 'bench',
+    payloads: await openFilePayloadStore(join(o.data, 'payloads')),
+    dataFolder: o.data,
+    env: readEnv({ HARTONOMOUS_DATA: o.data }),
+    log: makeLogger('bench', 'silent'),
+    signal: new AbortController().signal,
+    progress: () => {},
+    delta: () => {},
+  }
+  const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
+  const parentHash = (await ingestModel({ source }, context)).manifest
+  const parent = await readManifest(context.payloads, parentHash)
+  const dropped = o.drop.split(',').map(Number)
+  const kept = Array.from({ length: parent.dimensions.layerCount }, (_, i) => i).filter(i => !dropped.includes(i))
+  const cut = extractLayers(parent, kept, parentHash)
+  const tokenizer = await loadTokenizer(parent, context.payloads)
+  const say = (line: string) => process.stderr.write(`${o.label} ${line}\n`)
+
+  const validation = await readLines(shared('data', 'probes', 'validation.jsonl'))
+  const taken = new Map<string, number>()
+  const lines = validation.filter(({ task }) => {
+    taken.set(task, (taken.get(task) ?? 0) + 1)
+    return taken.get(task)! <= Number(o.perTask)
+  })
+  const perplexities = async (manifest: typeof parent) => {
+    const model = await openModel(manifest, context)
+    try {
+      const samples = lines.map(({ prompt, completion }) => {
+        const before = tokenizer.encode(prompt)
+        return { ids: [...before, ...tokenizer.encode(completion)].slice(0, 256), completionStart: before.length }
+      })
+      const scores = await model.score(samples)
+      const sums = new Map<string, { nll: number; tokens: number }>()
+      scores.forEach(({ nll, completionTokens }, i) => {
+        const sum = sums.get(lines[i]!.task) ?? { nll: 0, tokens: 0 }
+        sums.set(lines[i]!.task, { nll: sum.nll + nll, tokens: sum.tokens + completionTokens })
+      })
+      const losses = [...sums].map(([task, { nll, tokens }]) => [task, nll / tokens] as const)
+      return {
+        perTask: Object.fromEntries(losses.map(([task, loss]) => [task, Number(Math.exp(loss).toFixed(3))])),
+        mean: Math.exp(losses.reduce((sum, [, loss]) => sum + loss, 0) / losses.length),
+      }
+    } finally {
+      await model.dispose()
+    }
+  }
+  const unhealed = o.unhealed ? await perplexities(cut) : undefined
+
+  const texts = (await readLines(shared('data', 'probes', 'probe.jsonl'))).map(({ task, prompt, completion }) => ({
+    group: task,
+    prompt: tokenizer.encode(prompt),
+    completion: tokenizer.encode(completion),
+  }))
+  const rows = packRows(texts, {
+    sequence: Number(o.sequence),
+    tokens: Number(o.tokens),
+    seed: Number(o.seed),
+    promptWeight: Number(o.prompt),
+    balanced: o.order === 'balanced',
+    separator: 0,
+  })
+  const batchRows = Number(o.batch)
+  const steps = stepsOf(rows.length, { batchRows, accumulation: 1 })
+  const plan: TrainingPlan = {
+    rows,
+    batchRows,
+    accumulation: 1,
+    schedule: {
+      kind: o.schedule as 'COSINE',
+      peak: Number(o.rate),
+      steps,
+      warmup: Math.max(1, Math.floor(steps * Number(o.warmup))),
+    },
+    crossEntropyShare: Number(o.ce),
+    divergenceShare: 1 - Number(o.ce),
+    hiddenShare: Number(o.hidden),
+    attentionShare: 0,
+  }
+  // The last kept layer before each cut ends where the removed block ended in the teacher.
+  const cuts = kept.flatMap((layer, i) =>
+    i + 1 < kept.length && kept[i + 1] !== layer + 1 ? [{ student: i + 1, teacher: kept[i + 1]! }] : [],
+  )
+  const hidden = Number(o.hidden) > 0 ? cuts : []
+  const form = { tokens: 256, temperature: 1, hidden: hidden.map(({ teacher }) => teacher) }
+  let teacher: Awaited<ReturnType<typeof openTeacher>> | undefined
+  const cache = teacherCache(o.data, parentHash, form, parent.dimensions.hiddenSize!, async ids => {
+    teacher ??= await openTeacher(parent, context, form)
+    return teacher.say(ids)
+  })
+  const begin = performance.now()
+  for (const row of rows) await cache.row(row.ids)
+  await teacher?.dispose()
+  const teacherSeconds = (performance.now() - begin) / 1000
+  say(`teacher ${teacherSeconds.toFixed(0)} s, ${cache.said} rows said`)
+
+  const roles = cut.tensors.flatMap(t => (t.role && t.role !== 'rope_factors' ? [t.role] : []))
+  const training = await openTrainingModel(cut, context, {
+    trained: roles,
+    crossEntropy: plan.crossEntropyShare > 0,
+    divergence: plan.divergenceShare > 0 ? { tokens: 256, temperature: 1 } : undefined,
+    hidden: hidden.map(({ student }) => ({ layer: student, kind: 'mse' as const })),
+    optimiser: { ...adamWDefaults, beta2: Number(o.beta2) },
+    decayed: () => false,
+    clip: 1,
+    maximumRows: batchRows * Number(o.sequence),
+    seed: 1,
+  })
+  const trainingBegin = performance.now()
+  let mean = 0
+  const state = await train(training, plan, {
+    teacher: row => cache.row(row.ids),
+    stepDone: (_, l) => {
+      mean = mean === 0 ? l.divergence : 0.9 * mean + 0.1 * l.divergence
+      if (l.step % Math.max(1, Math.floor(steps / 10)) === 0)
+        say(
+          `step ${l.step}/${steps} kl ${mean.toFixed(4)} ce ${l.crossEntropy.toFixed(3)} hidden ${l.hidden.toFixed(4)} norm ${l.gradientNorm.toFixed(2)} ${((performance.now() - trainingBegin) / 1000).toFixed(0)} s`,
+        )
+    },
+  })
+  const trainingSeconds = (performance.now() - trainingBegin) / 1000
+  const { hash } = await writeTrained(cut, training, context, {})
+  await training.dispose()
+  const healed = await perplexities(await readManifest(context.payloads, hash))
+  return {
+    label: o.label,
+    options: o,
+    steps: state.step,
+    teacherSeconds,
+    trainingSeconds,
+    unhealed,
+    healed,
+    lastDivergence: mean,
+    ours: healed.mean,
+  }
+}
