@@ -1,6 +1,8 @@
 // Every GraphQL operation the CLI sends; a test validates them against the composed schema.
 const recipeFields =
   'id name status objective estimatedParameterCount estimatedQuality measuredQuality estimatedCost measuredCost capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } parentModel { id name } student { id name } createdAt'
+const capabilityFields =
+  'id slug name level status description examples probeSampleCount discoveredIn { id name } mergedInto { slug }'
 const modelFields = 'id name version architecture parameterCount layerCount sizeBytes uniqueBytes isStudent createdAt'
 
 export const documents = {
@@ -27,6 +29,10 @@ export const documents = {
   analyzeModel: `mutation Analyze($input: AnalyzeModelInput!) { analyzeModel(input: $input) { job { id } userErrors { field message code } } }`,
   probeDatasets: `query ProbeDatasets { probeDatasets { id name version sampleCount } }`,
   importProbeDataset: `mutation ImportProbes($input: ImportProbeDatasetInput!) { importProbeDataset(input: $input) { job { id } userErrors { field message code } } }`,
+  capabilities: `query Capabilities($level: Int, $status: CapabilityStatus) { capabilities(level: $level, status: $status) { ${capabilityFields} } }`,
+  renameCapability: `mutation RenameCapability($input: RenameCapabilityInput!) { renameCapability(input: $input) { capability { ${capabilityFields} } userErrors { field message code } } }`,
+  mergeCapability: `mutation MergeCapability($input: MergeCapabilityInput!) { mergeCapability(input: $input) { capability { ${capabilityFields} } userErrors { field message code } } }`,
+  dismissCapability: `mutation DismissCapability($input: DismissCapabilityInput!) { dismissCapability(input: $input) { capability { ${capabilityFields} } userErrors { field message code } } }`,
   proposeStudents: `mutation Propose($input: ProposeStudentsInput!) { proposeStudents(input: $input) { job { id } userErrors { field message code } } }`,
   recipes: `query Recipes($parentModelId: ID, $status: RecipeStatus, $after: String) {
     recipes(parentModelId: $parentModelId, status: $status, first: 100, after: $after) { nodes { ${recipeFields} } pageInfo { hasNextPage endCursor } }
@@ -57,6 +63,9 @@ function analysisFragment() {
   return `fragment Analysis on CapabilityAnalysis {
     id probeDataset { name version }
     baseline { capability { slug name } loss perplexity accuracy sampleCount }
-    layers { layerIndex blockInfluence activationNorm capabilities { capability { slug } score lossIncrease } heads { headIndex keyValueHeadIndex importance } }
+    layers { layerIndex blockInfluence activationNorm activation { rms maximum kurtosis } capabilities { capability { slug } score lossIncrease } heads { headIndex keyValueHeadIndex importance attentionEntropy } }
+    clusters { capability { slug } layers role label }
+    maskedGroups { layerIndex keyValueHeadIndex importance lossIncrease capability { slug } }
+    droppedSamples { count capability { slug } }
   }`
 }

@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process'
 import { Command, CommanderError } from 'commander'
 import { compiledFile } from '../lib/project.js'
+import * as capabilities from './capability-commands.js'
 import * as jobs from './job-commands.js'
 import * as models from './model-commands.js'
 import { number, oneOf, webAddress, wholeNumber } from './option-values.js'
@@ -65,6 +66,24 @@ program
   .option('--samples <n>', 'samples per capability (0: all)', samples, 8)
   .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the built-in one)')
   .action(run(models.analyze))
+program
+  .command('capabilities')
+  .description('list the taxonomy, or what analyses found that nobody named')
+  .option('--proposed', 'only what analyses found and nobody has judged, with example prompts')
+  .action(run(capabilities.listCapabilities))
+program
+  .command('rename-capability <capability> <name>')
+  .description('give a capability that an analysis found its name')
+  .option('--description <text>', 'what it covers')
+  .action(run(capabilities.rename))
+program
+  .command('merge-capability <capability> <into>')
+  .description('say that a capability that an analysis found is really another one')
+  .action(run(capabilities.merge))
+program
+  .command('dismiss-capability <capability>')
+  .description('say that a capability that an analysis found is nothing')
+  .action(run(capabilities.dismiss))
 program
   .command('propose <model>')
   .description('propose students: which layers to keep, how large, how good')

@@ -4,12 +4,13 @@ import { existsSync } from 'node:fs'
 import { basename, resolve } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { PlatformError } from '../lib/client/platform-client.js'
-import { decimals, heatMap, shadeLegend, table } from '../lib/client/tables.js'
+import { table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
+import { analysisText, scoreTable } from './analysis-text.js'
 import { documents } from './documents.js'
 import { downloadFiles, type ExportedFile } from './download.js'
 import { allPages, findModel, findOneModel, idCell } from './find.js'
-import type { Analysis, ModelDetail, ModelSummary, Score } from './results.js'
+import type { Analysis, ModelDetail, ModelSummary } from './results.js'
 import { print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
 
@@ -48,67 +49,6 @@ export async function listModels(session: Session, nameContains?: string) {
   print(table(['name', 'kind', 'parameters', 'layers', 'size', 'own', 'id'], rows))
 }
 
-const scoreRows = (scores: Score[]) =>
-  scores.map(s => [
-    s.capability.slug,
-    s.loss.toFixed(3),
-    s.perplexity < 1e5 ? s.perplexity.toFixed(2) : s.perplexity.toExponential(2),
-    s.accuracy === null ? '–' : `${(s.accuracy * 100).toFixed(0)}%`,
-    String(s.sampleCount),
-  ])
-
-/** The heads that matter most and the key/value groups that matter least, as layer.index; undefined where heads were not measured. */
-function headsText({ layers }: Analysis): string | undefined {
-  const heads = layers.flatMap(l => l.heads.map(h => ({ name: `${l.layerIndex}.${h.headIndex}`, value: h.importance })))
-  if (heads.length === 0) return undefined
-  const groups = new Map<string, number>()
-  for (const { layerIndex, heads } of layers) {
-    for (const { keyValueHeadIndex, importance } of heads) {
-      const name = `${layerIndex}.${keyValueHeadIndex}`
-      groups.set(name, (groups.get(name) ?? 0) + importance)
-    }
-  }
-  const list = (sorted: { name: string; value: number }[]) =>
-    sorted
-      .slice(0, 5)
-      .map(({ name, value }) => `${name} (${value.toPrecision(2)})`)
-      .join(', ')
-  const least = [...groups].map(([name, value]) => ({ name, value })).sort((a, b) => a.value - b.value)
-  return [
-    'Attention heads, layer.head by |change of loss per change of the head|, mean over the capabilities:',
-    table(
-      ['most important heads', 'least important key/value groups'],
-      [[list(heads.sort((a, b) => b.value - a.value)), list(least)]],
-    ),
-  ].join('\n')
-}
-
-/** Scores, the layer × capability heat map, and the layers that carry most and least. */
-export function analysisText(analysis: Analysis): string {
-  const slugs = analysis.baseline.map(b => b.capability.slug)
-  const rows = slugs.map(slug => {
-    const sorted = analysis.layers
-      .map(l => ({
-        layer: l.layerIndex,
-        loss: l.capabilities.find(c => c.capability.slug === slug)?.lossIncrease ?? 0,
-      }))
-      .sort((a, b) => b.loss - a.loss)
-    const list = (part: typeof sorted) => part.map(l => `${l.layer} (${decimals(l.loss)})`).join(', ')
-    return [slug, list(sorted.slice(0, 3)), list(sorted.slice(-3).reverse())]
-  })
-  const heads = headsText(analysis)
-  return [
-    `Probe set ${analysis.probeDataset.name} version ${analysis.probeDataset.version}. Loss in nats per completion token.`,
-    table(['capability', 'loss', 'perplexity', 'exact', 'samples'], scoreRows(analysis.baseline)),
-    '',
-    `What a layer carries: loss increase when it is skipped, nats per token (${shadeLegend}):`,
-    heatMap(analysis.layers, slugs),
-    '',
-    table(['capability', 'most needed layers (nats lost without)', 'least needed'], rows),
-    ...(heads ? ['', heads] : []),
-  ].join('\n')
-}
-
 export async function show(session: Session, reference: string) {
   const found = await findModel(session, reference)
   const { model } = await session.client.query<{ model: ModelDetail }>(documents.model, { id: found.id })
@@ -138,11 +78,10 @@ export async function show(session: Session, reference: string) {
   for (const event of model.history)
     print(`  ${event.createdAt.slice(0, 19).replace('T', ' ')}         ${event.description}`)
   if (model.analysis) print(`\n${analysisText(model.analysis)}`)
-  else if (model.capabilityScores.length)
-    print(`\n${table(['capability', 'loss', 'perplexity', 'exact', 'samples'], scoreRows(model.capabilityScores))}`)
+  else if (model.capabilityScores.length) print(`\n${scoreTable(model.capabilityScores)}`)
   else print('\nNot analysed yet: `hartonomous analyze`.')
   const judged = model.recipes.nodes.some(r => (r.measuredQuality ?? r.estimatedQuality) !== null)
-  const pictures = [...(model.analysis ? ['layers', 'map'] : []), ...(judged ? ['students'] : [])]
+  const pictures = [...(model.analysis ? ['layers', 'map', 'heads'] : []), ...(judged ? ['students'] : [])]
   if (pictures.length) print('\nPictures, while a platform serves:')
   for (const picture of pictures) print(`  ${session.address}/pictures/models/${model.id}/${picture}.svg`)
 }
@@ -158,6 +97,15 @@ export async function analyze(session: Session, reference: string, o: { samples?
   const data = await session.client.query<{ model: { analysis: Analysis } }>(documents.analysis, { id: model.id })
   if (session.json) return printJson(data.model.analysis)
   print(analysisText(data.model.analysis))
+  const { capabilities } = await session.client.query<{ capabilities: { discoveredIn: { id: string } | null }[] }>(
+    documents.capabilities,
+    { status: 'PROPOSED' },
+  )
+  const proposed = capabilities.filter(c => c.discoveredIn?.id === model.id).length
+  if (proposed > 0)
+    print(
+      `\n${proposed} kinds of samples that nobody named are proposed as capabilities: \`hartonomous capabilities --proposed\`.`,
+    )
 }
 
 /**

@@ -29,10 +29,33 @@ export interface Analysis {
     layerIndex: number
     blockInfluence: number
     activationNorm: number
+    activation: { rms: number; maximum: number; kurtosis: number } | null
     capabilities: { capability: { slug: string }; score: number; lossIncrease: number }[]
     /** Mean over the capabilities. */
-    heads: { headIndex: number; keyValueHeadIndex: number; importance: number }[]
+    heads: { headIndex: number; keyValueHeadIndex: number; importance: number; attentionEntropy: number | null }[]
   }[]
+  clusters: { capability: { slug: string }; layers: number[]; role: string; label: string }[]
+  maskedGroups: {
+    layerIndex: number
+    keyValueHeadIndex: number
+    importance: number
+    lossIncrease: number
+    capability: { slug: string }
+  }[]
+  droppedSamples: { capability: { slug: string }; count: number }[]
+}
+
+export interface CapabilitySummary {
+  id: string
+  slug: string
+  name: string
+  level: number
+  status: string
+  description: string | null
+  examples: string[]
+  probeSampleCount: number
+  discoveredIn: { id: string; name: string } | null
+  mergedInto: { slug: string } | null
 }
 
 export interface ModelDetail extends ModelSummary {

@@ -4,7 +4,15 @@ import type { EntityManager, QueryDeepPartialEntity } from 'typeorm'
 import { DomainError } from '../lib/errors.js'
 import { newId } from '../lib/ids.js'
 import { type Manifest, type ManifestTensor, tensorComponents } from '../lib/manifest.js'
-import { ModelAtom, ModelEvent, ProbeDataset, StudentModelRecipe, TensorAtom, TensorPayload } from './entities/index.js'
+import {
+  CapabilityAnalysis,
+  ModelAtom,
+  ModelEvent,
+  ProbeDataset,
+  StudentModelRecipe,
+  TensorAtom,
+  TensorPayload,
+} from './entities/index.js'
 import { anyOf, scoped } from './scope.js'
 
 export interface NewModel {
@@ -200,7 +208,14 @@ export async function alivePayloads(em: EntityManager): Promise<{ manifests: str
     .select('p.probeSetHash', 'hash')
     .distinct()
     .getRawMany<{ hash: string }>()
-  return { manifests: models.map(m => m.hash), payloads: probeSets.map(p => p.hash) }
+  const centroids = await em
+    .createQueryBuilder(CapabilityAnalysis, 'a')
+    .innerJoin(ModelAtom, 'm', 'm.id = a.modelId AND m.deletedAt IS NULL')
+    .select('a.centroidsHash', 'hash')
+    .distinct()
+    .where('a.centroidsHash IS NOT NULL')
+    .getRawMany<{ hash: string }>()
+  return { manifests: models.map(m => m.hash), payloads: [...probeSets, ...centroids].map(p => p.hash) }
 }
 
 /** Manifests of all models that are not deleted, of any tenant. */

@@ -11,6 +11,15 @@ export interface DifferentiableGraph {
   values: ReadonlyMap<string, Value>
   /** Input `head_gates` [layers, batch, heads]: factors of each query head's output, before the output projection. */
   headGates: Value
+  /** By attention in order: what its softmax takes (scores with the mask) and gives, [batch, kv heads, group * seq, seq]. */
+  attentions: readonly AttentionWeights[]
+}
+
+export interface AttentionWeights {
+  scores: Value
+  weights: Value
+  /** Query heads. */
+  heads: number
 }
 
 /** What of a graph is to be changed while it is copied. */
@@ -58,12 +67,14 @@ export function rewritten(
   const heads = Math.max(1, ...attentions.map(node => Number(node.attributes.num_heads)))
   const headGates = gated ? g.input('head_gates', 'float32', [attentions.length, 'batch', heads]) : null
   const mask = g.input('causal_mask', 'float32', ['seq', 'seq'])
-  let layer = 0
+  const written: AttentionWeights[] = []
   for (const node of nodes) {
     if (node.op === attentionOp) {
+      const layer = written.length
       const gate = headGates && gateOf(g, headGates, layer, Number(node.attributes.num_heads))
-      values.set(node.outputs[0]!.name, writtenOut(g, node, node.inputs.map(own), mask, gate))
-      layer++
+      const { out, ...weights } = writtenOut(g, node, node.inputs.map(own), mask, gate)
+      values.set(node.outputs[0]!.name, out)
+      written.push(weights)
       continue
     }
     const names = node.outputs.map(output => output?.name ?? '')
@@ -73,7 +84,7 @@ export function rewritten(
       if (output) values.set(names[i]!, output)
     })
   }
-  return { g, values, headGates }
+  return { g, values, headGates, attentions: written }
 }
 
 /** [1, batch, heads of the layer]: the last gates of layers with fewer heads than others are of no head. */
@@ -133,7 +144,7 @@ function writtenOut(
   inputs: readonly (Value | null)[],
   mask: Value,
   gate: Value | null,
-): Value {
+): AttentionWeights & { out: Value } {
   const { name, shape } = outputs[0]!
   const {
     num_heads: heads = 1,
@@ -178,5 +189,5 @@ function writtenOut(
   const factor = gate && reshape(g, gate, [-1, heads, 1, 1], [batch, heads, 1, 1], named('gates'))
   const gated = factor ? apply(g, 'Mul', [perHead, factor], {}, { name: named('gated') }) : perHead
   const joined = apply(g, 'Transpose', [gated], { perm: [0, 2, 1, 3] }, { name: named('joined') })
-  return reshape(g, joined, [0, 0, heads * size], shape, name)
+  return { out: reshape(g, joined, [0, 0, heads * size], shape, name), scores: masked, weights, heads }
 }

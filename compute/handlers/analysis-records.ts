@@ -1,16 +1,16 @@
 // What analyses measured per sample, kept beside the payloads: a later analysis of the same model measures only samples it does not find
 // here, and one that was cancelled or killed goes on where it stopped. A cache: what is lost or damaged is measured again.
 import { createHash } from 'node:crypto'
-import { appendFile, mkdir, readdir, readFile, rm, stat } from 'node:fs/promises'
+import { appendFile, mkdir, open, readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { HeadRecordStore } from '../probing/head-importance.js'
-import type { RecordStore } from '../probing/layer-influence.js'
+import type { GroupLosses, RecordStore, SampleRecord } from '../probing/sample-records.js'
 import type { EncodedSample } from '../probing/scoring.js'
 
 /** Part of the file's name: to be raised whenever the same sample would measure differently. */
-const recordVersion = 1
-/** All records together; those of the models analysed longest ago go first. A sample of a 30-layer model takes some 6 KB. */
+const recordVersion = 2
+/** All records together; those of the models analysed longest ago go first. A sample of 30 layers of 576 units takes some 55 KB. */
 const maximumBytes = 512 * 1024 * 1024
 
 const folderOf = (dataFolder: string) => join(dataFolder, 'derived', 'analyses')
@@ -22,8 +22,23 @@ const recordSchema = z.object({
   norm: z.array(z.number()),
   angles: z.array(z.array(z.number())),
   skipped: z.array(z.number()),
+  activation: z.array(
+    z.object({
+      tokens: z.number(),
+      mean: z.number(),
+      square: z.number(),
+      largest: z.number(),
+      kurtosis: z.number(),
+    }),
+  ),
+  centroids: z.string(),
 })
-const headRecordSchema = z.object({ loss: z.number(), gradients: z.array(z.number()) })
+const headRecordSchema = z.object({
+  loss: z.number(),
+  gradients: z.array(z.number()),
+  entropies: z.array(z.number()),
+})
+const groupRecordSchema = z.record(z.string(), z.number())
 const lineSchema = z.object({ sample: z.string(), record: z.unknown() })
 
 /** The tokens say everything that a measurement depends on besides the model. */
@@ -33,23 +48,34 @@ const sampleHash = ({ ids, completionStart }: EncodedSample) =>
     .digest('hex')
 
 /** What layers do to samples, of a model by its manifest. */
-export const openAnalysisRecords = (dataFolder: string, manifest: string, layerCount: number): Promise<RecordStore> =>
-  openRecords(dataFolder, `${manifest}.v${recordVersion}.jsonl`, recordSchema, ({ cosine, norm, skipped }) =>
-    [cosine, norm, skipped].every(values => values.length === layerCount),
+export const openAnalysisRecords = (
+  dataFolder: string,
+  manifest: string,
+  layerCount: number,
+  hiddenSize: number,
+): Promise<RecordStore<SampleRecord>> =>
+  openRecords(
+    dataFolder,
+    `${manifest}.v${recordVersion}.jsonl`,
+    recordSchema,
+    ({ cosine, norm, skipped, activation, centroids }) =>
+      [cosine, norm, skipped, activation].every(values => values.length === layerCount) &&
+      Buffer.byteLength(centroids, 'base64') === 2 * layerCount * hiddenSize,
   )
 
 /** What attention heads do to samples. @param headCount of all layers together */
 export const openHeadRecords = (dataFolder: string, manifest: string, headCount: number): Promise<HeadRecordStore> =>
-  openRecords(
-    dataFolder,
-    `${manifest}.heads-v${recordVersion}.jsonl`,
-    headRecordSchema,
-    ({ gradients }) => gradients.length === headCount,
+  openRecords(dataFolder, `${manifest}.heads-v${recordVersion}.jsonl`, headRecordSchema, ({ gradients, entropies }) =>
+    [gradients, entropies].every(values => values.length === headCount),
   )
 
+/** What samples lose without key/value groups. */
+export const openGroupRecords = (dataFolder: string, manifest: string): Promise<RecordStore<GroupLosses>> =>
+  openRecords(dataFolder, `${manifest}.groups-v${recordVersion}.jsonl`, groupRecordSchema, () => true)
+
 /**
- * The records of a file, one line of JSON each. Appended batch by batch; a line that a killed process left half written, or one that
- * is not `complete`, counts as absent.
+ * The records of a file, one line of JSON each, of which the last of a sample counts. Appended batch by batch; a line that a killed process
+ * left half written, or one that is not `complete`, counts as absent.
  */
 async function openRecords<T>(
   dataFolder: string,
@@ -62,9 +88,8 @@ async function openRecords<T>(
 }> {
   const folder = folderOf(dataFolder)
   const path = join(folder, file)
-  const text = await readFile(path, 'utf8').catch(() => '')
   const records = new Map<string, T>()
-  for (const line of text.split('\n')) {
+  for await (const line of readLines(path)) {
     const parsed = lineSchema.safeParse(parseJson(line))
     if (!parsed.success) continue
     const record = schema.safeParse(parsed.data.record)
@@ -80,6 +105,19 @@ async function openRecords<T>(
       await appendFile(path, lines.join(''))
       for (const [sample, record] of entries) records.set(sampleHash(sample), record)
     },
+  }
+}
+
+/** None where there is no file: it is made with the first record, and may be removed at any time. */
+async function* readLines(path: string): AsyncGenerator<string> {
+  const file = await open(path).catch(() => undefined)
+  if (!file) return
+  try {
+    yield* file.readLines({ encoding: 'utf8' })
+  } catch {
+    // What cannot be read is measured again.
+  } finally {
+    await file.close().catch(() => {})
   }
 }
 

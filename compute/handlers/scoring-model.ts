@@ -8,6 +8,7 @@ import { type LoadedModel, openModel } from '../inference/model.js'
 import type { HeadModel, HeadRecord } from '../probing/head-importance.js'
 import { createScorer, type ScoreRow, type Scorer, type ScoringModel } from '../probing/scoring.js'
 import { findNotANumber } from '../probing/stacks.js'
+import { findBrokenTensor } from './broken-tensor.js'
 import type { HandlerContext } from './handler.js'
 
 export interface MeasuringContext {
@@ -35,7 +36,7 @@ export async function withScoringModel<T>(
     layerCount: loaded.dimensions.layerCount,
     contextLength: loaded.dimensions.contextLength,
     pieceByPiece: loaded.pieceByPiece,
-    encode: text => [...tokenizer.encode(text)],
+    encode: text => checkedIds(tokenizer.encode(text), name, loaded.dimensions.vocabularySize),
     bosTokenId: tokenizer.addBos ? tokenizer.bosTokenId : undefined,
     score: async (rows, { layerSums }) => {
       const gates = rows.map(row =>
@@ -63,6 +64,8 @@ export async function withScoringModel<T>(
   }
   try {
     return await use({ manifest, model, scorer: createScorer(model, signal), heads: headModel(name, loaded) })
+  } catch (error) {
+    throw await nameTensor(error, name, manifest, context)
   } finally {
     await loaded.dispose()
   }
@@ -75,7 +78,11 @@ const headModel = (name: string, { dimensions: d, headGradients }: LoadedModel):
   keyValueHeadCount: d.keyValueHeadCount,
   async gradients(rows, { signal, batchDone }) {
     // Plain numbers: records of them are written as JSON.
-    const plain = ({ loss, gradients }: HeadGradients): HeadRecord => ({ loss, gradients: [...gradients] })
+    const plain = ({ loss, gradients, entropies }: HeadGradients): HeadRecord => ({
+      loss,
+      gradients: [...gradients],
+      entropies: [...entropies],
+    })
     const options: HeadGradientOptions = {
       signal,
       batchDone: batchDone && ((indices, found) => batchDone(indices, found.map(plain))),
@@ -83,6 +90,30 @@ const headModel = (name: string, { dimensions: d, headGradients }: LoadedModel):
     return (await headGradients(rows, options)).map(plain)
   },
 })
+
+/** @throws INVALID_MODEL_FILE where the tokenizer knows more tokens than the model: it belongs to another one */
+function checkedIds(ids: readonly number[], name: string, vocabularySize: number): number[] {
+  const foreign = ids.find(id => id >= vocabularySize)
+  if (foreign === undefined) return [...ids]
+  throw new DomainError(
+    'INVALID_MODEL_FILE',
+    `${name}: its tokenizer gives token ${foreign}, its vocabulary has ${vocabularySize}: they do not belong together`,
+  )
+}
+
+/** Where a run gave no numbers because a weight is none: says which. */
+async function nameTensor(
+  error: unknown,
+  name: string,
+  manifest: Manifest,
+  { payloads, signal }: Pick<HandlerContext, 'payloads' | 'signal'>,
+): Promise<unknown> {
+  if (!isDomainError(error) || error.code !== 'NOT_A_NUMBER') return error
+  const broken = await findBrokenTensor(payloads, manifest, signal)
+  if (!broken) return error
+  const where = `tensor ${broken.name} holds ${broken.value} at [${broken.index.join(', ')}]`
+  return new DomainError('NOT_A_NUMBER', `${name}: ${where}; nothing can be measured with it`, { cause: error })
+}
 
 /** Says which model, and after which layer the first value that is not a number appears. */
 async function explainNotANumber(error: unknown, model: ScoringModel, rows: readonly ScoreRow[]): Promise<unknown> {

@@ -58,7 +58,7 @@ async function findDamage(
     if (affected.length < maximumAffected) affected.push({ hash, part, manifest })
     return false
   }
-  for (const hash of loose) await check(hash, 'probe set')
+  for (const hash of loose) await check(hash, 'probe set or mean activations')
   for (const hash of manifests) {
     throwIfAborted(signal)
     if (!(await check(hash, 'manifest', hash))) continue

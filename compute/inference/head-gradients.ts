@@ -1,5 +1,5 @@
 // What a sample's loss changes by per change of each attention head's output: one backward pass per batch of samples.
-import type { ResolvedDimensions } from '../architectures/architecture.js'
+import { layerDimensions, type ResolvedDimensions } from '../architectures/architecture.js'
 import { causalMask } from '../autodiff/differentiable.js'
 import { finiteFloats, floats, int64s, type RuntimeTensor, type Session } from '../runtime/session.js'
 import { packBatches } from './batches.js'
@@ -12,6 +12,8 @@ export interface HeadGradients {
   loss: number
   /** [layers * heads] derivative of `loss` for a factor of each query head's output before the output projection, at factor 1. */
   gradients: Float32Array
+  /** [layers * heads] mean over the positions but the first of the entropy of what the head attends to, in nats. */
+  entropies: Float32Array
 }
 
 export interface HeadGradientOptions {
@@ -66,10 +68,21 @@ export function gradientFeeds(d: ResolvedDimensions, samples: readonly ScoredSam
   }
 }
 
-/** One backward pass over a batch: `log_probabilities` of the completion tokens and `head_gradients` [layers, batch, heads]. */
+/** [batch, 1, seq], for entropies: each sample's positions but the first, which can only look at itself, weigh 1 together. */
+export function positionWeights(samples: readonly ScoredSample[]): RuntimeTensor {
+  const seq = longestOf(samples)
+  const weights = new Float32Array(samples.length * seq)
+  samples.forEach(({ ids }, row) => {
+    weights.fill(1 / (ids.length - 1), row * seq + 1, row * seq + ids.length)
+  })
+  return floats(weights, [samples.length, 1, seq])
+}
+
+/** One backward pass over a batch: `log_probabilities` of the completion tokens; gradients and entropies are [layers, batch, heads]. */
 export interface BackwardPass {
   logProbabilities: RuntimeTensor
   headGradients: RuntimeTensor
+  headEntropies: RuntimeTensor
 }
 type RunBackward = (samples: readonly ScoredSample[], signal: AbortSignal | undefined) => Promise<BackwardPass>
 type RopeFeeds = (start: number, batch: number, seq: number) => Record<string, RuntimeTensor>
@@ -79,10 +92,18 @@ const longestOf = (samples: readonly ScoredSample[]) => Math.max(1, ...samples.m
 export const wholeBackward =
   (d: ResolvedDimensions, session: (graph: 'head_gradients') => Promise<Session>, ropeFeeds: RopeFeeds): RunBackward =>
   async (samples, signal) => {
-    const feeds = { ...gradientFeeds(d, samples), ...ropeFeeds(0, samples.length, longestOf(samples)) }
-    const fetches = ['log_probabilities', 'head_gradients']
+    const feeds = {
+      ...gradientFeeds(d, samples),
+      position_weights: positionWeights(samples),
+      ...ropeFeeds(0, samples.length, longestOf(samples)),
+    }
+    const fetches = ['log_probabilities', 'head_gradients', 'head_entropies']
     const found = await (await session('head_gradients')).run(feeds, fetches, { signal })
-    return { logProbabilities: found.log_probabilities!, headGradients: found.head_gradients! }
+    return {
+      logProbabilities: found.log_probabilities!,
+      headGradients: found.head_gradients!,
+      headEntropies: found.head_entropies!,
+    }
   }
 
 /**
@@ -103,7 +124,11 @@ export const layerwiseBackward =
       states.push(await pieces.layer(layer, states[layer]!, samples))
     }
     const batch = samples.length
-    const all = { ...gradientFeeds(d, samples), ...ropeFeeds(0, batch, longestOf(samples)) }
+    const all: Record<string, RuntimeTensor> = {
+      ...gradientFeeds(d, samples),
+      position_weights: positionWeights(samples),
+      ...ropeFeeds(0, batch, longestOf(samples)),
+    }
     const run = async (
       graph: 'loss_gradient' | `layer_gradient.${number}`,
       own: Record<string, RuntimeTensor>,
@@ -125,22 +150,32 @@ export const layerwiseBackward =
       'log_probabilities',
       'hidden_gradient',
     ])
-    const perLayer = batch * d.attentionHeadCount
-    const collected = new Float32Array(d.layerCount * perLayer)
+    const [headGradients, headEntropies] = [0, 1].map(() => new Float32Array(d.layerCount * batch * d.attentionHeadCount))
+    /** Rows of a layer with fewer heads than others are filled up with 0. */
+    const collect = (into: Float32Array, layer: number, found: Float32Array) => {
+      const own = found.length / batch
+      for (let row = 0; row < batch; row++)
+        into.set(found.subarray(row * own, (row + 1) * own), (layer * batch + row) * d.attentionHeadCount)
+    }
     let upstream = head.hidden_gradient!
     for (let layer = d.layerCount - 1; layer >= 0; layer--) {
       throwIfCancelled(signal)
       const own = {
         hidden_in: hiddenIn(states.pop()!),
         hidden_out_gradient: upstream,
-        head_gates: gates(1, d.attentionHeadCount),
+        head_gates: gates(1, layerDimensions(d, layer).attentionHeadCount),
       }
-      const found = await run(`layer_gradient.${layer}`, own, ['hidden_gradient', 'head_gradients'])
+      const found = await run(`layer_gradient.${layer}`, own, ['hidden_gradient', 'head_gradients', 'head_entropies'])
       upstream = found.hidden_gradient!
-      collected.set(found.head_gradients!.data as Float32Array, layer * perLayer)
+      collect(headGradients!, layer, found.head_gradients!.data as Float32Array)
+      collect(headEntropies!, layer, found.head_entropies!.data as Float32Array)
     }
-    const headGradients = floats(collected, [d.layerCount, batch, d.attentionHeadCount])
-    return { logProbabilities: head.log_probabilities!, headGradients }
+    const shape = [d.layerCount, batch, d.attentionHeadCount]
+    return {
+      logProbabilities: head.log_probabilities!,
+      headGradients: floats(headGradients!, shape),
+      headEntropies: floats(headEntropies!, shape),
+    }
   }
 
 /**
@@ -158,7 +193,11 @@ export async function headGradients(
 ): Promise<HeadGradients[]> {
   for (const { ids } of samples) model.check(ids)
   const heads = d.attentionHeadCount
-  const results: HeadGradients[] = samples.map(() => ({ loss: 0, gradients: new Float32Array(d.layerCount * heads) }))
+  const results: HeadGradients[] = samples.map(() => ({
+    loss: 0,
+    gradients: new Float32Array(d.layerCount * heads),
+    entropies: new Float32Array(d.layerCount * heads),
+  }))
   const scored = samples.flatMap(({ ids, completionStart }, i) =>
     ids.length > Math.max(1, completionStart) ? [i] : [],
   )
@@ -175,6 +214,7 @@ export async function headGradients(
     const found = await model.run(own, signal)
     const logProbabilities = finiteFloats(found.logProbabilities, 'loss')
     const byLayer = finiteFloats(found.headGradients, 'gradient of a head') // [layers, batch, heads]
+    const entropies = finiteFloats(found.headEntropies, 'entropy of a head') // [layers, batch, heads]
     let from = 0
     indices.forEach((index, row) => {
       const { ids, completionStart } = samples[index]!
@@ -186,6 +226,7 @@ export async function headGradients(
       for (let layer = 0; layer < d.layerCount; layer++) {
         const start = (layer * own.length + row) * heads
         result.gradients.set(byLayer.subarray(start, start + heads), layer * heads)
+        result.entropies.set(entropies.subarray(start, start + heads), layer * heads)
       }
     })
     await batchDone?.(

@@ -14,15 +14,23 @@ import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
  * cache and gates: `embed` and each layer give `hidden_out`, layers and `losses` take `hidden_in` [tokens, hidden], the residual stream.
  * `states`: no cache, gates or head; outputs the final norm `final_norm.out` and the residual stream `hidden.<l>` after l layers, all
  * [tokens, hidden]: what training is built on.
+ * `masked` is a layer with `head_gates` [query heads * head size], factors of what attention gives before its output projection.
  */
-export type GraphVariant = 'generate' | 'measure' | 'states' | 'embed' | `layer.${number}` | 'losses'
+export type GraphVariant =
+  | 'generate'
+  | 'measure'
+  | 'states'
+  | 'embed'
+  | `layer.${number}`
+  | `masked.${number}`
+  | 'losses'
 
 /** Which part of the model a graph holds: [from, to) of its layers. */
 function partOf(variant: GraphVariant, layerCount: number) {
   if (variant === 'embed') return { embed: true, from: 0, to: 0, head: false }
   if (variant === 'losses') return { embed: false, from: layerCount, to: layerCount, head: true }
-  if (!variant.startsWith('layer.')) return { embed: true, from: 0, to: layerCount, head: true }
-  const layer = Number(variant.slice('layer.'.length))
+  const layer = Number(/^(?:layer|masked)\.(\d+)$/.exec(variant)?.[1] ?? -1)
+  if (layer < 0) return { embed: true, from: 0, to: layerCount, head: true }
   return { embed: false, from: layer, to: layer + 1, head: false }
 }
 
@@ -96,6 +104,8 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
     return outputs[0]!
   }
 
+  const maskedHeads = layerDimensions(d, part.from).attentionHeadCount
+  const headGates = variant.startsWith('masked.') ? g.input('head_gates', 'float32', [maskedHeads * d.headSize]) : null
   const gates = variant === 'measure' ? tokenGates(g, inputs.ids, d.layerCount) : null
   const attend = attention(g, model, inputs, variant === 'generate')
   const hidden: Value[] = []
@@ -107,7 +117,8 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
 
     const x = norm(at('attn_norm'), `hidden.${layer}`)
     hidden.push(residual)
-    const mixed = attend(layer, ...projections(x, layer))
+    const attended = attend(layer, ...projections(x, layer))
+    const mixed = headGates ? apply(g, 'Mul', [attended, headGates], {}, { name: at('heads_gated') }) : attended
     added = gated(linear(mixed, at('o')), 'attention_gated')
 
     const y = norm(at('mlp_norm'), at('after_attention'))

@@ -1,6 +1,6 @@
 // A model run piece by piece: embedding, single layers, losses, with the residual stream in the caller's hands. Measurements that
 // differ only in later layers compute the earlier ones once; a layer is skipped by not running it.
-import type { ResolvedDimensions } from '../architectures/architecture.js'
+import { layerDimensions, type ResolvedDimensions } from '../architectures/architecture.js'
 import { floats, int32s, int64s, type RuntimeTensor, type Session } from '../runtime/session.js'
 import type { SampleScore, ScoredSample } from './model.js'
 import type { GraphVariant } from './model-graph.js'
@@ -10,7 +10,13 @@ export type HiddenState = Float32Array
 
 export interface ModelPieces {
   embed(samples: readonly ScoredSample[]): Promise<HiddenState>
-  layer(index: number, hidden: HiddenState, samples: readonly ScoredSample[]): Promise<HiddenState>
+  /** @param withoutGroup key/value head whose query heads give 0 before the output projection */
+  layer(
+    index: number,
+    hidden: HiddenState,
+    samples: readonly ScoredSample[],
+    withoutGroup?: number | undefined,
+  ): Promise<HiddenState>
   /** What the last layer's output says of the completions. Not-a-number losses are the caller's to find. */
   losses(hidden: HiddenState, samples: readonly ScoredSample[]): Promise<SampleScore[]>
 }
@@ -19,6 +25,14 @@ export interface ModelPieces {
 const maximumLogits = 16 * 1024 * 1024
 
 export const longestOf = (samples: readonly ScoredSample[]) => Math.max(1, ...samples.map(s => s.ids.length))
+
+/** [query heads * head size]: 0 for the query heads that share the key/value head, 1 for the others. */
+function groupGates(d: ResolvedDimensions, group: number): RuntimeTensor {
+  const width = (d.attentionHeadCount / d.keyValueHeadCount) * d.headSize
+  if (group < 0 || group >= d.keyValueHeadCount) throw new Error(`group ${group} of ${d.keyValueHeadCount}`)
+  const gates = new Float32Array(d.attentionHeadCount * d.headSize).fill(1)
+  return floats(gates.fill(0, group * width, (group + 1) * width), [gates.length])
+}
 
 /** @param model.check throws where token ids do not suit the model */
 export function modelPieces(
@@ -60,9 +74,12 @@ export function modelPieces(
       return hidden_out!.data as HiddenState
     },
 
-    async layer(index, hidden, samples) {
-      const feeds = { ...feedsFor(samples), ...hiddenIn(hidden) }
-      const { hidden_out } = await (await model.session(`layer.${index}`)).run(feeds, ['hidden_out'])
+    async layer(index, hidden, samples, withoutGroup) {
+      const masked: Record<string, RuntimeTensor> =
+        withoutGroup === undefined ? {} : { head_gates: groupGates(layerDimensions(d, index), withoutGroup) }
+      const feeds = { ...feedsFor(samples), ...hiddenIn(hidden), ...masked }
+      const session = await model.session(withoutGroup === undefined ? `layer.${index}` : `masked.${index}`)
+      const { hidden_out } = await session.run(feeds, ['hidden_out'])
       return hidden_out!.data as HiddenState
     },
 

@@ -8,6 +8,8 @@ export interface HeadRecord {
   loss: number
   /** [layers * heads] */
   gradients: number[]
+  /** [layers * heads] mean over positions but the first of the entropy of what the head attends to, nats. */
+  entropies: number[]
 }
 
 /** Records of earlier analyses of the same model. */
@@ -25,7 +27,7 @@ export interface HeadModel {
   headCount: number
   keyValueHeadCount: number
   /**
-   * Per row its mean completion loss, and [layers * heads] the derivatives of that for a factor of each head's output.
+   * Per row its mean completion loss, [layers * heads] the derivatives of that for a factor of each head's output, and entropies.
    * Throws NOT_A_NUMBER, and CANCELLED between two batches.
    */
   gradients(
@@ -44,6 +46,8 @@ export interface LayerHeads {
   heads: number[]
   /** [key/value heads] the sum over the query heads that share one: what removing the group is expected to cost at most. */
   keyValueGroups: number[]
+  /** [query heads] mean over samples of the entropy of what the head attends to, nats: 0 is a head that looks at one token only. */
+  entropy: number[]
 }
 
 export interface CapabilityHeads {
@@ -99,14 +103,20 @@ export async function headImportance(
     if (own.length === 0)
       throw new DomainError('INVALID_PROBE_DATASET', `${capability}: no sample to measure heads with`)
     const importance = new Float64Array(model.layerCount * model.headCount)
-    for (const { gradients } of own) {
-      for (let i = 0; i < importance.length; i++) importance[i]! += Math.abs(gradients[i]!) / own.length
+    const entropy = new Float64Array(importance.length)
+    for (const { gradients, entropies } of own) {
+      for (let i = 0; i < importance.length; i++) {
+        importance[i]! += Math.abs(gradients[i]!) / own.length
+        entropy[i]! += entropies[i]! / own.length
+      }
     }
     return {
       capability,
       meanSampleLoss: own.reduce((sum, { loss }) => sum + loss, 0) / own.length,
       sampleCount: own.length,
-      layers: Array.from({ length: model.layerCount }, (_, layerIndex) => layerHeads(model, importance, layerIndex)),
+      layers: Array.from({ length: model.layerCount }, (_, layerIndex) =>
+        layerHeads(model, importance, entropy, layerIndex),
+      ),
     }
   })
 }
@@ -114,12 +124,14 @@ export async function headImportance(
 function layerHeads(
   { headCount, keyValueHeadCount }: HeadModel,
   importance: Float64Array,
+  entropy: Float64Array,
   layerIndex: number,
 ): LayerHeads {
-  const heads = [...importance.subarray(layerIndex * headCount, (layerIndex + 1) * headCount)]
+  const ofLayer = (values: Float64Array) => [...values.subarray(layerIndex * headCount, (layerIndex + 1) * headCount)]
+  const heads = ofLayer(importance)
   const perGroup = headCount / keyValueHeadCount
   const keyValueGroups = Array.from({ length: keyValueHeadCount }, (_, group) =>
     heads.slice(group * perGroup, (group + 1) * perGroup).reduce((sum, head) => sum + head, 0),
   )
-  return { layerIndex, heads, keyValueGroups }
+  return { layerIndex, heads, keyValueGroups, entropy: ofLayer(entropy) }
 }

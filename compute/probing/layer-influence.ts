@@ -1,7 +1,12 @@
 // What each layer does: block influence and angular distance from one pass, and the loss its skipping costs, measured per capability.
+
+import { type ActivationStatistics, activationStatistics } from './activations.js'
 import { type CapabilityLoss, summarise, summariseWithIntervals } from './evaluate.js'
-import type { EncodedSample, RowScore, Scorer } from './scoring.js'
-import { longestBlock, type Stack } from './stacks.js'
+import { type GroupLosses, type MeasureOptions, measureSamples, type SampleRecord } from './sample-records.js'
+import type { EncodedSample, Scorer } from './scoring.js'
+import { longestBlock } from './stacks.js'
+
+export { stackWithout } from './stacks.js'
 
 export interface LayerAnalysis {
   layerIndex: number
@@ -14,8 +19,12 @@ export interface LayerAnalysis {
    * (Gromov et al., arXiv 2403.17887); as many as fit below the last layer, at most 8.
    */
   angularDistances: number[]
+  /** What its output looks like, over all samples. */
+  activation: ActivationStatistics
   capabilities: {
     capability: string
+    /** The same over this capability's samples. */
+    activation: ActivationStatistics
     /** The same over this capability's samples. */
     blockInfluence: number
     /** Nats per completion token added when the layer is skipped. */
@@ -30,34 +39,6 @@ export interface LayerInfluence {
   layers: LayerAnalysis[]
 }
 
-/** Everything an analysis needs to know about one sample. */
-export interface SampleRecord {
-  nll: number
-  exact: boolean
-  /** [layers] sums over the sample's tokens. */
-  cosine: number[]
-  norm: number[]
-  /** [n - 1][layer] as in LayerAnalysis. */
-  angles: number[][]
-  /** [layers] completion loss without the layer, summed, nats. */
-  skipped: number[]
-}
-
-/** Records of earlier analyses of the same model. */
-export interface RecordStore {
-  get(sample: EncodedSample): SampleRecord | undefined
-  add(entries: readonly (readonly [EncodedSample, SampleRecord])[]): Promise<void>
-}
-
-export interface InfluenceProgress {
-  /** Tokens run, over all variants; samples that were measured before count nothing. */
-  completed: number
-  total: number
-  /** Samples measured in this analysis, and those taken over from earlier ones. */
-  samplesDone: number
-  samplesReused: number
-}
-
 export const allOn = (layerCount: number) => new Array<number>(layerCount).fill(1)
 
 /** Gates with the given layers skipped. */
@@ -67,83 +48,29 @@ export const gatesWithout = (layerCount: number, skipped: Iterable<number>): num
   return gates
 }
 
-/** All layers but the given ones. */
-export const stackWithout = (layerCount: number, ...skipped: readonly number[]): Stack =>
-  Array.from({ length: layerCount }, (_, layer) => layer).filter(layer => !skipped.includes(layer))
-
 /**
  * Block influence (1 - mean over tokens of cos(layer input, layer output); ShortGPT, arXiv 2403.03853), angular distances of blocks and the
  * increase of the completion loss when one layer is skipped, per layer and capability. Skipping a layer re-runs only the layers after it,
  * so all variants together cost about half of (layers + 1) passes.
- * @param options.only layers whose skipping is measured; default: all. Records are neither used nor made then.
- * @param options.records what earlier analyses of this model measured; new samples are added batch by batch
  */
 export async function layerInfluence(
   scorer: Scorer,
   layerCount: number,
   samples: readonly EncodedSample[],
   wanted: readonly string[],
-  options: { only?: readonly number[]; records?: RecordStore; progress?: (p: InfluenceProgress) => void } = {},
-): Promise<LayerInfluence> {
+  options: MeasureOptions = {},
+): Promise<LayerInfluence & { records: SampleRecord[]; groupLosses: GroupLosses[] }> {
   const layers = options.only ?? Array.from({ length: layerCount }, (_, i) => i)
-  const store = options.only ? undefined : options.records
-  const records = samples.map(sample => store?.get(sample))
-  const missing = samples.flatMap((_, i) => (records[i] ? [] : [i]))
-  const stacks = [stackWithout(layerCount), ...layers.map(layer => stackWithout(layerCount, layer))]
-  const samplesReused = samples.length - missing.length
-  const total = missing.reduce((sum, i) => sum + samples[i]!.ids.length, 0) * stacks.length
-  let completed = 0
-  let samplesDone = 0
-  const report = () => options.progress?.({ completed, total, samplesDone, samplesReused })
-  report()
-
-  await scorer.scoreStacks(
-    missing.map(i => samples[i]!),
-    stacks,
-    {
-      observe: 0,
-      async batchDone(batch, scores) {
-        const entries = batch.map((row, k) => {
-          const index = missing[row]!
-          const record = recordOf(scores, k)
-          records[index] = record
-          return [samples[index]!, record] as const
-        })
-        await store?.add(entries)
-        samplesDone += batch.length
-        report()
-      },
-      done(tokens) {
-        completed += tokens
-        report()
-      },
-    },
-  )
-
-  const measured = records as SampleRecord[]
-  const baseline = summariseWithIntervals(samples, measured, wanted)
+  const { records, groupLosses } = await measureSamples(scorer, layerCount, samples, options)
+  const baseline = summariseWithIntervals(samples, records, wanted)
   const skipped = layers.map((_, k) =>
     summarise(
       samples,
-      measured.map(({ skipped, exact }) => ({ nll: skipped[k]!, exact })),
+      records.map(({ skipped, exact }) => ({ nll: skipped[k]!, exact })),
       wanted,
     ),
   )
-  return { baseline, layers: combine(layers, samples, measured, baseline, skipped, wanted) }
-}
-
-/** @param scores [stack][row of the batch], the whole model first */
-function recordOf(scores: readonly RowScore[][], row: number): SampleRecord {
-  const [whole, ...skipped] = scores.map(stack => stack[row]!)
-  const { cosine, norm, angles } = whole!.layers!
-  return {
-    nll: whole!.nll,
-    exact: whole!.exact,
-    cosine: Array.from(cosine),
-    norm: Array.from(norm),
-    angles: angles!,
-    skipped: skipped.map(score => score.nll),
-  }
+  return { baseline, layers: combine(layers, samples, records, baseline, skipped, wanted), records, groupLosses }
 }
 
 function combine(
@@ -156,8 +83,15 @@ function combine(
 ): LayerAnalysis[] {
   const increase = (k: number, c: number) => skipped[k]![c]!.loss - baseline[c]!.loss
   const greatest = wanted.map((_, c) => Math.max(...layers.map((_, k) => increase(k, c))))
+  const activation = (layer: number, capability?: string) =>
+    activationStatistics(
+      records.flatMap(({ activation }, i) =>
+        capability === undefined || samples[i]!.capability === capability ? [activation[layer]!] : [],
+      ),
+    )
   return layers.map((layerIndex, k) => ({
     layerIndex,
+    activation: activation(layerIndex),
     blockInfluence: 1 - meanOver(samples, records, r => r.cosine[layerIndex]!),
     activationNorm: meanOver(samples, records, r => r.norm[layerIndex]!),
     angularDistances: Array.from({ length: longestBlock }, (_, n) =>
@@ -168,6 +102,7 @@ function combine(
     }),
     capabilities: wanted.map((capability, c) => ({
       capability,
+      activation: activation(layerIndex, capability),
       blockInfluence: 1 - meanOver(samples, records, r => r.cosine[layerIndex]!, capability),
       lossIncrease: increase(k, c),
       score: scoreOf(increase(k, c), greatest[c]!),

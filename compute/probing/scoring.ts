@@ -2,8 +2,9 @@
 import { setImmediate } from 'node:timers/promises'
 import { DomainError } from '../../lib/errors.js'
 import { throwIfAborted } from '../../payloads/file-payload-store.js'
+import type { ActivationSums } from './activations.js'
 import type { ProbeSample } from './probe-set.js'
-import { findNotANumber, type LayerwiseModel, type Stack, scoreBatch } from './stacks.js'
+import { findNotANumber, type LayerwiseModel, scoreBatch, type Variant } from './stacks.js'
 
 /** One forward pass over one sequence. */
 export interface ScoreRow {
@@ -28,6 +29,9 @@ export interface LayerSums {
   norm: ArrayLike<number>
   /** [n - 1][layer]: angular distance of input and output of the n layers from `layer` on, at the row's last token; 0 to 1. */
   angles?: number[][] | undefined
+  /** [layer], where layers are run one by one: what their outputs look like, and [hidden] the mean over the tokens that count. */
+  activation?: ActivationSums[] | undefined
+  centroids?: Float32Array[] | undefined
 }
 
 /** What probing needs of a loaded model. */
@@ -74,6 +78,11 @@ export function encodeSample(
   return completionTokens > 0 ? { capability: sample.capability, ids, completionStart, completionTokens } : undefined
 }
 
+/** A sample as tokens, with what it was made from. */
+export interface ProbedSample extends EncodedSample {
+  probe: ProbeSample
+}
+
 /** Longest stretch of tokenising without a turn of the event loop, so that large sets can be cancelled and heartbeats go on. */
 const encodeMilliseconds = 50
 
@@ -83,8 +92,8 @@ export async function encodeSamples(
   samples: readonly ProbeSample[],
   maxTokens: number,
   signal?: AbortSignal,
-): Promise<EncodedSample[]> {
-  const encoded: EncodedSample[] = []
+): Promise<ProbedSample[]> {
+  const encoded: ProbedSample[] = []
   let paused = performance.now()
   for (const sample of samples) {
     if (performance.now() - paused > encodeMilliseconds) {
@@ -93,7 +102,7 @@ export async function encodeSamples(
       paused = performance.now()
     }
     const one = encodeSample(model, sample, maxTokens)
-    if (one) encoded.push(one)
+    if (one) encoded.push({ ...one, probe: sample })
   }
   return encoded
 }
@@ -145,7 +154,7 @@ export function createScorer(model: ScoringModel, signal: AbortSignal) {
     return scores
   }
 
-  const explain = async (stack: Stack, row: ScoreRow) => {
+  const explain = async (stack: Variant, row: ScoreRow) => {
     const where = await findNotANumber(model.layerwise, [row], stack)
     const gates = Array.from({ length: model.layerCount }, (_, layer) => (stack.includes(layer) ? 1 : 0))
     if (where === 'loss') return notANumber(model, gates, Number.NaN)
@@ -209,7 +218,7 @@ export function createScorer(model: ScoringModel, signal: AbortSignal) {
      */
     async scoreStacks(
       rows: readonly ScoreRow[],
-      stacks: readonly Stack[],
+      stacks: readonly Variant[],
       options: {
         observe?: number
         batchDone?: (rows: readonly number[], scores: readonly RowScore[][]) => Promise<void>

@@ -1,23 +1,44 @@
 // Stacks of layers that share their first layers, scored together: every distinct prefix is computed once.
+import { type ActivationSums, activationSums } from './activations.js'
 import type { RowScore, ScoreRow } from './scoring.js'
 
 /** Indices of the layers that run, in their order; the others are skipped: their input goes on unchanged. */
 export type Stack = readonly number[]
 
+/** A layer that runs whole, or with the query heads of one key/value head giving 0. */
+export type Step = number | { layer: number; withoutGroup: number }
+
+/** What is run of a model: a stack, in which layers may lack heads. */
+export type Variant = readonly Step[]
+
+/** All layers but the given ones. */
+export const stackWithout = (layerCount: number, ...skipped: readonly number[]): Stack =>
+  Array.from({ length: layerCount }, (_, layer) => layer).filter(layer => !skipped.includes(layer))
+
+const layerOf = (step: Step) => (typeof step === 'number' ? step : step.layer)
+const keyOf = (step: Step) => (typeof step === 'number' ? String(step) : `${step.layer}/${step.withoutGroup}`)
+
 /** A model in pieces; the residual stream of a batch is [rows * longest row, hidden], padded on the right. */
 export interface LayerwiseModel {
   hiddenSize: number
   embed(rows: readonly ScoreRow[]): Promise<Float32Array>
-  layer(index: number, hidden: Float32Array, rows: readonly ScoreRow[]): Promise<Float32Array>
+  /** @param withoutGroup key/value head whose query heads give 0 */
+  layer(
+    index: number,
+    hidden: Float32Array,
+    rows: readonly ScoreRow[],
+    withoutGroup?: number | undefined,
+  ): Promise<Float32Array>
   losses(hidden: Float32Array, rows: readonly ScoreRow[]): Promise<RowScore[]>
 }
 
 /** Blocks of 1 to this many layers have their angular distance measured. */
 export const longestBlock = 8
 
-/** A prefix tree: an edge is a layer, a node the state after it. */
+/** A prefix tree: an edge is a step, a node the state after it. */
 export interface StackNode {
-  children: Map<number, StackNode>
+  /** By the step that leads there, whole or masked layers apart. */
+  children: Map<string, { step: Step; node: StackNode }>
   /** Which of the given stacks end here. */
   ends: number[]
   /** Whether the observed stack passes through. */
@@ -25,16 +46,17 @@ export interface StackNode {
 }
 
 /** Layers of a stack ascend, as a model runs them. */
-export function prefixTree(stacks: readonly Stack[], observe?: number): StackNode {
+export function prefixTree(stacks: readonly Variant[], observe?: number): StackNode {
   const newNode = (): StackNode => ({ children: new Map(), ends: [], observed: false })
   const root = newNode()
   stacks.forEach((stack, index) => {
     let node = root
-    stack.forEach((layer, i) => {
-      if (i > 0 && layer <= stack[i - 1]!) throw new Error(`layer ${layer} follows layer ${stack[i - 1]} in a stack`)
-      const child = node.children.get(layer) ?? newNode()
-      node.children.set(layer, child)
-      node = child
+    stack.forEach((step, i) => {
+      const before = i > 0 ? layerOf(stack[i - 1]!) : -1
+      if (layerOf(step) <= before) throw new Error(`layer ${layerOf(step)} follows layer ${before} in a stack`)
+      const child = node.children.get(keyOf(step)) ?? { step, node: newNode() }
+      node.children.set(keyOf(step), child)
+      node = child.node
       if (index === observe) node.observed = true
     })
     node.ends.push(index)
@@ -43,13 +65,13 @@ export function prefixTree(stacks: readonly Stack[], observe?: number): StackNod
 }
 
 const countEdges = (node: StackNode): number =>
-  [...node.children.values()].reduce((sum, child) => sum + 1 + countEdges(child), 0)
+  [...node.children.values()].reduce((sum, child) => sum + 1 + countEdges(child.node), 0)
 
 const countEnds = (node: StackNode): number =>
-  [...node.children.values()].reduce((sum, child) => sum + countEnds(child), node.ends.length > 0 ? 1 : 0)
+  [...node.children.values()].reduce((sum, child) => sum + countEnds(child.node), node.ends.length > 0 ? 1 : 0)
 
 /** Layers that running each stack whole would run, and those that are run when prefixes are shared. */
-export const layerRuns = (stacks: readonly Stack[]) => ({
+export const layerRuns = (stacks: readonly Variant[]) => ({
   whole: stacks.reduce((sum, stack) => sum + stack.length, 0),
   shared: countEdges(prefixTree(stacks)),
 })
@@ -77,7 +99,7 @@ interface LiveState {
 export async function scoreBatch(
   model: LayerwiseModel,
   rows: readonly ScoreRow[],
-  stacks: readonly Stack[],
+  stacks: readonly Variant[],
   { observe, tokensPerRun, timed, ran }: BatchRun,
 ): Promise<RowScore[][]> {
   const scores = new Array<RowScore[]>(stacks.length)
@@ -106,24 +128,32 @@ export async function scoreBatch(
   const root = prefixTree(stacks, observe)
   const work = countEdges(root) + countEnds(root)
   let live: LiveState[] = [{ node: root, hidden: embedded }]
-  const layers = [...new Set(stacks.flat())].sort((a, b) => a - b)
-  for (const layer of layers) {
-    const takers = live.filter(({ node }) => node.children.has(layer))
+  const steps = new Map(stacks.flat().map(step => [keyOf(step), step]))
+  const byLayer = [...steps].sort(([, a], [, b]) => layerOf(a) - layerOf(b))
+  for (let next = 0; next < byLayer.length; ) {
+    const layer = layerOf(byLayer[next]![1])
     const grown: LiveState[] = []
-    await inGroups(takers, async (group, joined) => {
-      const out = await timed(tokens * group.length, () => model.layer(layer, joined, timesRows(group.length)))
-      group.forEach(({ node, hidden }, i) => {
-        const child = {
-          node: node.children.get(layer)!,
-          hidden: out.subarray(i * embedded.length, (i + 1) * embedded.length),
-        }
-        if (child.node.observed) observer?.add(hidden, child.hidden)
-        grown.push(child)
+    // The whole layer and its masked forms start from the same states.
+    for (; next < byLayer.length && layerOf(byLayer[next]![1]) === layer; next++) {
+      const [key, step] = byLayer[next]!
+      const withoutGroup = typeof step === 'number' ? undefined : step.withoutGroup
+      const takers = live.filter(({ node }) => node.children.has(key))
+      await inGroups(takers, async (group, joined) => {
+        const run = () => model.layer(layer, joined, timesRows(group.length), withoutGroup)
+        const out = await timed(tokens * group.length, run)
+        group.forEach(({ node, hidden }, i) => {
+          const child = {
+            node: node.children.get(key)!.node,
+            hidden: out.subarray(i * embedded.length, (i + 1) * embedded.length),
+          }
+          if (child.node.observed) observer?.add(hidden, child.hidden)
+          grown.push(child)
+        })
       })
-    })
+    }
     // A state is kept while a stack ends with it or goes on from it.
     live = [...live, ...grown].filter(
-      ({ node }) => node.ends.length > 0 || [...node.children.keys()].some(next => next > layer),
+      ({ node }) => node.ends.length > 0 || [...node.children.values()].some(({ step }) => layerOf(step) > layer),
     )
   }
   await inGroups(
@@ -156,22 +186,28 @@ function joinStates(states: readonly LiveState[]): Float32Array {
 export async function findNotANumber(
   model: LayerwiseModel,
   rows: readonly ScoreRow[],
-  stack: Stack,
+  stack: Variant,
 ): Promise<number | 'embedding' | 'loss'> {
   const broken = (hidden: Float32Array) => hidden.some(value => !Number.isFinite(value))
   let hidden = await model.embed(rows)
   if (broken(hidden)) return 'embedding'
-  for (const layer of stack) {
-    hidden = await model.layer(layer, hidden, rows)
-    if (broken(hidden)) return layer
+  for (const step of stack) {
+    hidden = await model.layer(layerOf(step), hidden, rows, typeof step === 'number' ? undefined : step.withoutGroup)
+    if (broken(hidden)) return layerOf(step)
   }
   return 'loss'
 }
 
-/** Collects, layer by layer of one stack, what goes in and comes out: sums over tokens, and the last token's directions. */
+/** Collects, layer by layer of one stack, what goes in and comes out: sums over tokens, mean vectors, and the last token's directions. */
 function layerObserver(rows: readonly ScoreRow[], size: number) {
   const longest = Math.max(1, ...rows.map(row => row.ids.length))
-  const collected = rows.map(() => ({ cosine: [] as number[], norm: [] as number[], last: [] as Float32Array[] }))
+  const collected = rows.map(() => ({
+    cosine: [] as number[],
+    norm: [] as number[],
+    last: [] as Float32Array[],
+    activation: [] as ActivationSums[],
+    centroids: [] as Float32Array[],
+  }))
   const lastToken = (hidden: Float32Array, row: number) => {
     const start = (row * longest + rows[row]!.ids.length - 1) * size
     return hidden.slice(start, start + size)
@@ -191,12 +227,17 @@ function layerObserver(rows: readonly ScoreRow[], size: number) {
         }
         own.cosine.push(cosines)
         own.norm.push(norms)
+        const centroid = new Float32Array(size)
+        own.activation.push(activationSums(after, row * longest * size, rows[row]!.ids.length, size, centroid))
+        own.centroids.push(centroid)
       })
     },
     finish: (): NonNullable<RowScore['layers']>[] =>
-      collected.map(({ cosine, norm, last }) => ({
+      collected.map(({ cosine, norm, last, activation, centroids }) => ({
         cosine,
         norm,
+        activation,
+        centroids,
         angles: Array.from({ length: Math.min(longestBlock, last.length - 1) }, (_, n) =>
           last.slice(0, last.length - 1 - n).map((input, layer) => {
             const { cosine } = compareVectors(input, last[layer + n + 1]!, 0, 0, size)

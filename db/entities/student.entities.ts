@@ -72,6 +72,7 @@ export class ApprovalPolicy {
 /** How a model does on a capability, measured on a split of a probe set. */
 @Entity('ModelEvaluations')
 @Index('IX_ModelEvaluations_Model', ['modelId', 'id'])
+@Index('IX_ModelEvaluations_Slug', ['slug', 'id'])
 export class ModelEvaluation {
   @IdPrimaryColumn() id!: string
   @IdColumn() tenantId!: string

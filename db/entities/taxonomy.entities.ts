@@ -27,7 +27,26 @@ export class StudentModelTaxonomy {
   /** 0 top level, 1 sub-capability, 2 specialisation. */
   @IntegerColumn() capabilityLevel!: number
   @TextColumn({ nullable: true }) description!: string | null
+  /** ESTABLISHED, PROPOSED (found by an analysis, not judged yet), MERGED (into another), DISMISSED. */
+  @NameColumn({ default: 'ESTABLISHED' }, 20) status!: string
+  /** Where an analysis found it: what it was found by. */
+  @JsonColumn({ nullable: true }) discovery!: CapabilityDiscovery | null
+  /** Of the capability that it was merged into. */
+  @IdColumn({ nullable: true }) mergedIntoId!: string | null
   @TimeColumn() createdAt!: Date
+}
+
+export interface CapabilityDiscovery {
+  /** Words that set its samples apart. */
+  words: string[]
+  /** Prompts, shortened. */
+  examples: string[]
+  /** Keys of its samples (see DiscoveryOutput). */
+  samples: string[]
+  /** Of the clustering that showed it last. */
+  silhouette: number
+  /** The model that showed it last. */
+  modelId: string
 }
 
 @Entity('ProbeDatasets')
@@ -80,8 +99,24 @@ export class CapabilityAnalysis {
     blockInfluence: number
     activationNorm: number
     angularDistances?: number[]
+    activation?: StoredActivation
   }[]
+  /** LayerClusterOutput[], MaskedGroupOutput[] and the samples dropped by capability; null in analyses of earlier versions. */
+  @JsonColumn({ nullable: true }) clusters!: object[] | null
+  @JsonColumn({ nullable: true }) maskedGroups!: object[] | null
+  @JsonColumn({ nullable: true }) droppedSamples!: { capability: string; count: number }[] | null
+  /** Payload of the layers' mean outputs per capability, as SafeTensors. */
+  @HashColumn({ nullable: true }) centroidsHash!: string | null
   @TimeColumn() createdAt!: Date
+}
+
+/** Statistics of a layer's output (ActivationOutput). */
+export interface StoredActivation {
+  mean: number
+  standardDeviation: number
+  rms: number
+  maximum: number
+  kurtosis: number
 }
 
 @Entity('ModelLayerCapabilities')
@@ -103,6 +138,8 @@ export class ModelLayerCapability {
   /** Nats per completion token when the layer is skipped. */
   @RealColumn() lossIncrease!: number
   @RealColumn() blockInfluence!: number
+  /** Over this capability's samples; null in analyses of earlier versions. */
+  @JsonColumn({ nullable: true }) activation!: StoredActivation | null
 }
 
 /** What one analysis measured for the attention heads of one layer and one capability. */
@@ -123,4 +160,6 @@ export class ModelHeadImportance {
   @IntegerColumn() keyValueHeadCount!: number
   /** By query head: |d loss / d gate|, nats per completion token. */
   @JsonColumn() importance!: number[]
+  /** By query head: entropy of what it attends to, nats; null in analyses of earlier versions. */
+  @JsonColumn({ nullable: true }) entropy!: number[] | null
 }

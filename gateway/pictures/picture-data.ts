@@ -16,12 +16,25 @@ export interface PictureAnalysis {
   layers: LayerLosses[]
 }
 
+export interface PictureHeads {
+  modelName: string
+  probeSet: string
+  /** [layer][query head] |d loss / d gate|, nats per completion token. */
+  importance: number[][]
+  /** [layer] key/value head of each query head. */
+  groups: number[][]
+  /** Key/value heads whose loss was measured without them; mean over the capabilities, nats per completion token. */
+  masked: { layerIndex: number; keyValueHeadIndex: number; lossIncrease: number }[]
+}
+
 export interface PlottedRecipe {
   name: string
   capability: string | null
   parameterCount: number
   /** exp(-(student loss - parent loss)); 1 is the parent. */
   quality: number
+  /** 95 % interval of an estimated quality; null where there is none. */
+  interval: [number, number] | null
   /** Of the built student; otherwise estimated by the search. */
   measured: boolean
 }
@@ -66,9 +79,26 @@ interface AnalysisAnswer {
   } | null
 }
 
+const headsQuery = `query PictureHeads($id: ID!) {
+  model(id: $id) { name analysis {
+    probeDataset { name version }
+    layers { layerIndex heads { headIndex keyValueHeadIndex importance } }
+    maskedGroups { layerIndex keyValueHeadIndex lossIncrease }
+  } }
+}`
+
+interface HeadsAnswer {
+  name: string
+  analysis: {
+    probeDataset: { name: string; version: number }
+    layers: { layerIndex: number; heads: { headIndex: number; keyValueHeadIndex: number; importance: number }[] }[]
+    maskedGroups: { layerIndex: number; keyValueHeadIndex: number; lossIncrease: number }[]
+  } | null
+}
+
 const recipesQuery = `query PictureRecipes($id: ID!, $after: String) {
   model(id: $id) { name parameterCount recipes(first: 100, after: $after) {
-    nodes { name capability { slug } estimatedParameterCount estimatedQuality measuredQuality student { parameterCount } }
+    nodes { name capability { slug } estimatedParameterCount estimatedQuality estimatedQualityInterval measuredQuality student { parameterCount } }
     pageInfo { hasNextPage endCursor }
   } }
 }`
@@ -82,6 +112,7 @@ interface RecipesAnswer {
       capability: { slug: string } | null
       estimatedParameterCount: number | string
       estimatedQuality: number | null
+      estimatedQualityInterval: [number, number] | null
       measuredQuality: number | null
       student: { parameterCount: number | string } | null
     }[]
@@ -118,6 +149,31 @@ export async function findPictureAnalysis(run: Query, id: string): Promise<Found
   }
 }
 
+/** The attention heads in a model's newest analysis, mean over its capabilities. */
+export async function findPictureHeads(run: Query, id: string): Promise<Found<PictureHeads>> {
+  const model = await modelOf<HeadsAnswer>(run, headsQuery, { id })
+  if (!model) return undefined
+  const { analysis } = model
+  if (!analysis?.layers.some(layer => layer.heads.length > 0)) return null
+  const masked = new Map<string, { layerIndex: number; keyValueHeadIndex: number; lossIncreases: number[] }>()
+  for (const { layerIndex, keyValueHeadIndex, lossIncrease } of analysis.maskedGroups) {
+    const key = `${layerIndex}/${keyValueHeadIndex}`
+    const group = masked.get(key) ?? { layerIndex, keyValueHeadIndex, lossIncreases: [] }
+    group.lossIncreases.push(lossIncrease)
+    masked.set(key, group)
+  }
+  return {
+    modelName: model.name,
+    probeSet: `${analysis.probeDataset.name} version ${analysis.probeDataset.version}`,
+    importance: analysis.layers.map(layer => layer.heads.map(head => head.importance)),
+    groups: analysis.layers.map(layer => layer.heads.map(head => head.keyValueHeadIndex)),
+    masked: [...masked.values()].map(({ lossIncreases, ...group }) => ({
+      ...group,
+      lossIncrease: lossIncreases.reduce((sum, loss) => sum + loss, 0) / lossIncreases.length,
+    })),
+  }
+}
+
 /** A model's recipes whose quality is known, at most 500 of them, the ones first in the graph's own order. */
 export async function findPictureRecipes(run: Query, id: string): Promise<Found<PictureRecipes>> {
   const found: PictureRecipes = { modelName: '', parameterCount: 0, recipes: [], unmeasured: 0 }
@@ -136,6 +192,7 @@ export async function findPictureRecipes(run: Query, id: string): Promise<Found<
           capability: recipe.capability?.slug ?? null,
           parameterCount: Number(recipe.student?.parameterCount ?? recipe.estimatedParameterCount),
           quality,
+          interval: recipe.measuredQuality === null ? recipe.estimatedQualityInterval : null,
           measured: recipe.measuredQuality !== null,
         })
     }

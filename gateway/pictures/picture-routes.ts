@@ -2,9 +2,10 @@
 import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { parseGlobalId } from '../../lib/ids.js'
+import { headsPicture } from './heads-picture.js'
 import { layersPicture } from './layers-picture.js'
 import { mapPicture } from './map-picture.js'
-import { findPictureAnalysis, findPictureRecipes, type Query, type RunQuery } from './picture-data.js'
+import { findPictureAnalysis, findPictureHeads, findPictureRecipes, type Query, type RunQuery } from './picture-data.js'
 import { type Picture, renderSvg } from './render-svg.js'
 import { studentsPicture } from './students-picture.js'
 
@@ -26,6 +27,10 @@ export const pictures: Record<string, { draw: Draw; missing: string }> = {
   map: {
     draw: drawn(findPictureAnalysis, mapPicture),
     missing: 'This model has not been analysed: run analyzeModel (hartonomous analyze) first',
+  },
+  heads: {
+    draw: drawn(findPictureHeads, headsPicture),
+    missing: 'The heads of this model have not been measured: run analyzeModel (hartonomous analyze) first',
   },
   students: {
     draw: drawn(findPictureRecipes, studentsPicture),

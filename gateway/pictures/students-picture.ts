@@ -31,9 +31,30 @@ export function studentsPicture(found: PictureRecipes): Picture {
   const fronts = capabilities.map(capability => paretoFront(recipes.filter(r => r.capability === capability)))
   const labelled = new Set(fronts.map(front => front.at(-1)))
   // Where all are good, the differences are what one looks for.
-  const fromZero = Math.min(...recipes.map(r => r.quality)) < 0.5
+  const fromZero = Math.min(...recipes.map(r => r.interval?.[0] ?? r.quality)) < 0.5
   const point = (r: PlottedRecipe) => [r.parameterCount / divisor, r.quality]
   const labelOf = (r: PlottedRecipe) => plainText(r.capability ?? r.name, 28)
+  /** A whisker per estimated recipe, as one line with gaps. */
+  const intervalsOf = (capability: string | null, index: number) => ({
+    name: nameOf(capability),
+    type: 'line' as const,
+    symbol: 'rect',
+    symbolSize: [9, 1.5] as [number, number],
+    silent: true,
+    z: 1,
+    itemStyle: { color: colourOf(capability, index), opacity: 1 },
+    lineStyle: { color: colourOf(capability, index), width: 1.5, opacity: 0.6 },
+    data: recipes
+      .filter(r => r.capability === capability && r.interval)
+      .flatMap(r => {
+        const x = r.parameterCount / divisor
+        return [
+          [x, r.interval![0]],
+          [x, r.interval![1]],
+          ['-', '-'],
+        ] as [number | string, number | string][]
+      }),
+  })
   const title = `Students of ${plainText(found.modelName, 60)}`
   const measured = recipes.filter(r => r.measured).length
   const legendRows = Math.ceil((capabilities.length + 1) / 4)
@@ -53,7 +74,8 @@ export function studentsPicture(found: PictureRecipes): Picture {
     option: {
       title: {
         text: title,
-        subtext: 'Filled: measured on the built student; hollow: estimated. Lines: each capability’s Pareto front',
+        subtext:
+          'Filled: measured on the built student; hollow: estimated, with its 95 % interval. Lines: each capability’s Pareto front',
         left: 16,
         top: 12,
         textStyle: { fontSize: 16 },
@@ -107,6 +129,7 @@ export function studentsPicture(found: PictureRecipes): Picture {
               })),
           }
         }),
+        ...capabilities.map((capability, index) => intervalsOf(capability, index)),
         ...fronts.map((front, index) => {
           const capability = capabilities[index] ?? null
           return {

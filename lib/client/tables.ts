@@ -52,6 +52,15 @@ export const shadeLegend = shades
   .filter(Boolean)
   .join('  ')
 
+const bars = '▁▂▃▄▅▆▇█'
+/** One bar per value, from the least to the greatest of them; all in the middle where they are equal. */
+export function sparkline(values: readonly number[]): string {
+  const [least, greatest] = [Math.min(...values), Math.max(...values)]
+  const height = (value: number) =>
+    greatest === least ? 3 : Math.min(bars.length - 1, Math.floor(((value - least) / (greatest - least)) * bars.length))
+  return values.map(value => bars[height(value)]).join('')
+}
+
 /** `[0,3) [5,8)` */
 export const ranges = (layers: { from: number; to: number }[]): string =>
   layers.map(l => (l.to - l.from === 1 ? `${l.from}` : `${l.from}–${l.to - 1}`)).join(', ')

@@ -29,7 +29,16 @@ import {
   newestAnalysis,
   newestScores,
 } from './analysis.service.js'
-import { CapabilityAnalysis, CapabilityScore, HeadImportance, LayerAnalysis, LayerCapability } from './analysis.type.js'
+import {
+  CapabilityAnalysis,
+  CapabilityScore,
+  DroppedSamples,
+  HeadImportance,
+  LayerAnalysis,
+  LayerCapability,
+  LayerCluster,
+  MaskedGroup,
+} from './analysis.type.js'
 import { Capability } from './capability.type.js'
 import { probeDatasetById, probeDatasetIdOfJob } from './probe-dataset.service.js'
 import { ProbeDataset } from './probe-dataset.type.js'
@@ -49,6 +58,17 @@ export class AnalyzeModelInput {
       'At most this many samples per capability, taken evenly over its sub-capabilities: 1 to 100,000; default: all.',
   })
   samplesPerCapability?: number | null
+  @Field(() => Int, {
+    nullable: true,
+    description:
+      'How many key/value groups, those of the least importance, have their loss measured without them; 0 to 256, default 4. Each costs about half a pass over the samples.',
+  })
+  maskedGroups?: number | null
+  @Field(() => Int, {
+    nullable: true,
+    description: 'Seed of the clusterings; default 0. The same seed gives the same clusters.',
+  })
+  seed?: number | null
   @Field(() => String, { nullable: true, description: 'Same key and input: same job. 1 to 200 characters.' })
   idempotencyKey?: string | null
 }
@@ -109,6 +129,36 @@ export class AnalysisResolver {
   @FieldResolver(() => [CapabilityScore], { description: 'How the whole model does, per capability.' })
   baseline(@Root() analysis: CapabilityAnalysis): CapabilityScore[] {
     return analysis.scores
+  }
+
+  @FieldResolver(() => [LayerCluster], {
+    description:
+      'The layers in clusters by what their outputs look like on each capability’s samples (k-means on the directions of their means, the number of clusters by silhouette); empty in analyses of earlier versions.',
+  })
+  clusters(
+    @Root() analysis: CapabilityAnalysis,
+    @Arg('capability', () => String, { nullable: true, description: 'Slug; default: of all capabilities, in order.' })
+    capability: string | null | undefined,
+  ): LayerCluster[] {
+    return analysis.layerClusters.filter(own => !capability || own.slug === capability)
+  }
+
+  @FieldResolver(() => [MaskedGroup], {
+    description: 'What is really lost without the key/value groups of the least importance, per group and capability.',
+  })
+  maskedGroups(
+    @Root() analysis: CapabilityAnalysis,
+    @Arg('capability', () => String, { nullable: true, description: 'Slug; default: of all capabilities.' })
+    capability: string | null | undefined,
+  ): MaskedGroup[] {
+    return analysis.groups.filter(own => !capability || own.slug === capability)
+  }
+
+  @FieldResolver(() => [DroppedSamples], {
+    description: 'Samples that count nowhere because nothing of their completion fits the limit of tokens.',
+  })
+  droppedSamples(@Root() analysis: CapabilityAnalysis): DroppedSamples[] {
+    return analysis.dropped
   }
 }
 
@@ -182,10 +232,16 @@ export class ModelResolver {
     @Root() model: Model,
     @Arg('split', () => ProbeSplit, { nullable: true, description: 'Only this half of the probe sets.' })
     split: ProbeSplit | null | undefined,
+    @Arg('level', () => Int, {
+      nullable: true,
+      description: 'Depth of the capabilities in the tree: 0 (default) top level, 1 sub-capabilities, 2 parts of them.',
+    })
+    level: number | null | undefined,
     @Ctx() context: RequestContext,
   ): Promise<CapabilityScore[]> {
     const scores = (await newestScores(context).load(fromGlobalId('Model', model.id))) ?? []
-    return split ? scores.filter(score => score.split === split) : scores
+    const depth = (slug: string) => slug.split('/').length - 1
+    return scores.filter(score => depth(score.slug) === (level ?? 0) && (!split || score.split === split))
   }
 
   @FieldResolver(() => [CapabilityQuality], {

@@ -1,21 +1,20 @@
 // Analyses: queued for a model and a probe set, written when the job is done, read per model, layer and capability.
-import type { EntityManager } from 'typeorm'
 import { z } from 'zod'
-import type { CapabilityScoreOutput, JobOutput } from '../../compute/pool/job-types.js'
+import type { CapabilityScoreOutput, LayerClusterOutput, MaskedGroupOutput } from '../../compute/pool/job-types.js'
 import {
   CapabilityAnalysis as AnalysisRow,
+  ModelAtom,
   ModelEvaluation,
   ModelHeadImportance,
   ModelLayerCapability,
 } from '../../db/entities/index.js'
-import { addModelEvent, aliveModel } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
-import { newId } from '../../lib/ids.js'
+import { DomainError } from '../../lib/errors.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import { groupBy, loader } from '../build/loader.js'
-import type { JobEffect, RequestContext } from '../build/platform.js'
+import type { RequestContext } from '../build/platform.js'
 import { checkSamplesPerCapability, chooseProbeDataset } from '../build/probe-dataset.js'
 import {
   CapabilityAnalysis,
@@ -23,17 +22,23 @@ import {
   type HeadImportance,
   type LayerAnalysis,
   type LayerCapability,
+  ModelCapabilityScore,
 } from './analysis.type.js'
-import { ensureCapabilities } from './taxonomy.service.js'
 
 export interface AnalyzeModel {
   modelId: string
   probeDatasetId?: string | null
   samplesPerCapability?: number | null
+  maskedGroups?: number | null
+  seed?: number | null
   idempotencyKey?: string | null
 }
 
-const analysisContext = z.object({ probeDatasetId: z.string(), samplesPerCapability: z.number().nullable() })
+/** A masked group costs about half a pass over the samples. */
+const mostMaskedGroups = 256
+
+/** What the job row keeps beside its input, for the effect. */
+export const analysisContext = z.object({ probeDatasetId: z.string(), samplesPerCapability: z.number().nullable() })
 
 /**
  * Queues the analysis of a model; returns the job's row id.
@@ -42,6 +47,11 @@ const analysisContext = z.object({ probeDatasetId: z.string(), samplesPerCapabil
 export async function analyzeModel(context: RequestContext, input: AnalyzeModel): Promise<string> {
   const { platform, tenantId } = context
   const samplesPerCapability = checkSamplesPerCapability(input.samplesPerCapability)
+  const { maskedGroups, seed } = input
+  if (maskedGroups != null && (maskedGroups < 0 || maskedGroups > mostMaskedGroups))
+    throw new DomainError('BAD_USER_INPUT', `maskedGroups: ${maskedGroups}, expected 0 to ${mostMaskedGroups}`, {
+      field: ['input', 'maskedGroups'],
+    })
   await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, input.modelId))
   return platform.db.tx(async em => {
     const { jobId } = await idempotent(em, tenantId, 'analyzeModel', input.idempotencyKey, input, async () => {
@@ -56,6 +66,8 @@ export async function analyzeModel(context: RequestContext, input: AnalyzeModel)
           probeSet: probeDataset.probeSetHash,
           maxTokens: 256,
           ...(samplesPerCapability === null ? {} : { samplesPerCapability }),
+          ...(maskedGroups == null ? {} : { maskedGroups }),
+          ...(seed == null ? {} : { seed }),
         },
         context: { probeDatasetId: probeDataset.id, samplesPerCapability } satisfies z.infer<typeof analysisContext>,
       })
@@ -65,113 +77,32 @@ export async function analyzeModel(context: RequestContext, input: AnalyzeModel)
   })
 }
 
-export const analyzeEffect: JobEffect<'capability.analyze'> = {
-  async claim(em, job, input) {
-    await aliveModel(em, job.tenantId, job.modelId!)
-    return input
-  },
-  async succeeded(em, job, output) {
-    const { tenantId } = job
-    const model = await aliveModel(em, tenantId, job.modelId!)
-    const { probeDatasetId, samplesPerCapability } = analysisContext.parse(job.context)
-    const createdAt = new Date()
-    const slugs = [...output.baseline, ...output.layers.flatMap(l => l.capabilities)].map(c => c.capability)
-    await ensureCapabilities(
-      em,
-      tenantId,
-      [...new Set(slugs)].map(slug => ({ slug })),
-    )
-    const analysisId = newId()
-    await em.insert(AnalysisRow, {
-      id: analysisId,
-      tenantId,
-      modelId: model.id,
-      probeDatasetId,
-      jobId: job.id,
-      samplesPerCapability,
-      baseline: output.baseline as object,
-      layers: output.layers.map(({ layerIndex, blockInfluence, activationNorm, angularDistances = [] }) => ({
-        layerIndex,
-        blockInfluence,
-        activationNorm,
-        angularDistances,
-      })),
-      createdAt,
-    })
-    const cells = output.layers.flatMap(({ layerIndex, capabilities }) =>
-      capabilities.map(({ capability, blockInfluence, lossIncrease, score }) => ({
-        id: newId(),
-        tenantId,
-        analysisId,
-        modelId: model.id,
-        layerIndex,
-        slug: capability,
-        capabilityScore: score,
-        lossIncrease,
-        blockInfluence,
-      })),
-    )
-    // SQL Server takes at most 2,100 parameters per statement, a row has nine.
-    for (let i = 0; i < cells.length; i += 200) await em.insert(ModelLayerCapability, cells.slice(i, i + 200))
-    await insertHeads(em, { tenantId, analysisId, modelId: model.id }, output.heads ?? [])
-    await insertEvaluations(
-      em,
-      { tenantId, modelId: model.id, probeDatasetId, jobId: job.id, createdAt },
-      output.baseline,
-    )
-    await addModelEvent(em, {
-      tenantId,
-      modelId: model.id,
-      kind: 'ANALYZED',
-      description: `${output.layers.length} layers on ${output.baseline.length} capabilities`,
-      jobId: job.id,
-    })
-  },
-}
-
-async function insertHeads(
-  em: EntityManager,
-  shared: Pick<ModelHeadImportance, 'tenantId' | 'analysisId' | 'modelId'>,
-  heads: NonNullable<JobOutput<'capability.analyze'>['heads']>,
-) {
-  const rows = heads.flatMap(({ capability, keyValueHeadCount, layers }) =>
-    layers.map((importance, layerIndex) => ({
-      ...shared,
-      id: newId(),
-      layerIndex,
-      slug: capability,
-      keyValueHeadCount,
-      importance,
-    })),
-  )
-  for (let i = 0; i < rows.length; i += 200) await em.insert(ModelHeadImportance, rows.slice(i, i + 200))
-}
-
-async function insertEvaluations(
-  em: EntityManager,
-  shared: Pick<ModelEvaluation, 'tenantId' | 'modelId' | 'probeDatasetId' | 'jobId' | 'createdAt'>,
-  scores: readonly CapabilityScoreOutput[],
-) {
-  const rows = scores.map(({ capability, loss, perplexity, accuracy, sampleCount, interval = null }) => ({
-    ...shared,
-    id: newId(),
-    slug: capability,
-    split: 'probe',
-    loss,
-    perplexity,
-    accuracy,
-    sampleCount,
-    lossInterval: interval,
-  }))
-  if (rows.length > 0) await em.insert(ModelEvaluation, rows)
-}
-
 function toAnalysis(row: AnalysisRow): CapabilityAnalysis {
   const baseline = row.baseline as CapabilityScoreOutput[]
   return Object.assign(new CapabilityAnalysis(), {
     id: row.id,
     samplesPerCapability: row.samplesPerCapability,
-    layers: row.layers.map(layer => ({ angularDistances: [], ...layer, analysisId: row.id })) as LayerAnalysis[],
+    layers: row.layers.map(layer => ({
+      angularDistances: [],
+      activation: null,
+      ...layer,
+      analysisId: row.id,
+    })) as LayerAnalysis[],
+    layerClusters: ((row.clusters ?? []) as LayerClusterOutput[]).map(({ capability, ...own }) => ({
+      ...own,
+      slug: capability,
+    })),
+    groups: ((row.maskedGroups ?? []) as MaskedGroupOutput[]).flatMap(
+      ({ layerIndex, keyValueHeadIndex, capabilities }) =>
+        capabilities.map(({ capability, ...measured }) => ({
+          layerIndex,
+          keyValueHeadIndex,
+          ...measured,
+          slug: capability,
+        })),
+    ),
+    dropped: (row.droppedSamples ?? []).map(({ capability, count }) => ({ slug: capability, count })),
+    centroidsHash: row.centroidsHash,
     createdAt: row.createdAt,
     modelRowId: row.modelId,
     jobRowId: row.jobId,
@@ -239,14 +170,17 @@ export const layerCapabilitiesOf = (context: RequestContext) =>
       where: { ...scoped(context.tenantId), analysisId: anyOf(analysisIds) },
       order: { id: 'ASC' },
     })
-    const cells = rows.map(({ analysisId, layerIndex, slug, capabilityScore, lossIncrease, blockInfluence }) => ({
-      analysisId,
-      layerIndex,
-      slug,
-      score: capabilityScore,
-      lossIncrease,
-      blockInfluence,
-    }))
+    const cells = rows.map(
+      ({ analysisId, layerIndex, slug, capabilityScore, lossIncrease, blockInfluence, activation }) => ({
+        analysisId,
+        layerIndex,
+        slug,
+        score: capabilityScore,
+        lossIncrease,
+        blockInfluence,
+        activation,
+      }),
+    )
     return new Map([...groupBy(cells, c => c.analysisId)].map(([id, own]) => [id, groupBy(own, c => c.layerIndex)]))
   })
 
@@ -269,6 +203,9 @@ export function meanOfHeads(rows: readonly ModelHeadImportance[]): HeadImportanc
     headIndex,
     keyValueHeadIndex: Math.floor(headIndex / perGroup),
     importance: rows.reduce((sum, row) => sum + row.importance[headIndex]!, 0) / rows.length,
+    attentionEntropy: rows.every(row => row.entropy)
+      ? rows.reduce((sum, row) => sum + row.entropy![headIndex]!, 0) / rows.length
+      : null,
   }))
 }
 
@@ -288,22 +225,42 @@ export const newestScores = (context: RequestContext) =>
       where: { ...scoped(context.tenantId), id: anyOf(newest.map(n => n.id)) },
       order: { split: 'ASC', id: 'ASC' },
     })
+    return new Map([...groupBy(rows, r => r.modelId)].map(([modelId, own]) => [modelId, own.map(toScore)]))
+  })
+
+const toScore = (row: ModelEvaluation): CapabilityScore => ({
+  loss: row.loss,
+  perplexity: row.perplexity,
+  accuracy: row.accuracy,
+  sampleCount: row.sampleCount,
+  interval: row.lossInterval,
+  split: row.split === 'probe' ? 'PROBE' : 'VALIDATION',
+  measuredAt: row.createdAt,
+  slug: row.slug,
+  probeDatasetRowId: row.probeDatasetId,
+})
+
+/** A capability's newest measurement of every model that was not deleted, by slug; the best of each split first. */
+export const modelScoresOf = (context: RequestContext) =>
+  loader<string, ModelCapabilityScore[]>(context, 'taxonomy.modelScores', async slugs => {
+    const { read } = context.platform.db
+    const newest = await read
+      .createQueryBuilder(ModelEvaluation, 'e')
+      .innerJoin(ModelAtom, 'm', 'm.id = e.modelId AND m.deletedAt IS NULL')
+      .select('MAX(e.id)', 'id')
+      .where({ ...scoped(context.tenantId), slug: anyOf(slugs) })
+      .groupBy('e.modelId')
+      .addGroupBy('e.slug')
+      .addGroupBy('e.split')
+      .getRawMany<{ id: string }>()
+    const rows = await read.find(ModelEvaluation, {
+      where: { ...scoped(context.tenantId), id: anyOf(newest.map(n => n.id)) },
+      order: { split: 'ASC', loss: 'ASC' },
+    })
     return new Map(
-      [...groupBy(rows, r => r.modelId)].map(([modelId, own]) => [
-        modelId,
-        own.map(
-          ({ loss, perplexity, accuracy, sampleCount, lossInterval, split, createdAt, slug, probeDatasetId }) => ({
-            loss,
-            perplexity,
-            accuracy,
-            sampleCount,
-            interval: lossInterval,
-            split: split === 'probe' ? ('PROBE' as const) : ('VALIDATION' as const),
-            measuredAt: createdAt,
-            slug,
-            probeDatasetRowId: probeDatasetId,
-          }),
-        ),
+      [...groupBy(rows, r => r.slug)].map(([slug, own]) => [
+        slug,
+        own.map(row => Object.assign(new ModelCapabilityScore(), { score: toScore(row), modelRowId: row.modelId })),
       ]),
     )
   })

@@ -2,7 +2,15 @@
 import { Directive, Field, Int, ObjectType } from 'type-graphql'
 import type { StudentModelTaxonomy } from '../../db/entities/index.js'
 import { toGlobalId } from '../../lib/ids.js'
-import { Node } from '../build/common-types.js'
+import { Node, registerValues } from '../build/common-types.js'
+
+export const CapabilityStatusEnum = registerValues('CapabilityStatus', 'Whether people hold it to be a capability.', {
+  ESTABLISHED: 'Brought by a probe set, or found by an analysis and given a name by a person.',
+  PROPOSED: 'Found by an analysis: samples that a model’s middle layer puts together. Nobody has judged it yet.',
+  MERGED: 'Found by an analysis; a person said it is another one: see `mergedInto`.',
+  DISMISSED: 'Found by an analysis; a person said it is nothing. It is not proposed again.',
+})
+export type CapabilityStatus = keyof typeof CapabilityStatusEnum
 
 @Directive('@key(fields: "id")')
 @ObjectType({
@@ -17,10 +25,20 @@ export class Capability extends Node {
     description: 'Stable name for programs: `code_generation`, sub-capabilities `code_generation/sql`.',
   })
   slug!: string
-  @Field(() => Int, { description: 'Depth in the tree: 0 top level, 1 sub-capability.' })
+  @Field(() => Int, { description: 'Depth in the tree: 0 top level, 1 sub-capability, 2 a part of one.' })
   level!: number
   @Field(() => String, { nullable: true, description: 'What it covers; null where its probe set does not say.' })
   description!: string | null
+  @Field(() => CapabilityStatusEnum, { description: 'Whether people hold it to be one.' })
+  status!: CapabilityStatus
+  @Field(() => [String], {
+    description:
+      'Prompts that show it, shortened to 200 characters, the most typical first; empty where a probe set brought it: its pairs are in the set.',
+  })
+  examples!: string[]
+  /** Model that showed it last and the capability it was merged into, as row ids. */
+  discoveredInRowId!: string | null
+  mergedIntoRowId!: string | null
   /** Row ids of itself and its parent, for the resolvers. */
   rowId!: string
   parentRowId!: string | null
@@ -33,6 +51,10 @@ export const toCapability = (row: StudentModelTaxonomy): Capability =>
     slug: row.slug,
     level: row.capabilityLevel,
     description: row.description,
+    status: row.status as CapabilityStatus,
+    examples: row.discovery?.examples ?? [],
+    discoveredInRowId: row.discovery?.modelId ?? null,
+    mergedIntoRowId: row.mergedIntoId,
     rowId: row.id,
     parentRowId: row.parentTaxonomyId,
   })

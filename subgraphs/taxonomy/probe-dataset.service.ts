@@ -168,3 +168,18 @@ export const probeSampleCountOf = (context: RequestContext) =>
     }
     return sums
   })
+
+/** The newest version of every probe set that has pairs for a capability or its sub-capabilities, by slug. */
+export const probeDatasetsOf = (context: RequestContext) =>
+  loader<string, ProbeDataset[]>(context, 'taxonomy.probeDatasetsOf', async slugs => {
+    const newest = new Map((await listProbeDatasets(context)).reverse().map(set => [set.name, set]))
+    const sets = new Map([...newest.values()].map(set => [set.rowId, set]))
+    const rows = await context.platform.db.read.findBy(ProbeSampleCount, {
+      ...scoped(context.tenantId),
+      probeDatasetId: anyOf([...sets.keys()]),
+    })
+    const found = new Map(slugs.map(slug => [slug, new Set<ProbeDataset>()]))
+    for (const { slug, probeDatasetId } of rows)
+      for (let at: string | null = slug; at !== null; at = parentSlug(at)) found.get(at)?.add(sets.get(probeDatasetId)!)
+    return new Map([...found].map(([slug, own]) => [slug, [...own]]))
+  })

@@ -2,6 +2,7 @@
 import { type NodeType, parseGlobalId } from '../../lib/ids.js'
 import { buildFederatedSchema } from '../build/schema.js'
 import type { Subgraph } from '../build/subgraph.js'
+import { analyzeEffect } from './analysis.effects.js'
 import {
   AnalysisResolver,
   CapabilityScoreResolver,
@@ -10,8 +11,14 @@ import {
   LayerCapabilityResolver,
   ModelResolver,
 } from './analysis.resolver.js'
-import { analyzeEffect } from './analysis.service.js'
 import { CapabilityResolver } from './capability.resolver.js'
+import { DiscoveryResolver } from './discovery.resolver.js'
+import {
+  DroppedSamplesResolver,
+  LayerClusterResolver,
+  MaskedGroupResolver,
+  ModelCapabilityScoreResolver,
+} from './insight.resolver.js'
 import { ProbeDatasetResolver } from './probe-dataset.resolver.js'
 import { loadBuiltInProbes, probeDatasetById, probesImportEffect } from './probe-dataset.service.js'
 import { Job, Model } from './stubs.js'
@@ -26,6 +33,11 @@ const { schema, sdl } = buildFederatedSchema(
   {
     resolvers: [
       CapabilityResolver,
+      DiscoveryResolver,
+      LayerClusterResolver,
+      MaskedGroupResolver,
+      DroppedSamplesResolver,
+      ModelCapabilityScoreResolver,
       ProbeDatasetResolver,
       AnalysisResolver,
       LayerAnalysisResolver,

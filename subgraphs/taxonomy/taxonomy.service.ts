@@ -5,7 +5,7 @@ import { anyOf, scoped } from '../../db/scope.js'
 import { newId } from '../../lib/ids.js'
 import { groupBy, loader } from '../build/loader.js'
 import type { RequestContext } from '../build/platform.js'
-import { type Capability, toCapability } from './capability.type.js'
+import { type Capability, type CapabilityStatus, toCapability } from './capability.type.js'
 
 export interface CapabilityNode {
   slug: string
@@ -63,6 +63,9 @@ export async function ensureCapabilities(
         slug,
         capabilityLevel: slug.split('/').length - 1,
         description: description ?? null,
+        status: 'ESTABLISHED',
+        discovery: null,
+        mergedIntoId: null,
         createdAt: new Date(),
       }
       await em.insert(StudentModelTaxonomy, made)
@@ -96,7 +99,7 @@ export const capabilityBySlug = (context: RequestContext) =>
 export const capabilityChildren = (context: RequestContext) =>
   loader<string, Capability[]>(context, 'taxonomy.children', async parents => {
     const rows = await context.platform.db.read.find(StudentModelTaxonomy, {
-      where: { ...scoped(context.tenantId), parentTaxonomyId: anyOf(parents) },
+      where: { ...scoped(context.tenantId), parentTaxonomyId: anyOf(parents), status: anyOf(shownStatuses) },
       order: { id: 'ASC' },
     })
     return new Map(
@@ -111,10 +114,21 @@ export async function capabilityOfSlug(context: RequestContext, slug: string): P
   return found
 }
 
-/** All capabilities of a tenant, or those of one level, in the order in which probe sets brought them. */
-export async function listCapabilities(context: RequestContext, level: number | null | undefined) {
+/** What the tree shows unless one asks for more: what people set aside is not shown. */
+const shownStatuses: CapabilityStatus[] = ['ESTABLISHED', 'PROPOSED']
+
+/** The capabilities of a tenant, or those of one level or status, in the order in which probe sets and analyses brought them. */
+export async function listCapabilities(
+  context: RequestContext,
+  level: number | null | undefined,
+  status: CapabilityStatus | null | undefined,
+) {
   const rows = await context.platform.db.read.find(StudentModelTaxonomy, {
-    where: { ...scoped(context.tenantId), ...(level == null ? {} : { capabilityLevel: level }) },
+    where: {
+      ...scoped(context.tenantId),
+      ...(level == null ? {} : { capabilityLevel: level }),
+      status: anyOf(status ? [status] : shownStatuses),
+    },
     order: { id: 'ASC' },
   })
   return rows.map(toCapability)

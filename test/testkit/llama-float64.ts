@@ -6,6 +6,8 @@ export interface ReferenceRun {
   logits: number[][]
   /** [layers + 1][tokens][hidden]: the residual stream, 0 the embedding. */
   hidden: number[][][]
+  /** [layers][tokens][query heads] -sum p ln p of what the head attends to, nats. */
+  entropies: number[][][]
 }
 
 type Vector = number[]
@@ -53,6 +55,7 @@ export function runLlamaFloat64(
   const width = size('hidden_size')
   let stream = ids.map(id => Array.from(embedding.subarray(id * width, (id + 1) * width)))
   const hidden = [stream]
+  const entropies: number[][][] = []
   for (let layer = 0; layer < size('num_hidden_layers'); layer++) {
     const at = (name: string) => `model.layers.${layer}.${name}.weight`
     const gate = gates?.[layer] ?? 1
@@ -60,6 +63,8 @@ export function runLlamaFloat64(
     const queries = normed.map((x, position) => rotate(linear(at('self_attn.q_proj'), x), position))
     const keys = normed.map((x, position) => rotate(linear(at('self_attn.k_proj'), x), position))
     const values = normed.map(x => linear(at('self_attn.v_proj'), x))
+    const layerEntropies: number[][] = queries.map(() => [])
+    entropies.push(layerEntropies)
     const attended = queries.map((query, position) => {
       const mixed: Vector = []
       // A window of w: position i sees i - w + 1 … i (transformers' sliding_window_overlay).
@@ -71,6 +76,7 @@ export function runLlamaFloat64(
         const top = Math.max(...scores)
         const weights = scores.map(score => Math.exp(score - top))
         const total = weights.reduce((a, b) => a + b, 0)
+        layerEntropies[position]!.push(-weights.reduce((sum, w) => sum + (w / total) * Math.log(w / total), 0))
         for (let i = 0; i < headSize; i++) {
           mixed.push(weights.reduce((sum, w, past) => sum + (w / total) * values[first + past]![from + i]!, 0))
         }
@@ -90,7 +96,7 @@ export function runLlamaFloat64(
     hidden.push(stream)
   }
   const head = config.tie_word_embeddings ? 'model.embed_tokens.weight' : 'lm_head.weight'
-  return { hidden, logits: stream.map(x => linear(head, norm('model.norm.weight', x))) }
+  return { hidden, entropies, logits: stream.map(x => linear(head, norm('model.norm.weight', x))) }
 }
 
 /** -ln softmax(logits)[target] */

@@ -10,7 +10,7 @@ import type { Graph } from '../../../../compute/graph/ir.js'
 import { printGraph } from '../../../../compute/graph/print.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { headGradientGraph, weightGradientGraph } from '../../../../compute/inference/gradient-graphs.js'
-import { gradientFeeds } from '../../../../compute/inference/head-gradients.js'
+import { gradientFeeds, positionWeights } from '../../../../compute/inference/head-gradients.js'
 import type { ScoredSample } from '../../../../compute/inference/model.js'
 import { buildModelGraph, type LocateWeight } from '../../../../compute/inference/model-graph.js'
 import { ropeTables } from '../../../../compute/inference/rope.js'
@@ -52,6 +52,7 @@ function feedsOf({ dimensions: d }: BuildableModel, samples: readonly ScoredSamp
   const seq = Math.max(...samples.map(s => s.ids.length))
   return {
     ...gradientFeeds(d, samples),
+    position_weights: positionWeights(samples),
     rope_cos: floats(rope.cos, [64, d.headSize / 2]),
     rope_sin: floats(rope.sin, [64, d.headSize / 2]),
     position_ids: int64s(

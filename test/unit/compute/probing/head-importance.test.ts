@@ -5,7 +5,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { withScoringModel } from '../../../../compute/handlers/scoring-model.js'
 import { backwardTokens } from '../../../../compute/inference/head-gradients.js'
+import { maskedGroups } from '../../../../compute/probing/head-groups.js'
 import { type HeadRecord, type HeadRecordStore, headImportance } from '../../../../compute/probing/head-importance.js'
+import { groupKey, measureSamples } from '../../../../compute/probing/sample-records.js'
 import { type EncodedSample, encodeSamples } from '../../../../compute/probing/scoring.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { negativeLogLikelihood, runLlamaFloat64 } from '../../../testkit/llama-float64.js'
@@ -82,6 +84,52 @@ describe('head importance of a pico Llama', () => {
     }
   })
 
+  test('attention entropy is the mean over samples of that of float64 attention at all positions but the first', async () => {
+    const { pico, manifest } = await ingestPico('pico')
+    const [found] = await withScoringModel(manifest, context, ({ heads }) => headImportance(heads, samples, ['a']))
+    const own = samples.filter(s => s.capability === 'a')
+    for (const { layerIndex, entropy } of found!.layers) {
+      entropy.forEach((value, head) => {
+        const means = own.map(({ ids }) => {
+          const positions = runLlamaFloat64(pico, ids).entropies[layerIndex]!.slice(1)
+          return positions.reduce((sum, heads) => sum + heads[head]!, 0) / positions.length
+        })
+        expect(value).toBeCloseTo((means[0]! + means[1]!) / 2, 5)
+      })
+    }
+  })
+
+  test('the loss without a key/value group is that of a model whose output projection ignores its heads', async () => {
+    const { pico, manifest } = await ingestPico('pico')
+    const groups = [
+      { layerIndex: 0, keyValueHeadIndex: 1 },
+      { layerIndex: 1, keyValueHeadIndex: 0 },
+    ]
+    const { records, groupLosses } = await withScoringModel(manifest, context, ({ scorer, model }) =>
+      measureSamples(scorer, model.layerCount, samples, { groups }),
+    )
+    for (const group of groups) {
+      const name = `model.layers.${group.layerIndex}.self_attn.o_proj.weight`
+      const original = pico.tensors.get(name)!
+      // Two query heads of size 8 per group.
+      const data = original.data.map((value, i) => (Math.floor((i % 32) / 16) === group.keyValueHeadIndex ? 0 : value))
+      const masked = { ...pico, tensors: new Map(pico.tensors).set(name, { ...original, data }) }
+      samples.forEach(({ ids, completionStart }, i) => {
+        const { logits } = runLlamaFloat64(masked, ids)
+        const expected = ids
+          .slice(completionStart)
+          .reduce((sum, id, k) => sum + negativeLogLikelihood(logits[completionStart + k - 1]!, id), 0)
+        expect(groupLosses[i]![groupKey(group)]! / expected).toBeCloseTo(1, 5)
+        expect(records[i]!.nll).not.toBeCloseTo(expected, 3)
+      })
+    }
+    await expect(
+      withScoringModel(manifest, context, ({ scorer, model }) =>
+        measureSamples(scorer, model.layerCount, samples, { groups: [{ layerIndex: 0, keyValueHeadIndex: 2 }] }),
+      ),
+    ).rejects.toThrow('group 2 of 2')
+  })
+
   test('samples that were measured before are taken over, and new ones are recorded', async () => {
     const { manifest } = await ingestPico('pico')
     const known = new Map<EncodedSample, HeadRecord>()
@@ -112,7 +160,7 @@ describe('head importance of a pico Llama', () => {
     const [found] = await withScoringModel(manifest, context, ({ heads }) =>
       heads.gradients([sample('a', [1, 2, 3], 3)], {}),
     )
-    expect(found).toEqual({ loss: 0, gradients: new Array(8).fill(0) })
+    expect(found).toEqual({ loss: 0, gradients: new Array(8).fill(0), entropies: new Array(8).fill(0) })
   })
 
   test('a capability without samples, a cancelled signal and a weight that is not a number are refused', async () => {
@@ -153,10 +201,11 @@ interface Reference {
   meanExampleNll: number
   importance: number[][]
   leastKvGroupPerLayer: number[]
+  maskedGroups: { layer: number; kvHead: number; deltaNll: number; importanceSum: number }[]
 }
 
 test.runIf(present)(
-  'SmolLM2: importance within 1e-3 of the reference, and the same least group in every layer',
+  'SmolLM2: importance within 1e-3 of the reference, the same least group in every layer, and the loss of masked groups',
   async () => {
     const { perTask, maxTokens } = await referenceNumbers<{ perTask: Record<string, Reference>; maxTokens: number }>(
       'head_importance.json',
@@ -166,9 +215,18 @@ test.runIf(present)(
     const probes = await referenceProbes('probe')
     const source = sharedFile('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
     const { manifest } = await ingestModel({ source }, context)
-    const [found] = await withScoringModel(manifest, context, async ({ model, heads }) => {
+    const groups = reference.maskedGroups.map(g => ({ layerIndex: g.layer, keyValueHeadIndex: g.kvHead }))
+    const { found, masked } = await withScoringModel(manifest, context, async ({ model, heads, scorer }) => {
       const chosen = reference.lines.map(line => probes[line]!)
-      return headImportance(heads, await encodeSamples(model, chosen, maxTokens), ['question_answering'])
+      const encoded = await encodeSamples(model, chosen, maxTokens)
+      const measured = await headImportance(heads, encoded, ['question_answering'])
+      const { records, groupLosses } = await measureSamples(scorer, model.layerCount, encoded, { only: [], groups })
+      return { found: measured[0], masked: maskedGroups(encoded, records, groupLosses, groups, measured) }
+    })
+    masked.forEach(({ capabilities: [own] }, g) => {
+      const { deltaNll, importanceSum } = reference.maskedGroups[g]!
+      expect(Math.abs(own!.sampleLossIncrease - deltaNll)).toBeLessThan(1e-3 * Math.abs(deltaNll) + 1e-4)
+      expect(own!.importance / importanceSum).toBeCloseTo(1, 3)
     })
     expect(Math.abs(found!.meanSampleLoss / reference.meanExampleNll - 1)).toBeLessThan(1e-4)
     found!.layers.forEach(({ heads, keyValueGroups }, layer) => {

@@ -27,6 +27,7 @@ const recipe = (changes: Partial<PlottedRecipe> = {}): PlottedRecipe => ({
   capability: 'translation',
   parameterCount: 1_000_000,
   quality: 0.8,
+  interval: null,
   measured: false,
   ...changes,
 })

@@ -1,7 +1,7 @@
 // Tables and heat maps as they are printed (without colours).
 import { stripVTControlCharacters } from 'node:util'
 import { expect, test } from 'vitest'
-import { decimals, heatMap, ranges, shade, table } from '../../../../lib/client/tables.js'
+import { decimals, heatMap, ranges, shade, sparkline, table } from '../../../../lib/client/tables.js'
 
 test('a loss increase maps to five shades by its size in nats', () => {
   expect([-1, 0, 0.05, 0.2, 0.5, 1, 7].map(shade).join('')).toBe('  ░▒▓██')
@@ -39,4 +39,11 @@ test('a table aligns numbers to the right and no line ends with blanks', () => {
 
 test('what rounds to nothing has no sign', () => {
   expect([-0.001, 0, 0.004, -0.006, 1].map(decimals)).toEqual(['0.00', '0.00', '0.00', '-0.01', '1.00'])
+})
+
+test('a sparkline goes from the lowest bar to the highest, and is level where nothing differs', () => {
+  expect(sparkline([0, 1, 2, 3, 4, 5, 6, 7])).toBe('▁▂▃▄▅▆▇█')
+  expect(sparkline([5, -5, 0])).toBe('█▁▅')
+  expect(sparkline([2, 2])).toBe('▄▄')
+  expect(sparkline([])).toBe('')
 })
