@@ -5,11 +5,15 @@ import { type Picture, plainText } from './render-svg.js'
 
 /** A cell this wide and high has room for its number. */
 const cellWithNumber = { width: 40, height: 22 }
-/** Importance spreads over orders of magnitude: colour by its logarithm, down to this share of the greatest. */
+/** Importance spreads over orders of magnitude: colour by its logarithm, from the least on, or from this share of the greatest. */
 const faintest = 1e-3
 
 const digits = (value: number) =>
-  value >= 9.95 ? value.toFixed(0) : value >= 0.095 ? value.toFixed(2) : value.toFixed(3).replace(/^0/, '')
+  value >= 9.95
+    ? value.toFixed(0)
+    : value >= 0.095
+      ? value.toFixed(2)
+      : value.toFixed(value >= 0.0095 ? 3 : 4).replace(/^0/, '')
 
 export function headsPicture({ modelName, probeSet, importance, groups, masked }: PictureHeads): Picture {
   const heads = Math.max(...importance.map(layer => layer.length))
@@ -21,12 +25,26 @@ export function headsPicture({ modelName, probeSet, importance, groups, masked }
   const grid = { left: 70, top: 116, width: cell.width * heads, height: cell.height * importance.length }
   const all = importance.flat()
   const greatest = Math.max(...all, Number.MIN_VALUE)
-  const scaled = (value: number) => Math.log10(Math.max(value / greatest, faintest))
+  const least = Math.min(0.5, Math.max(faintest, Math.min(...all) / greatest))
+  const scaled = (value: number) => Math.log10(Math.max(value / greatest, least))
   const cells = importance.flatMap((layer, y) => layer.map((value, x) => ({ x, y, value })))
-  const isMasked = (x: number, y: number) =>
-    masked.some(group => group.layerIndex === y && group.keyValueHeadIndex === groups[y]?.[x])
+  /** Around the query heads of a key/value head, inside the gaps between groups. */
+  const boxOf = ({ layerIndex, keyValueHeadIndex }: PictureHeads['masked'][number]) => {
+    const own = (groups[layerIndex] ?? []).flatMap((group, head) => (group === keyValueHeadIndex ? [head] : []))
+    const [first, last] = [own[0], own.at(-1)]
+    if (first === undefined || last === undefined) return []
+    return [
+      {
+        // The axis has whole positions only; a group of an even number of heads has its middle between two.
+        value: [Math.floor((first + last) / 2), layerIndex, 0],
+        symbolOffset: [((last - first) % 2) * (cell.width / 2), 0],
+        symbolSize: [own.length * cell.width - 8, cell.height - 4],
+        itemStyle: { color: 'transparent', borderColor: '#d55e00', borderWidth: 2.5, opacity: 1 },
+      },
+    ]
+  }
   const most = cells.reduce((a, b) => (b.value > a.value ? b : a))
-  const least = masked
+  const losses = masked
     .map(
       ({ layerIndex, keyValueHeadIndex, lossIncrease }) =>
         `layer ${layerIndex} group ${keyValueHeadIndex}: ${lossIncrease.toFixed(3)}`,
@@ -39,7 +57,7 @@ export function headsPicture({ modelName, probeSet, importance, groups, masked }
     description:
       `Heat map of ${importance.length} layers by ${heads} query heads: mean over the samples of ${plainText(probeSet)} of |change of the loss per change of the head's output|, nats per completion token. ` +
       `Greatest: layer ${most.y} head ${most.x}, ${most.value.toFixed(3)}.` +
-      (least.length > 0 ? ` Loss added without key/value groups of little importance: ${least.join('; ')}.` : ''),
+      (losses.length > 0 ? ` Loss added without key/value groups of little importance: ${losses.join('; ')}.` : ''),
     width: Math.max(620, grid.left + grid.width + 40),
     height: grid.top + grid.height + 80,
     option: {
@@ -87,16 +105,20 @@ export function headsPicture({ modelName, probeSet, importance, groups, masked }
       },
       visualMap: {
         type: 'continuous',
-        min: Math.log10(faintest),
+        min: Math.log10(least),
         max: 0,
         dimension: 2,
         orient: 'horizontal',
         left: 16,
         bottom: 12,
+        seriesIndex: 0,
         itemWidth: 14,
         itemHeight: 200,
         inRange: { color: viridis },
-        text: [`${digits(greatest)} (logarithmic scale)`, `${(greatest * faintest).toPrecision(1)} or less`],
+        text: [
+          `${digits(greatest)} (logarithmic scale)`,
+          `${digits(greatest * least)}${least > faintest ? '' : ' or less'}`,
+        ],
         textStyle: { color: '#222222' },
         calculable: false,
       },
@@ -110,13 +132,18 @@ export function headsPicture({ modelName, probeSet, importance, groups, masked }
               formatter: () => digits(value),
               fontSize: 10,
               // Viridis is dark below its middle.
-              color: scaled(value) > 0.45 * Math.log10(faintest) ? '#000000' : '#ffffff',
+              color: scaled(value) > 0.45 * Math.log10(least) ? '#000000' : '#ffffff',
             },
-            itemStyle: isMasked(x, y)
-              ? { borderColor: '#d55e00', borderWidth: 2 }
-              : { borderColor: '#ffffff', borderWidth: cell.height > 8 ? 1 : 0 },
           })),
+          itemStyle: { borderColor: '#ffffff', borderWidth: cell.height > 8 ? 1 : 0 },
           silent: true,
+        },
+        {
+          type: 'scatter',
+          symbol: 'rect',
+          silent: true,
+          z: 5,
+          data: masked.flatMap(group => boxOf(group)),
         },
       ],
     },

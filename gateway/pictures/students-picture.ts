@@ -29,7 +29,6 @@ export function studentsPicture(found: PictureRecipes): Picture {
   )
   // Quality says how much of one capability is kept: a student for another one does not compete.
   const fronts = capabilities.map(capability => paretoFront(recipes.filter(r => r.capability === capability)))
-  const labelled = new Set(fronts.map(front => front.at(-1)))
   // Where all are good, the differences are what one looks for.
   const fromZero = Math.min(...recipes.map(r => r.interval?.[0] ?? r.quality)) < 0.5
   const point = (r: PlottedRecipe) => [r.parameterCount / divisor, r.quality]
@@ -120,7 +119,8 @@ export function studentsPicture(found: PictureRecipes): Picture {
                   ? { color: colour, borderColor: '#222222', borderWidth: 1 }
                   : { color: '#ffffff', borderColor: colour, borderWidth: 2.5 },
                 label: {
-                  show: labelled.has(r),
+                  // The legend names the others.
+                  show: r.capability === null,
                   position: 'top' as const,
                   fontSize: 11,
                   color: '#222222',

@@ -2,9 +2,15 @@
 import { XMLParser, XMLValidator } from 'fast-xml-parser'
 import { expect, test } from 'vitest'
 import { onWhite } from '../../../../gateway/pictures/colours.js'
+import { headsPicture } from '../../../../gateway/pictures/heads-picture.js'
 import { layersPicture, nats } from '../../../../gateway/pictures/layers-picture.js'
 import { heaviest, mapPicture } from '../../../../gateway/pictures/map-picture.js'
-import type { PictureAnalysis, PictureRecipes, PlottedRecipe } from '../../../../gateway/pictures/picture-data.js'
+import type {
+  PictureAnalysis,
+  PictureHeads,
+  PictureRecipes,
+  PlottedRecipe,
+} from '../../../../gateway/pictures/picture-data.js'
 import { plainText, renderSvg } from '../../../../gateway/pictures/render-svg.js'
 import { paretoFront, studentsPicture } from '../../../../gateway/pictures/students-picture.js'
 
@@ -76,7 +82,60 @@ test('the students’ plot draws estimated recipes hollow, measured ones filled,
   )
 })
 
+const heads = (changes: Partial<PictureHeads> = {}): PictureHeads => ({
+  modelName: 'pico',
+  probeSet: 'demo version 1',
+  importance: [
+    [0.5, 0.02, 0.004, 12.3],
+    [0.25, 0, 0.03, 0.1],
+  ],
+  groups: [
+    [0, 0, 1, 1],
+    [0, 0, 1, 1],
+  ],
+  masked: [{ layerIndex: 1, keyValueHeadIndex: 0, lossIncrease: 0.0125 }],
+  ...changes,
+})
+
+test('the picture of heads prints each figure, boxes measured groups and says what they lose', async () => {
+  const { texts, root, svg } = await drawn(headsPicture(heads()))
+  for (const text of ['query head', 'layer', '0.50', '.020', '.0040', '12', '.0000']) expect(texts).toContain(text)
+  expect(root.desc['#text']).toContain('Greatest: layer 0 head 3, 12.300')
+  expect(root.desc['#text']).toContain('layer 1 group 0: 0.013')
+  expect(svg.match(/stroke="#d55e00"/g)).toHaveLength(1)
+  const unmasked = await drawn(headsPicture(heads({ masked: [] })))
+  expect(unmasked.svg).not.toContain('#d55e00')
+  expect(unmasked.texts.join()).not.toContain('Box')
+})
+
+test('the picture of heads of a model of any size has a bounded size, equal figures included', async () => {
+  const sized = (layers: number, count: number) =>
+    heads({
+      importance: Array.from({ length: layers }, () => new Array<number>(count).fill(0.1)),
+      groups: Array.from({ length: layers }, () => Array.from({ length: count }, (_, i) => i)),
+      masked: [],
+    })
+  for (const [layers, count] of [
+    [1, 1],
+    [126, 128],
+    [30, 9],
+  ] as const) {
+    const picture = headsPicture(sized(layers, count))
+    expect(Math.max(picture.width, picture.height)).toBeLessThan(2500)
+    await drawn(picture)
+  }
+})
+
+test('whiskers show the interval of an estimate', async () => {
+  const [without, drawnInterval] = await Promise.all(
+    [null, [0.5, 0.9] as [number, number]].map(interval => drawn(studentsPicture(recipes([recipe({ interval })])))),
+  )
+  const lines = (svg: string) => svg.match(/<path[^>]*fill="none"[^>]*stroke="#0072b2"/g)?.length ?? 0
+  expect(lines(drawnInterval!.svg)).toBeGreaterThan(lines(without!.svg))
+})
+
 test.each([
+  ['heads', headsPicture(heads({ modelName: hostile, probeSet: hostile }))],
   ['layers', layersPicture(analysis({ modelName: hostile, probeSet: hostile, capabilities: [hostile, hostile] }))],
   ['map', mapPicture(analysis({ modelName: hostile, capabilities: [hostile, 'translation'] }))],
   [
