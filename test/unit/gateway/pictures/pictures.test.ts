@@ -130,8 +130,11 @@ test('whiskers show the interval of an estimate', async () => {
   const [without, drawnInterval] = await Promise.all(
     [null, [0.5, 0.9] as [number, number]].map(interval => drawn(studentsPicture(recipes([recipe({ interval })])))),
   )
-  const lines = (svg: string) => svg.match(/<path[^>]*fill="none"[^>]*stroke="#0072b2"/g)?.length ?? 0
-  expect(lines(drawnInterval!.svg)).toBeGreaterThan(lines(without!.svg))
+  // The line from end to end, and a cap at each.
+  const lines = (svg: string) => svg.match(/<path d="M[\d.]+ [\d.]+L[\d.]+ [\d.]+"[^>]*stroke="#0072b2"/g)?.length ?? 0
+  const caps = (svg: string) => svg.match(/<path d="M-1 -1[^>]*fill="#0072b2"/g)?.length ?? 0
+  expect([lines(without!.svg), caps(without!.svg)]).toEqual([0, 0])
+  expect([lines(drawnInterval!.svg), caps(drawnInterval!.svg)]).toEqual([1, 2])
 })
 
 test.each([
