@@ -97,7 +97,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
 
       const hinted = capabilities.flatMap(c => probe.filter(s => s.capability === c).slice(0, hintSamples))
       const { layers } = await layerInfluence(scorer, layerCount, hinted, capabilities, {
-        records: await openAnalysisRecords(dataFolder, hash, layerCount),
+        records: await openAnalysisRecords(dataFolder, hash, layerCount, model.layerwise.hiddenSize),
       })
       const general = mixture(
         'general',

@@ -40,10 +40,9 @@ export const analyzeCapabilities: Handler<'capability.analyze'> = (input, contex
       },
     })
     const groupRecords = await openGroupRecords(dataFolder, input.manifest)
-    const count = Math.min(input.maskedGroups ?? defaultMaskedGroups, layerCount * heads.keyValueHeadCount)
     const groups = doubtfulGroups(
       importance,
-      count,
+      input.maskedGroups ?? defaultMaskedGroups,
       group => encoded.filter(sample => groupRecords.get(sample)?.[groupKey(group)] !== undefined).length,
     )
     const { records, groupLosses, ...influence } = await layerInfluence(scorer, layerCount, encoded, capabilities, {

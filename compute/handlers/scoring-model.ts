@@ -1,6 +1,7 @@
 // Opens the model of a measuring job: weights, tokenizer and a scorer that hears the job's signal; closed again whatever happens.
 import { DomainError, isDomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
+import { layerDimensions } from '../architectures/architecture.js'
 import { readManifest } from '../formats/manifest.js'
 import { loadTokenizer } from '../formats/tokenizer.js'
 import type { HeadGradientOptions, HeadGradients } from '../inference/head-gradients.js'
@@ -76,6 +77,7 @@ const headModel = (name: string, { dimensions: d, headGradients }: LoadedModel):
   layerCount: d.layerCount,
   headCount: d.attentionHeadCount,
   keyValueHeadCount: d.keyValueHeadCount,
+  keyValueHeadsIn: layer => layerDimensions(d, layer).keyValueHeadCount,
   async gradients(rows, { signal, batchDone }) {
     // Plain numbers: records of them are written as JSON.
     const plain = ({ loss, gradients, entropies }: HeadGradients): HeadRecord => ({

@@ -26,6 +26,8 @@ export interface HeadModel {
   /** Query heads per layer. */
   headCount: number
   keyValueHeadCount: number
+  /** Of a layer, where pruning left layers with different numbers; the counts above are then the largest. */
+  keyValueHeadsIn(layer: number): number
   /**
    * Per row its mean completion loss, [layers * heads] the derivatives of that for a factor of each head's output, and entropies.
    * Throws NOT_A_NUMBER, and CANCELLED between two batches.
@@ -122,7 +124,7 @@ export async function headImportance(
 }
 
 function layerHeads(
-  { headCount, keyValueHeadCount }: HeadModel,
+  { headCount, keyValueHeadCount, keyValueHeadsIn }: HeadModel,
   importance: Float64Array,
   entropy: Float64Array,
   layerIndex: number,
@@ -130,7 +132,7 @@ function layerHeads(
   const ofLayer = (values: Float64Array) => [...values.subarray(layerIndex * headCount, (layerIndex + 1) * headCount)]
   const heads = ofLayer(importance)
   const perGroup = headCount / keyValueHeadCount
-  const keyValueGroups = Array.from({ length: keyValueHeadCount }, (_, group) =>
+  const keyValueGroups = Array.from({ length: keyValueHeadsIn(layerIndex) }, (_, group) =>
     heads.slice(group * perGroup, (group + 1) * perGroup).reduce((sum, head) => sum + head, 0),
   )
   return { layerIndex, heads, keyValueGroups, entropy: ofLayer(entropy) }
