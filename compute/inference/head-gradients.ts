@@ -150,7 +150,9 @@ export const layerwiseBackward =
       'log_probabilities',
       'hidden_gradient',
     ])
-    const [headGradients, headEntropies] = [0, 1].map(() => new Float32Array(d.layerCount * batch * d.attentionHeadCount))
+    const [headGradients, headEntropies] = [0, 1].map(
+      () => new Float32Array(d.layerCount * batch * d.attentionHeadCount),
+    )
     /** Rows of a layer with fewer heads than others are filled up with 0. */
     const collect = (into: Float32Array, layer: number, found: Float32Array) => {
       const own = found.length / batch
