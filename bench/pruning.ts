@@ -95,6 +95,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         seconds,
         parameterCount,
         sizeBytes: tensors.reduce((sum, t) => sum + t.bytes, 0),
+        removed: measurements?.removed,
         notes: (measurements?.notes as string[] | undefined)?.length ?? 0,
         corrected: (measurements?.corrected as { kept: unknown[] } | undefined)?.kept.length,
         scores,
@@ -156,10 +157,11 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     const compared: Record<string, unknown> = {}
     for (const metric of values.metrics.split(',')) {
       if (metric !== 'RANDOM') {
-        const { perplexity, seconds } = await build({ metric, remove })
+        const { perplexity, seconds, removed } = await build({ metric, remove })
         compared[metric] = { perplexity, seconds }
         if (metric === 'TASK_LOSS' && !values['no-correct']) {
-          const fitted = await build({ metric, remove, correct: true })
+          // The same heads: what was measured need not be measured again.
+          const fitted = await build({ metric: 'GIVEN', heads: removed, correct: true })
           compared['TASK_LOSS fitted'] = {
             perplexity: fitted.perplexity,
             seconds: fitted.seconds,
