@@ -59,6 +59,12 @@ const schema = z.object({
     .default(16 * 1024 ** 3),
   /** Bytes of weights that one worker's sessions may hold; larger models run layer by layer. 0: half of the memory there is. */
   HARTONOMOUS_SESSION_BYTES: z.coerce.number().int().min(0).default(0),
+  /** Most bytes that a serving process keeps of sequences that ended, so that texts which begin alike are not read again; 0 keeps none. */
+  HARTONOMOUS_PREFIX_BYTES: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .default(256 * 1024 ** 2),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
 })
 

@@ -4,6 +4,7 @@ import type { Logger } from '../../lib/log.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { JobInput, JobName, JobOutput } from '../pool/job-types.js'
 import type { ProgressReport } from '../pool/progress.js'
+import type { OutputDelta } from '../pool/queue.js'
 
 export type { ProgressReport }
 
@@ -19,7 +20,7 @@ export interface HandlerContext {
   /** Cheap to call as often as one likes: the worker lets at most 10 a second through, the last always. */
   progress(report: ProgressReport): void
   /** Streams one piece of output (a token of a generation) in order, none lost. */
-  delta(event: { textDelta: string; tokenId: number; index: number }): void
+  delta(event: OutputDelta): void
 }
 
 export type Handler<K extends JobName> = (input: JobInput<K>, context: HandlerContext) => Promise<JobOutput<K>>

@@ -3,8 +3,9 @@ import { randomInt } from 'node:crypto'
 import { DomainError, isDomainError } from '../../lib/errors.js'
 import type { ModelTokenizer } from '../formats/tokenizer.js'
 import { type ChatMessage, renderChat } from './chat.js'
+import { logProbabilities, type TokenRecord } from './log-probabilities.js'
 import type { LoadedModel } from './model.js'
-import { type SamplingOptions, sampleToken, seededRandom } from './sampling.js'
+import { penaliseRepetition, type SamplingOptions, sampleToken, seededRandom } from './sampling.js'
 import { stopFilter, textStream } from './text-stream.js'
 
 export interface GenerateRequest extends SamplingOptions {
@@ -12,8 +13,11 @@ export interface GenerateRequest extends SamplingOptions {
   prompt?: string | undefined
   messages?: readonly ChatMessage[] | undefined
   maxTokens: number
+  /** The same seed gives the same tokens, whatever else runs. */
   seed?: number | undefined
   stop?: readonly string[] | undefined
+  /** Log-probabilities of every token made, and of this many of the likeliest in its place. */
+  logProbabilities?: number | undefined
 }
 
 export interface GenerateResult {
@@ -27,13 +31,30 @@ export interface GenerateResult {
   completionTokens: number
   /** Decoding speed, prefill not counted; null for fewer than two tokens. */
   tokensPerSecond: number | null
+  /** Tokens of the prompt that were not read again, since a sequence before began with them. */
+  reusedTokens: number
+  /** Of every token made, where they were asked for. */
+  logProbabilities?: TokenRecord[]
+}
+
+export interface GenerationDelta {
+  textDelta: string
+  /** The token that completed the piece, and its place among those made, from 0. */
+  tokenId: number
+  index: number
+  /** All tokens made since the piece before; several where a character or a possible stop string took several, none at the very end. */
+  tokenIds: number[]
+  /** Of `tokenIds`, where they were asked for. */
+  logProbabilities?: TokenRecord[]
 }
 
 export interface GenerateEvents {
-  /** Called with every piece of text; `tokenId` and `index` (from 0) are of the token that completed it. */
-  onDelta?: (delta: { textDelta: string; tokenId: number; index: number }) => void
-  /** Looked at before every token. What was made until then is the result, with CANCELLED. */
+  /** Called with every piece of text. */
+  onDelta?: (delta: GenerationDelta) => void
+  /** Ends the waiting for a token at once. What was made until then is the result, with CANCELLED. */
   signal?: AbortSignal
+  /** What sampling begins with where the request has no seed; absent: any number. */
+  defaultSeed?: number
 }
 
 /** The token ids a request begins with. Throws BAD_USER_INPUT and CONTEXT_LENGTH_EXCEEDED with both numbers. */
@@ -61,35 +82,55 @@ export function promptTokens(model: LoadedModel, tokenizer: ModelTokenizer, requ
   return ids
 }
 
-/** Generates one continuation. Several may run at once on one model: they take turns token by token. */
+/** Generates one continuation. Several may run at once on one model: they are one batch. */
 export async function generate(
   model: LoadedModel,
   tokenizer: ModelTokenizer,
   request: GenerateRequest,
-  { onDelta, signal }: GenerateEvents = {},
+  { onDelta, signal, defaultSeed }: GenerateEvents = {},
 ): Promise<GenerateResult> {
   const prompt = promptTokens(model, tokenizer, request)
   const limit = Math.min(request.maxTokens, model.dimensions.contextLength - prompt.length)
-  const random = seededRandom(request.seed ?? randomInt(2 ** 32))
+  const random = seededRandom(request.seed ?? defaultSeed ?? randomInt(2 ** 32))
   const stream = textStream(tokenizer, prompt)
   const filter = stopFilter(request.stop ?? [])
-  const sequence = model.startSequence()
+  const penalty = request.repetitionPenalty ?? 1
+  const seen = new Set(penalty === 1 ? [] : prompt)
+  const row = model.batch.open({
+    positions: prompt.length + limit,
+    exact: request.seed !== undefined && request.temperature > 0,
+  })
   const tokenIds: number[] = []
+  const records: TokenRecord[] = []
   let text = ''
   let firstTokenAt = 0
+  /** Tokens that deltas have named. */
+  let named = 0
   /** A stop string ended it: nothing held back may follow. */
   let cut = false
 
   const emit = (textDelta: string) => {
     if (textDelta === '') return
     text += textDelta
-    onDelta?.({ textDelta, tokenId: tokenIds.at(-1)!, index: tokenIds.length - 1 })
+    onDelta?.({
+      textDelta,
+      tokenId: tokenIds.at(-1)!,
+      index: tokenIds.length - 1,
+      tokenIds: tokenIds.slice(named),
+      ...(request.logProbabilities === undefined ? {} : { logProbabilities: records.slice(named) }),
+    })
+    named = tokenIds.length
+  }
+  const choose = (logits: Float32Array): number => {
+    const id = sampleToken(penaliseRepetition(logits, seen, penalty), request, random)
+    if (request.logProbabilities !== undefined) records.push(logProbabilities(logits, id, request.logProbabilities))
+    if (penalty !== 1) seen.add(id)
+    return id
   }
   const run = async (): Promise<GenerateResult['finishReason']> => {
     let next: readonly number[] = prompt
     for (;;) {
-      const logits = await sequence.append(next, signal)
-      const id = sampleToken(logits, request, random)
+      const id = choose(await row.append(next, signal))
       if (tokenIds.length === 0) firstTokenAt = performance.now()
       tokenIds.push(id)
       if (tokenizer.eosTokenIds.includes(id)) return 'STOP'
@@ -103,10 +144,12 @@ export async function generate(
       next = [id]
     }
   }
-  const finishReason = await run().catch(error => {
-    if (isDomainError(error) && error.code === 'CANCELLED') return 'CANCELLED' as const
-    throw error
-  })
+  const finishReason = await run()
+    .catch(error => {
+      if (isDomainError(error) && error.code === 'CANCELLED') return 'CANCELLED' as const
+      throw error
+    })
+    .finally(() => row.close())
   const seconds = (performance.now() - firstTokenAt) / 1000
   if (!cut) {
     const rest = filter.push(stream.flush())
@@ -119,5 +162,7 @@ export async function generate(
     promptTokens: prompt.length,
     completionTokens: tokenIds.length,
     tokensPerSecond: tokenIds.length > 1 ? (tokenIds.length - 1) / seconds : null,
+    reusedTokens: row.reused,
+    ...(request.logProbabilities === undefined ? {} : { logProbabilities: records }),
   }
 }

@@ -4,6 +4,7 @@ import { readManifest } from '../formats/manifest.js'
 import { loadTokenizer, type ModelTokenizer } from '../formats/tokenizer.js'
 import { unlessCancelled } from './cancellation.js'
 import { type LoadedModel, type ModelContext, openModel } from './model.js'
+import type { PrefixStore } from './prefix-store.js'
 
 export interface OpenModel {
   model: LoadedModel
@@ -36,7 +37,8 @@ export interface ModelCacheLimits {
 /** Mapped weights are page cache that the system may drop, so half of the memory is a bound on thrashing, not on allocation. */
 const defaultLimits = (): ModelCacheLimits => ({ models: 8, bytes: totalmem() / 2 })
 
-export function createModelCache(limits: ModelCacheLimits = defaultLimits()): ModelCache {
+/** @param prefixes what the models keep of sequences that ended, all together */
+export function createModelCache(limits: ModelCacheLimits = defaultLimits(), prefixes?: PrefixStore): ModelCache {
   // A Map keeps insertion order: an entry that is used again is put last.
   const entries = new Map<string, Entry>()
 
@@ -57,7 +59,7 @@ export function createModelCache(limits: ModelCacheLimits = defaultLimits()): Mo
     const [tokenizer, model] = await Promise.all([
       loadTokenizer(manifest, context.payloads),
       // The opening serves all who wait for it: one caller's cancellation must not fail the others.
-      openModel(manifest, { ...context, signal: undefined }),
+      openModel(manifest, { ...context, signal: undefined, ...(prefixes && { prefixes }) }),
     ])
     return { model, tokenizer }
   }

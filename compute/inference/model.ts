@@ -1,4 +1,5 @@
 // A model that can be run: sessions over a manifest's weights, made when first needed; forward passes, losses with layer gates, decoding.
+import { totalmem } from 'node:os'
 import type { Env } from '../../lib/env.js'
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
@@ -11,7 +12,8 @@ import type { DeviceChoice } from '../runtime/providers.js'
 import { finiteFloats, floats, int32s, int64s, type RuntimeTensor } from '../runtime/session.js'
 import { packBatches } from './batches.js'
 import { throwIfCancelled } from './cancellation.js'
-import { type DecodingSequence, startSequence } from './decoding-sequence.js'
+import { type DecodingBatch, decodingBatch } from './decoding-batch.js'
+import { type DecodingSequence, type RunTokens, startSequence } from './decoding-sequence.js'
 import {
   type HeadGradientOptions,
   type HeadGradients,
@@ -22,6 +24,7 @@ import {
 import { positionInputs } from './model-graph.js'
 import { type ModelPieces, modelPieces } from './model-pieces.js'
 import { modelSessions } from './model-sessions.js'
+import type { PrefixStore } from './prefix-store.js'
 import { type RopeTables, ropeTables } from './rope.js'
 import { scoreByPieces } from './score-by-pieces.js'
 
@@ -34,6 +37,8 @@ export interface ModelContext {
   backend?: BackendName
   /** What computes; absent: the process's own device. */
   device?: DeviceChoice
+  /** Where sequences that ended are kept for those that begin alike; absent: nowhere. */
+  prefixes?: PrefixStore
 }
 
 /** Token ids of prompt and completion joined; the loss counts tokens from `completionStart` on (never token 0). */
@@ -98,12 +103,17 @@ export interface LoadedModel {
   score(samples: readonly ScoredSample[], options?: ScoreOptions): Promise<SampleScore[]>
   /** Per sample the gradients of its mean completion loss for the gates of all query heads; one backward pass per batch. */
   headGradients(samples: readonly ScoredSample[], options?: HeadGradientOptions): Promise<HeadGradients[]>
+  /** A sequence with buffers and runs of its own. */
   startSequence(): DecodingSequence
+  /** Sequences that share their runs: what generations go through. */
+  readonly batch: DecodingBatch
   /** The same computation layer by layer, for measurements that share work. */
   readonly pieces: ModelPieces
   dispose(): Promise<void>
 }
 
+/** Of the machine's memory, for keys and values of all sequences of a batch. */
+const largestCacheShare = 1 / 4
 /** Rope tables grow in steps of this many positions. */
 const ropeStep = 512
 
@@ -135,17 +145,20 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       )
     }
   }
-  /** Tables for at least this many positions, and the ids of positions, where the graph asks for them. */
-  const ropeFeeds = (start: number, batch: number, seq: number): Record<string, RuntimeTensor> => {
-    if (asked.tables && rope.positions < start + seq) {
-      rope = ropeTables(d, Math.ceil((start + seq) / ropeStep) * ropeStep, ropeFactors)
+  /** Tables for at least this many positions, and the ids of positions, where the graph asks for them; `starts` [batch]. */
+  const positionFeeds = (starts: readonly number[], seq: number): Record<string, RuntimeTensor> => {
+    const end = Math.max(...starts) + seq
+    if (asked.tables && rope.positions < end) {
+      rope = ropeTables(d, Math.ceil(end / ropeStep) * ropeStep, ropeFactors)
     }
     const shape = [rope.positions, d.headSize / 2]
     const tables = asked.tables ? { rope_cos: floats(rope.cos, shape), rope_sin: floats(rope.sin, shape) } : undefined
     if (!asked.ids) return { ...tables }
-    const positions = Array.from({ length: batch * seq }, (_, i) => start + (i % seq))
-    return { ...tables, position_ids: int64s(positions, [batch, seq]) }
+    const positions = starts.flatMap(start => Array.from({ length: seq }, (_, i) => start + i))
+    return { ...tables, position_ids: int64s(positions, [starts.length, seq]) }
   }
+  const ropeFeeds = (start: number, batch: number, seq: number) =>
+    positionFeeds(new Array<number>(batch).fill(start), seq)
 
   /** Runs the measuring graph on one padded batch; `rows` are flat token positions (row * seq + position). */
   const measure = async (
@@ -178,6 +191,29 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   }
 
   const pieces = modelPieces(d, { session, check: ids => checkIds(ids, ids.length), ropeFeeds })
+
+  const runTokens: RunTokens = async (ids, starts, rows, { past, present }, signal) => {
+    const seq = ids[0]!.length
+    ids.forEach((own, row) => {
+      checkIds(own, starts[row]! + seq)
+    })
+    const feeds = {
+      input_ids: int64s(ids.flat(), [ids.length, seq]),
+      last_positions: int32s(starts.map(start => start + seq - 1)),
+      total_length: int32s([Math.max(...starts) + seq], []),
+      rows: int64s(rows),
+      ...positionFeeds(starts, seq),
+      ...past,
+    }
+    const fetches = [...Object.keys(present), ...(rows.length > 0 ? ['logits'] : [])]
+    return (await session('generate')).run(feeds, fetches, { into: present, signal })
+  }
+
+  const batch = decodingBatch(
+    { name: manifest.sourceName ?? manifest.architecture, dimensions: d, run: runTokens, check: checkIds },
+    context.prefixes,
+    totalmem() * largestCacheShare,
+  )
 
   return {
     manifest,
@@ -284,25 +320,15 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
         options,
       ),
 
-    startSequence: () =>
-      startSequence(d, async (ids, start, rows, { past, present }, signal) => {
-        const total = start + ids.length
-        checkIds(ids, total)
-        const feeds = {
-          input_ids: int64s(ids, [1, ids.length]),
-          last_positions: int32s([total - 1]),
-          total_length: int32s([total], []),
-          rows: int64s(rows),
-          ...ropeFeeds(start, 1, ids.length),
-          ...past,
-        }
-        const fetches = [...Object.keys(present), ...(rows.length > 0 ? ['logits'] : [])]
-        return (await session('generate')).run(feeds, fetches, { into: present, signal })
-      }),
+    startSequence: () => startSequence(d, runTokens),
+    batch,
 
     pieces,
 
-    dispose,
+    dispose() {
+      batch.dispose()
+      return dispose()
+    },
   }
 }
 

@@ -166,7 +166,15 @@ function joinDeltas(log: JobEvent[], at: number) {
   const deltas: Extract<JobEvent, { kind: 'delta' }>[] = []
   for (let i = at; log[i]?.kind === 'delta'; i++) deltas.push(log[i] as Extract<JobEvent, { kind: 'delta' }>)
   const last = deltas.at(-1) as Extract<JobEvent, { kind: 'delta' }>
-  return { count: deltas.length, event: { ...last, textDelta: deltas.map(d => d.textDelta).join('') } }
+  return {
+    count: deltas.length,
+    event: {
+      ...last,
+      textDelta: deltas.map(d => d.textDelta).join(''),
+      tokenIds: deltas.flatMap(d => d.tokenIds),
+      ...(last.logProbabilities && { logProbabilities: deltas.flatMap(d => d.logProbabilities ?? []) }),
+    },
+  }
 }
 
 /** An async iterator over `take`, which returns undefined where there is nothing yet. `return()` ends a waiting `next()`. */

@@ -206,9 +206,18 @@ export const generateInputSchema = z.object({
   temperature: z.number().min(0).max(10),
   topP: z.number().gt(0).max(1).optional(),
   topK: z.number().int().min(1).optional(),
+  minP: z.number().min(0).max(1).optional(),
+  repetitionPenalty: z.number().min(0.1).max(10).optional(),
   seed: z.number().int().optional(),
   stop: z.array(z.string().min(1)).max(16).optional(),
+  /** Log-probabilities of every token made, and of this many of the likeliest in its place. */
+  logProbabilities: z.number().int().min(0).max(20).optional(),
 })
+
+const tokenLogProbability = { id: z.number().int(), logProbability: z.number() }
+/** A token made: natural logarithm of the probability that the model gave it, and the likeliest ones in its place. */
+export const tokenRecordSchema = z.object({ ...tokenLogProbability, top: z.array(z.object(tokenLogProbability)) })
+export type TokenRecordOutput = z.infer<typeof tokenRecordSchema>
 
 const evaluationInput = {
   manifest: hashSchema,
@@ -288,6 +297,10 @@ export const jobTypes = {
       completionTokens: z.number().int(),
       /** Decoding speed, prefill not counted. */
       tokensPerSecond: z.number().nullable(),
+      /** Of the prompt, not read again since a sequence before began with them. Absent in outputs of earlier versions. */
+      reusedTokens: z.number().int().optional(),
+      /** Of every token, where they were asked for. */
+      logProbabilities: z.array(tokenRecordSchema).optional(),
     }),
   }),
   'model.evaluate': defineJob({

@@ -1,7 +1,7 @@
 // What the server and a worker process say to each other.
 import type { Env } from '../../lib/env.js'
 import type { JobName, Lane } from './job-types.js'
-import type { JobFailure, JobProgress } from './queue.js'
+import type { JobFailure, JobProgress, OutputDelta } from './queue.js'
 
 export type ToWorker =
   /** First message: what the worker needs to know for its whole life. */
@@ -16,7 +16,7 @@ export type FromWorker =
   | { kind: 'ready' }
   | { kind: 'heartbeat' }
   | { kind: 'progress'; jobId: string; progress: JobProgress }
-  | { kind: 'delta'; jobId: string; textDelta: string; tokenId: number; index: number }
+  | ({ kind: 'delta'; jobId: string } & OutputDelta)
   /** `flops`: floating-point operations of its matrix products in this attempt. */
   | { kind: 'succeeded'; jobId: string; output: unknown; flops?: number }
   | { kind: 'failed'; jobId: string; error: JobFailure & { retryable: boolean }; flops?: number }

@@ -1,5 +1,5 @@
 // The pool as the control plane sees it. Embedded: embedded-queue.ts over the job rows; a cluster puts another behind the same face.
-import type { JobName, Lane } from './job-types.js'
+import type { JobName, Lane, TokenRecordOutput } from './job-types.js'
 
 export type JobState = 'QUEUED' | 'RUNNING' | 'SUCCEEDED' | 'FAILED' | 'CANCELLED'
 export const finalStates: readonly JobState[] = ['SUCCEEDED', 'FAILED', 'CANCELLED']
@@ -98,10 +98,22 @@ export interface JobStore {
   get(jobId: string): Promise<JobRecord | undefined>
 }
 
+/** A piece of a text as it is made. */
+export interface OutputDelta {
+  textDelta: string
+  /** The token that completed the piece, and its place among those made, from 0. */
+  tokenId: number
+  index: number
+  /** All tokens made since the piece before. */
+  tokenIds: number[]
+  /** Of `tokenIds`, where they were asked for. */
+  logProbabilities?: TokenRecordOutput[]
+}
+
 export type JobEvent =
   | { kind: 'job'; job: JobRecord }
   /** One piece of output, in order: never dropped, never throttled. */
-  | { kind: 'delta'; jobId: string; textDelta: string; tokenId: number; index: number }
+  | ({ kind: 'delta'; jobId: string } & OutputDelta)
 
 export interface JobQueue {
   start(): Promise<void>

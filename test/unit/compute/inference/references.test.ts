@@ -100,13 +100,18 @@ describe.runIf(present).each(['stories260K', 'babyllama-tok105', 'aidreams260K']
     expect(norm).toBeLessThan(1e-4)
   })
 
-  test('greedy generations equal the reference, ids and text', async () => {
+  test('greedy generations equal the reference, ids and text, one by one and as a batch', async () => {
     const { prompts } = await referenceNumbers<{ prompts: GenerationPrompt[] }>('generation_small.json')
-    for (const prompt of prompts.filter(p => p.model === name)) {
-      const result = await generate(opened.model, opened.tokenizer, greedy({ prompt: prompt.text }))
-      expect(result.promptTokens).toBe(prompt.ids.length)
-      expectSameGreedy(result.tokenIds, prompt)
-      expect(result.text).toBe(prompt.newText)
+    const own = prompts.filter(p => p.model === name)
+    const run = ({ text }: GenerationPrompt) => generate(opened.model, opened.tokenizer, greedy({ prompt: text }))
+    const alone = []
+    for (const prompt of own) alone.push(await run(prompt))
+    for (const results of [alone, await Promise.all(own.map(run))]) {
+      results.forEach((result, i) => {
+        expect(result.promptTokens).toBe(own[i]!.ids.length)
+        expectSameGreedy(result.tokenIds, own[i]!)
+        expect(result.text).toBe(own[i]!.newText)
+      })
     }
   })
 
@@ -144,18 +149,33 @@ describe.runIf(present)('SmolLM2-135M-Instruct, Q4_1 GGUF', () => {
     expect(norm).toBeLessThan(1e-4)
   })
 
+  const run = ({ chat, text, userMessage }: GenerationPrompt) =>
+    generate(
+      opened.model,
+      opened.tokenizer,
+      greedy(chat ? { messages: [{ role: 'user', content: userMessage! }] } : { prompt: text }),
+    )
+
   test('greedy generations equal the reference, from a prompt and from messages', async () => {
     const { prompts } = await referenceNumbers<{ prompts: GenerationPrompt[] }>('generation_smollm2.json')
-    const chosen = [prompts.find(p => !p.chat)!, prompts.find(p => p.chat)!]
-    for (const prompt of chosen) {
-      const input = prompt.chat
-        ? { messages: [{ role: 'user', content: prompt.userMessage! }] }
-        : { prompt: prompt.text }
-      const result = await generate(opened.model, opened.tokenizer, greedy(input))
+    for (const prompt of [prompts.find(p => !p.chat)!, prompts.find(p => p.chat)!]) {
+      const result = await run(prompt)
       expect(result).toMatchObject({ promptTokens: prompt.ids.length, finishReason: 'STOP' })
       expectSameGreedy(result.tokenIds, prompt)
       expect(`${result.text}<|im_end|>`).toBe(prompt.newText)
     }
+  }, 120_000)
+
+  test('all of them as one batch equal the reference', async () => {
+    const { prompts } = await referenceNumbers<{ prompts: GenerationPrompt[] }>('generation_smollm2.json')
+    const { runs, rows } = opened.model.batch.steps
+    const results = await Promise.all(prompts.map(run))
+    results.forEach((result, i) => {
+      expect(result.promptTokens).toBe(prompts[i]!.ids.length)
+      expectSameGreedy(result.tokenIds, prompts[i]!)
+    })
+    const { steps } = opened.model.batch
+    expect((steps.rows - rows) / (steps.runs - runs)).toBeGreaterThan(3)
   }, 120_000)
 
   test('chat renderings and their ids equal the reference', async () => {

@@ -12,8 +12,14 @@ const makeJob = (state: JobState, sequence = 0, id = 'j1', tenantId = 't1') =>
     state,
     progress: sequence === 0 ? null : { stage: 's', completed: sequence, sequence },
   }) as JobRecord
-const delta = (index: number, textDelta = `${index} `) =>
-  ({ kind: 'delta', jobId: 'j1', textDelta, tokenId: index, index }) as const
+const delta = (index: number, textDelta = `${index} `) => ({
+  kind: 'delta' as const,
+  jobId: 'j1',
+  textDelta,
+  tokenId: index,
+  index,
+  tokenIds: [index],
+})
 
 const short = (event: JobEvent) =>
   event.kind === 'delta' ? event.textDelta : `${event.job.state} ${event.job.progress?.sequence ?? 0}`
@@ -85,7 +91,12 @@ describe('watch', () => {
     const events = jobEvents()
     const stream = events.watch('j1')
     for (let i = 0; i < 3; i++) events.delta(delta(i))
-    expect((await stream.next()).value).toMatchObject({ index: 2, tokenId: 2, textDelta: '0 1 2 ' })
+    expect((await stream.next()).value).toMatchObject({
+      index: 2,
+      tokenId: 2,
+      textDelta: '0 1 2 ',
+      tokenIds: [0, 1, 2],
+    })
   })
 
   it('starts from now for a reader who comes later', async () => {
