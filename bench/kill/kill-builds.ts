@@ -15,7 +15,7 @@ import {
 } from './kill-run.js'
 
 export interface KillBuildsReport extends KillReport {
-  /** Builds that were hit, and those that went on behind finished stages instead of from the beginning. */
+  /** Builds in all, and those that took over a stage that an attempt before had finished (putting layers together, which all share, not counted). */
   builds: number
   resumedBehindStages: number
   /** Seconds of the build that nothing disturbed. */
@@ -159,9 +159,11 @@ async function jobState(server: Server, id: string) {
       durationMs: number | null
       error: Built['error']
       output: { manifest: string } | null
-      stages: { reused: boolean }[]
+      stages: { stage: string; reused: boolean }[]
     }
-  }>('query ($id: ID!) { job(id: $id) { state durationMs error { code message } output stages { reused } } }', { id })
+  }>('query ($id: ID!) { job(id: $id) { state durationMs error { code message } output stages { stage reused } } }', {
+    id,
+  })
   return job
 }
 
@@ -170,7 +172,7 @@ async function follow(server: () => Server, id: string): Promise<Built> {
   for (const deadline = Date.now() + 600_000; Date.now() < deadline; await sleep(100)) {
     const { state, durationMs, error, output, stages } = await jobState(server(), id)
     if (state === 'QUEUED' || state === 'RUNNING') continue
-    const reused = stages.filter(stage => stage.reused).length
+    const reused = stages.filter(one => one.reused && one.stage !== 'extract').length
     return { state, error, manifest: output?.manifest, seconds: (durationMs ?? 0) / 1000, reused }
   }
   throw new Error(`Build ${id} has not ended after 600 s`)
