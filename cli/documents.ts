@@ -46,7 +46,10 @@ export const documents = {
   stages: `query Stages($id: ID!) { job(id: $id) { stages { stage seconds reused measurements } } }`,
   buildStudent: `mutation Build($input: BuildStudentInput!) { buildStudent(input: $input) { job { id } userErrors { field message code } } }`,
   generateStream: `subscription Generate($input: GenerateInput!) {
-    generateStream(input: $input) { textDelta finishReason usage { promptTokens completionTokens tokensPerSecond } }
+    generateStream(input: $input) {
+      textDelta finishReason usage { promptTokens completionTokens tokensPerSecond reusedPromptTokens }
+      tokens { token text logProbability alternatives { token text logProbability } }
+    }
   }`,
   jobs: `query Jobs($states: [JobState!], $types: [JobType!], $modelId: ID, $first: Int) {
     jobs(states: $states, types: $types, modelId: $modelId, first: $first) { nodes { id type state attempts createdAt durationMs cost flops error { code message } progress { stage completed total unit } model { name } } }

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { Command, CommanderError } from 'commander'
 import { compiledFile } from '../lib/project.js'
 import * as capabilities from './capability-commands.js'
+import * as texts from './generate-commands.js'
 import * as jobs from './job-commands.js'
 import * as models from './model-commands.js'
 import { number, oneOf, webAddress, wholeNumber } from './option-values.js'
@@ -143,14 +144,19 @@ const sampling = (command: Command) =>
     .option('--temperature <t>', '0 is greedy', number(0), 0)
     .option('--top-p <p>', 'nucleus sampling, above 0 to 1', number(0, 1))
     .option('--top-k <k>', 'sample among the k likeliest', wholeNumber(1))
+    .option('--min-p <p>', 'sample among tokens at least p times as likely as the likeliest', number(0, 1))
+    .option('--repetition-penalty <x>', 'above 1: fewer repetitions', number(0.1, 10))
+    .option('--stop <text>', 'ends the answer (repeatable)', collect)
     .option('--seed <n>', 'makes sampling reproducible', wholeNumber())
-sampling(program.command('generate <model> <prompt>').description('continue a text')).action(run(models.generate))
+sampling(program.command('generate <model> <prompt>').description('continue a text'))
+  .option('--log-probabilities <n>', 'how likely each token was, and the n likeliest (0 to 20)', wholeNumber(0, 20))
+  .action(run(texts.generate))
 sampling(
   program
     .command('chat <model>')
     .description('talk to a model, line by line')
     .option('--system <text>', 'system message'),
-).action(run(models.chat))
+).action(run(texts.chat))
 program
   .command('export <model>')
   .description('write a model’s files for other programs')

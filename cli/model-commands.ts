@@ -2,7 +2,6 @@
 
 import { existsSync } from 'node:fs'
 import { basename, resolve } from 'node:path'
-import { createInterface } from 'node:readline/promises'
 import { PlatformError } from '../lib/client/platform-client.js'
 import { table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
@@ -12,7 +11,7 @@ import { downloadFiles, type ExportedFile } from './download.js'
 import { allPages, findModel, findOneModel, idCell } from './find.js'
 import type { Analysis, ModelDetail, ModelSummary } from './results.js'
 import { print, printJson, runJob } from './run-job.js'
-import { note, type Session } from './session.js'
+import type { Session } from './session.js'
 
 /** A path is made absolute here: the platform may run in another folder. */
 const absoluteSource = (source: string) => (existsSync(source) ? resolve(source) : source)
@@ -156,64 +155,4 @@ export async function deleteModel(session: Session, reference: string) {
   const model = await findOneModel(session, reference)
   await session.client.mutate(documents.deleteModel, { modelId: model.id })
   print(`${model.name} is deleted; payloads that no other model holds go with \`hartonomous gc\`.`)
-}
-
-interface GenerationEvent {
-  textDelta: string | null
-  finishReason: string | null
-  usage: { promptTokens: number; completionTokens: number; tokensPerSecond: number | null } | null
-}
-export interface GenerateOptions {
-  maxTokens: number
-  temperature: number
-  topP?: number
-  topK?: number
-  seed?: number
-}
-
-async function stream(
-  session: Session,
-  input: Record<string, unknown>,
-  quiet = false,
-): Promise<{ text: string; last?: GenerationEvent }> {
-  let text = ''
-  let last: GenerationEvent | undefined
-  for await (const event of session.client.subscribe<GenerationEvent>(documents.generateStream, { input })) {
-    text += event.textDelta ?? ''
-    if (event.textDelta && !quiet) process.stdout.write(event.textDelta)
-    if (event.finishReason) last = event
-  }
-  return { text, last }
-}
-
-export async function generate(session: Session, reference: string, prompt: string, o: GenerateOptions) {
-  const model = await findModel(session, reference)
-  const { text, last } = await stream(session, { modelId: model.id, prompt, ...o }, session.json)
-  if (session.json) return printJson({ text, finishReason: last?.finishReason, usage: last?.usage })
-  const speed = last?.usage?.tokensPerSecond
-  process.stderr.write(
-    `\n[${last?.usage?.completionTokens ?? 0} tokens${speed ? `, ${speed.toFixed(1)}/s` : ''}, ${last?.finishReason}]\n`,
-  )
-}
-
-export async function chat(session: Session, reference: string, o: GenerateOptions & { system?: string }) {
-  const model = await findModel(session, reference)
-  const messages: { role: string; content: string }[] = o.system ? [{ role: 'system', content: o.system }] : []
-  const { system: _system, ...sampling } = o
-  const person = process.stdin.isTTY
-  const lines = createInterface({ input: process.stdin, output: person ? process.stderr : undefined, prompt: 'you> ' })
-  const prompt = () => person && lines.prompt()
-  // At a terminal readline takes Ctrl-C for itself.
-  lines.on('SIGINT', () => process.kill(process.pid, 'SIGINT'))
-  if (person) note(`Talking to ${model.name}; an empty line ends it.`)
-  prompt()
-  for await (const line of lines) {
-    if (!line.trim()) break
-    messages.push({ role: 'user', content: line })
-    const { text } = await stream(session, { modelId: model.id, messages, ...sampling })
-    process.stdout.write('\n')
-    messages.push({ role: 'assistant', content: text })
-    prompt()
-  }
-  lines.close()
 }

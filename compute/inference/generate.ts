@@ -3,7 +3,7 @@ import { randomInt } from 'node:crypto'
 import { DomainError, isDomainError } from '../../lib/errors.js'
 import type { ModelTokenizer } from '../formats/tokenizer.js'
 import { type ChatMessage, renderChat } from './chat.js'
-import { logProbabilities, type TokenRecord } from './log-probabilities.js'
+import { logProbabilities, type TokenLogProbability } from './log-probabilities.js'
 import type { LoadedModel } from './model.js'
 import { penaliseRepetition, type SamplingOptions, sampleToken, seededRandom } from './sampling.js'
 import { stopFilter, textStream } from './text-stream.js'
@@ -37,8 +37,20 @@ export interface GenerateResult {
   logProbabilities?: TokenRecord[]
 }
 
+/** A token by itself, as text (U+FFFD where it is a part of a character), with what the model thought of it. */
+export interface TokenText extends TokenLogProbability {
+  text: string
+}
+
+export interface TokenRecord extends TokenText {
+  /** The likeliest tokens in its place, first the most likely. */
+  top: TokenText[]
+}
+
 export interface GenerationDelta {
   textDelta: string
+  /** Characters of the text before the piece. */
+  offset: number
   /** The token that completed the piece, and its place among those made, from 0. */
   tokenId: number
   index: number
@@ -111,19 +123,27 @@ export async function generate(
 
   const emit = (textDelta: string) => {
     if (textDelta === '') return
-    text += textDelta
     onDelta?.({
       textDelta,
+      offset: text.length,
       tokenId: tokenIds.at(-1)!,
       index: tokenIds.length - 1,
       tokenIds: tokenIds.slice(named),
       ...(request.logProbabilities === undefined ? {} : { logProbabilities: records.slice(named) }),
     })
+    text += textDelta
     named = tokenIds.length
   }
+  const withText = (token: TokenLogProbability): TokenText => ({
+    ...token,
+    text: tokenizer.decode([token.id], { skipSpecialTokens: false }),
+  })
   const choose = (logits: Float32Array): number => {
     const id = sampleToken(penaliseRepetition(logits, seen, penalty), request, random)
-    if (request.logProbabilities !== undefined) records.push(logProbabilities(logits, id, request.logProbabilities))
+    if (request.logProbabilities !== undefined) {
+      const { top, ...own } = logProbabilities(logits, id, request.logProbabilities)
+      records.push({ ...withText(own), top: top.map(withText) })
+    }
     if (penalty !== 1) seen.add(id)
     return id
   }

@@ -6,16 +6,16 @@ export interface TokenLogProbability {
   logProbability: number
 }
 
-export interface TokenRecord extends TokenLogProbability {
-  /** The likeliest tokens, first the most likely; of equals the one with the lower id. */
-  top: TokenLogProbability[]
-}
-
 /**
- * The log-probability ln softmax(logits)[id] of a token, and those of the `count` likeliest.
+ * The log-probability ln softmax(logits)[id] of a token, and those of the `count` likeliest, first the most likely; of equals the one
+ * with the lower id.
  * @param logits [vocabulary]
  */
-export function logProbabilities(logits: Float32Array, id: number, count: number): TokenRecord {
+export function logProbabilities(
+  logits: Float32Array,
+  id: number,
+  count: number,
+): TokenLogProbability & { top: TokenLogProbability[] } {
   let greatest = Number.NEGATIVE_INFINITY
   for (let i = 0; i < logits.length; i++) if (logits[i]! > greatest) greatest = logits[i]!
   let sum = 0

@@ -3,12 +3,11 @@ import { finalStates, type JobEvent, type JobRecord } from './queue.js'
 
 /**
  * What the readers of one job share: states and deltas in one log, progress as the newest record only. A reader is a cursor
- * into it, so a thousand readers that never read cost a thousand cursors.
+ * into it, so a thousand readers that never read cost a thousand cursors. The log is kept until the job ends, for readers who come
+ * later; deltas are tokens, which a model's context bounds.
  */
 interface Channel {
-  /** States and deltas in order; entries before `base` have been read by all. */
   log: JobEvent[]
-  base: number
   progress: JobRecord | undefined
   ended: boolean
   readers: Set<Reader>
@@ -23,8 +22,8 @@ interface Reader {
 
 /** Jobs one reader of `watchAll` may be behind; beyond it the oldest is dropped. */
 export const watchAllCapacity = 256
-/** Log entries after which those read by everybody are dropped. */
-const trimEvery = 1024
+/** Deltas joined into one at most, for a reader far behind: an event should stay small beside a socket's buffers. */
+const mostJoined = 512
 
 export interface JobEvents {
   /** The job's state changed. */
@@ -32,7 +31,8 @@ export interface JobEvents {
   /** The job, still running, came further. */
   progress(job: JobRecord): void
   delta(event: Extract<JobEvent, { kind: 'delta' }>): void
-  watch(jobId: string): AsyncIterableIterator<JobEvent>
+  /** @param from `start`: with the states and deltas that were, as far as they are known, before those that come */
+  watch(jobId: string, from?: 'now' | 'start'): AsyncIterableIterator<JobEvent>
   watchAll(tenantId: string): AsyncIterableIterator<JobRecord>
   /** Ends all streams: the server stops. */
   close(): void
@@ -49,15 +49,17 @@ export function jobEvents(): JobEvents {
     for (const reader of channel.readers) reader.wake()
   }
 
+  const makeChannel = (jobId: string): Channel => {
+    const channel: Channel = { log: [], progress: undefined, ended: closed, readers: new Set() }
+    if (!closed) channels.set(jobId, channel)
+    return channel
+  }
+
   function append(jobId: string, event: JobEvent) {
-    const channel = channels.get(jobId)
+    // What has deltas may get readers later.
+    const channel = channels.get(jobId) ?? (event.kind === 'delta' ? makeChannel(jobId) : undefined)
     if (!channel) return
     channel.log.push(event)
-    if (channel.log.length % trimEvery === 0) {
-      const read = Math.min(...[...channel.readers].map(r => r.cursor)) - channel.base
-      channel.log.splice(0, read)
-      channel.base += read
-    }
     if (event.kind === 'job' && finalStates.includes(event.job.state)) {
       channel.ended = true
       // A retried job gets a channel of its own; readers of this one keep it until they have read it.
@@ -92,22 +94,15 @@ export function jobEvents(): JobEvents {
     },
     delta: event => append(event.jobId, event),
 
-    watch(jobId) {
-      const channel = channels.get(jobId) ?? {
-        log: [],
-        base: 0,
-        progress: undefined,
-        ended: closed,
-        readers: new Set(),
-      }
-      if (!closed) channels.set(jobId, channel)
-      const reader: Reader = { cursor: channel.base + channel.log.length, sequence: 0, wake: () => {} }
+    watch(jobId, from = 'now') {
+      const channel = channels.get(jobId) ?? makeChannel(jobId)
+      const reader: Reader = { cursor: from === 'start' ? 0 : channel.log.length, sequence: 0, wake: () => {} }
       // What was already there is the caller's snapshot, not an event.
       reader.sequence = channel.progress?.progress?.sequence ?? 0
       channel.readers.add(reader)
 
       const take = (): IteratorResult<JobEvent> | undefined => {
-        const at = reader.cursor - channel.base
+        const at = reader.cursor
         const first = channel.log[at]
         if (first?.kind === 'job') {
           reader.cursor++
@@ -131,7 +126,8 @@ export function jobEvents(): JobEvents {
         wake => (reader.wake = wake),
         () => {
           channel.readers.delete(reader)
-          if (channel.readers.size === 0 && channels.get(jobId) === channel) channels.delete(jobId)
+          const written = channel.log.some(event => event.kind === 'delta')
+          if (channel.readers.size === 0 && !written && channels.get(jobId) === channel) channels.delete(jobId)
         },
       )
     },
@@ -161,15 +157,17 @@ export function jobEvents(): JobEvents {
   }
 }
 
-/** The deltas from `at` on, up to the next state, as one. `tokenId` and `index` are the last one's. */
+/** The deltas from `at` on, up to the next state, as one. `tokenId` and `index` are the last one's, `offset` is the first one's. */
 function joinDeltas(log: JobEvent[], at: number) {
   const deltas: Extract<JobEvent, { kind: 'delta' }>[] = []
-  for (let i = at; log[i]?.kind === 'delta'; i++) deltas.push(log[i] as Extract<JobEvent, { kind: 'delta' }>)
+  for (let i = at; log[i]?.kind === 'delta' && deltas.length < mostJoined; i++)
+    deltas.push(log[i] as Extract<JobEvent, { kind: 'delta' }>)
   const last = deltas.at(-1) as Extract<JobEvent, { kind: 'delta' }>
   return {
     count: deltas.length,
     event: {
       ...last,
+      offset: deltas[0]!.offset,
       textDelta: deltas.map(d => d.textDelta).join(''),
       tokenIds: deltas.flatMap(d => d.tokenIds),
       ...(last.logProbabilities && { logProbabilities: deltas.flatMap(d => d.logProbabilities ?? []) }),

@@ -214,7 +214,7 @@ export const generateInputSchema = z.object({
   logProbabilities: z.number().int().min(0).max(20).optional(),
 })
 
-const tokenLogProbability = { id: z.number().int(), logProbability: z.number() }
+const tokenLogProbability = { id: z.number().int(), text: z.string(), logProbability: z.number() }
 /** A token made: natural logarithm of the probability that the model gave it, and the likeliest ones in its place. */
 export const tokenRecordSchema = z.object({ ...tokenLogProbability, top: z.array(z.object(tokenLogProbability)) })
 export type TokenRecordOutput = z.infer<typeof tokenRecordSchema>

@@ -101,6 +101,8 @@ export interface JobStore {
 /** A piece of a text as it is made. */
 export interface OutputDelta {
   textDelta: string
+  /** Characters (UTF-16) of the text before the piece. */
+  offset: number
   /** The token that completed the piece, and its place among those made, from 0. */
   tokenId: number
   index: number
@@ -129,9 +131,10 @@ export interface JobQueue {
   progress(jobId: string): JobProgress | null
   /**
    * Events of one job from now on (job states, progress at most 10 a second and always the last, deltas). Ends after the final state.
-   * A slow reader holds a bounded number of events: progress is superseded, deltas of one job are joined.
+   * A slow reader holds nothing: progress is superseded, deltas of one job are kept once for all readers and joined.
+   * @param from `start`: with the states and deltas that were, as far as they are known, before those that come
    */
-  watch(jobId: string): AsyncIterableIterator<JobEvent>
+  watch(jobId: string, from?: 'now' | 'start'): AsyncIterableIterator<JobEvent>
   /** State and progress changes of all jobs of a tenant; a slow reader loses the oldest. */
   watchAll(tenantId: string): AsyncIterableIterator<JobRecord>
   devices(): DeviceRecord[]

@@ -45,9 +45,21 @@ export class GenerateInput {
   topP?: number | null
   @Field(() => Int, { nullable: true, description: 'Samples among this many most probable tokens: at least 1.' })
   topK?: number | null
+  @Field(() => Float, {
+    nullable: true,
+    description: 'Samples among the tokens at least this many times as probable as the most probable one: 0 to 1.',
+  })
+  minP?: number | null
+  @Field(() => Float, {
+    nullable: true,
+    description:
+      'Above 1 makes tokens that prompt or answer hold already less probable (positive logits are divided by it, negative ones multiplied), below 1 more: 0.1 to 10.',
+  })
+  repetitionPenalty?: number | null
   @Field(() => Int, {
     nullable: true,
-    description: 'The same seed, input and machine give the same text; default: random.',
+    description:
+      'The same seed, input and machine give the same text, whatever else the machine writes at the time; default: random.',
   })
   seed?: number | null
   @Field(() => [String], {
@@ -55,11 +67,23 @@ export class GenerateInput {
     description: 'Texts that end the answer; they are left out of it. At most 16, none empty.',
   })
   stop?: string[] | null
+  @Field(() => Int, {
+    nullable: true,
+    description:
+      'Gives the log-probability of every token made, and of this many of the most probable ones in its place: 0 to 20; default: none.',
+  })
+  logProbabilities?: number | null
   @Field(() => String, {
     nullable: true,
     description: 'Who asks, in your own terms; kept with the job. At most 200 characters.',
   })
   userId?: string | null
+  @Field(() => String, {
+    nullable: true,
+    description:
+      'Your name for this generation, 1 to 200 characters: the same name with the same input gives the same generation, running or finished, as a whole or as a stream from its beginning.',
+  })
+  idempotencyKey?: string | null
 }
 
 @ObjectType({ description: 'What a generation cost.' })
@@ -73,6 +97,28 @@ export class GenerationUsage {
     description: 'Speed of making them, reading the prompt not counted; null for fewer than two tokens.',
   })
   tokensPerSecond!: number | null
+  @Field(() => Int, {
+    description: 'Of the tokens read, those known from an earlier text that began with them: they cost nothing.',
+  })
+  reusedPromptTokens!: number
+}
+
+@ObjectType({ description: 'A token and how probable the model found it, before temperature, cuts and penalties.' })
+export class TokenProbability {
+  @Field(() => Int, { description: 'Its id in the vocabulary.' })
+  token!: number
+  @Field(() => String, { description: 'The token alone as text; U+FFFD where it is a part of a character.' })
+  text!: string
+  @Field(() => Float, { description: 'Natural logarithm of its probability: at most 0.' })
+  logProbability!: number
+}
+
+@ObjectType({ description: 'A token that was made, and what else the model thought of.' })
+export class GeneratedToken extends TokenProbability {
+  @Field(() => [TokenProbability], {
+    description: 'The most probable tokens in its place, the most probable first; as many as were asked for.',
+  })
+  alternatives!: TokenProbability[]
 }
 
 @ObjectType({ description: 'What a model wrote.' })
@@ -83,6 +129,11 @@ export class GeneratePayload {
   finishReason?: FinishReason | null
   @Field(() => GenerationUsage, { nullable: true, description: 'What it cost.' })
   usage?: GenerationUsage | null
+  @Field(() => [GeneratedToken], {
+    nullable: true,
+    description: 'Every token made, with its log-probability; null unless `logProbabilities` asked for them.',
+  })
+  tokens?: GeneratedToken[] | null
   @Field(() => Job, { nullable: true, description: 'The job that made it; null where none was queued.' })
   job?: Job | null
   @Field(() => [UserError], { description: 'Why nothing was made; empty otherwise.' })
@@ -91,10 +142,24 @@ export class GeneratePayload {
 
 @ObjectType({ description: 'A piece of a text as it is made; the last one has `finishReason` and `usage`.' })
 export class GenerationEvent {
+  @Field(() => Job, { description: 'The job that makes the text; others can watch it with `watchGeneration`.' })
+  job!: Job
   @Field(() => String, {
     description: 'Text that follows what came before; all of them joined are the answer. Empty in the last event.',
   })
   textDelta!: string
+  @Field(() => Int, { description: 'Characters (UTF-16 code units) of the text before this piece.' })
+  offset!: number
+  @Field(() => [Int], {
+    description:
+      'Ids of all tokens made since the piece before: several where a character takes several, or where the reader was behind. Those of all events joined are the answer’s tokens.',
+  })
+  tokenIds!: number[]
+  @Field(() => [GeneratedToken], {
+    nullable: true,
+    description: 'The same tokens with their log-probabilities; null unless `logProbabilities` asked for them.',
+  })
+  tokens!: GeneratedToken[] | null
   @Field(() => Int, {
     nullable: true,
     description: 'Id of the token that completed the piece; null in the last event.',

@@ -8,7 +8,8 @@ import { type GenerateRequest, generate } from '../../../../compute/inference/ge
 import { type LoadedModel, openModel } from '../../../../compute/inference/model.js'
 import { createModelCache } from '../../../../compute/inference/model-cache.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
-import { writePicoLlama } from '../../../testkit/pico-llama.js'
+import { negativeLogLikelihood, runLlamaFloat64 } from '../../../testkit/llama-float64.js'
+import { makePicoLlama, writePicoLlama } from '../../../testkit/pico-llama.js'
 
 let context: TestHandlerContext
 let model: LoadedModel
@@ -63,6 +64,34 @@ describe('generate', () => {
     for (const prompt of prompts) alone.push(await generate(model, tokenizer, request({ prompt })))
     const together = await Promise.all(prompts.map(prompt => generate(model, tokenizer, request({ prompt }))))
     expect(together.map(r => r.tokenIds)).toEqual(alone.map(r => r.tokenIds))
+  })
+
+  test('a seed gives the same tokens whatever else runs, and sampled ones are log-probable as in float64', async () => {
+    const sampled = request({ temperature: 1.2, seed: 21, maxTokens: 30, logProbabilities: 2 })
+    const alone = await generate(model, tokenizer, sampled)
+    const others = ['x', 'another one', 'abcdefgh'].map(prompt =>
+      generate(model, tokenizer, request({ prompt, temperature: 1, maxTokens: 20 })),
+    )
+    const crowded = await generate(model, tokenizer, sampled)
+    await Promise.all(others)
+    expect(crowded.logProbabilities).toEqual(alone.logProbabilities)
+    const ids = tokenizer.encodePrompt('hello')
+    const reference = runLlamaFloat64(makePicoLlama({ seed: 7, context: 64 }), [...ids, ...alone.tokenIds])
+    alone.logProbabilities!.forEach(({ id, logProbability, top, text }, i) => {
+      const logits = reference.logits[ids.length - 1 + i]!
+      expect(id).toBe(alone.tokenIds[i])
+      expect(logProbability).toBeCloseTo(-negativeLogLikelihood(logits, id), 4)
+      const best = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]!).slice(0, 2)
+      expect(top.map(t => t.id)).toEqual(best)
+      expect(text).toBe(tokenizer.decode([id], { skipSpecialTokens: false }))
+    })
+  })
+
+  test('a repetition penalty keeps a greedy answer from repeating itself', async () => {
+    const most = (ids: number[]) => Math.max(...ids.map(id => ids.filter(other => other === id).length))
+    const plain = await generate(model, tokenizer, request({ maxTokens: 30 }))
+    const varied = await generate(model, tokenizer, request({ maxTokens: 30, repetitionPenalty: 5 }))
+    expect(most(varied.tokenIds)).toBeLessThan(most(plain.tokenIds))
   })
 
   test('takes turns: a long generation does not hold up a short one', async () => {

@@ -18,6 +18,7 @@ const delta = (index: number, textDelta = `${index} `) => ({
   textDelta,
   tokenId: index,
   index,
+  offset: 0,
   tokenIds: [index],
 })
 
@@ -144,16 +145,24 @@ describe('watch', () => {
     expect(streams.length + lists.length).toBe(events.readerCount())
   })
 
-  it('drops what everybody has read', async () => {
+  it('gives readers who come later all from the start, in joined pieces of bounded size, until the job ends', async () => {
     const events = jobEvents()
-    const stream = events.watch('j1')
-    const seen: string[] = []
-    for (let i = 0; i < 5000; i++) {
-      events.delta(delta(i))
-      seen.push(short((await stream.next()).value))
-    }
-    expect(seen).toHaveLength(5000)
-    expect(seen.at(-1)).toBe('4999 ')
+    // Nobody watches yet.
+    for (let i = 0; i < 1200; i++) events.delta(delta(i))
+    const first = events.watch('j1', 'start')
+    await first.return?.()
+    const late = events.watch('j1', 'start')
+    const pieces: number[][] = []
+    for (let i = 0; i < 3; i++) pieces.push((await late.next()).value.tokenIds)
+    expect(pieces.flat()).toEqual(Array.from({ length: 1200 }, (_, i) => i))
+    expect(Math.max(...pieces.map(p => p.length))).toBe(512)
+    events.state(makeJob('SUCCEEDED', 1))
+    expect((await drain(late)).map(short)).toEqual(['SUCCEEDED 1'])
+    const gone = events.watch('j1', 'start')
+    const next = gone.next()
+    await gone.return?.()
+    expect((await next).done).toBe(true)
+    expect(events.readerCount()).toBe(0)
   })
 })
 
