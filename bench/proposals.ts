@@ -50,7 +50,11 @@ async function readProbes(split: Split): Promise<ProbeSample[]> {
 const encodeAll = (model: ScoringModel, probes: readonly ProbeSample[]): EncodedSample[] =>
   probes.flatMap(probe => encodeSample(model, probe, 256) ?? [])
 
-/** `--budget S` seconds or `--tokens N` for all searches, `--layers 22`, `--data FOLDER` keeps what was measured for the next run. */
+/**
+ * `--budget S` seconds or `--tokens N` for all searches, `--layers 22`, `--data FOLDER` keeps what was measured for the next run; `--drops
+ * 12,13,…` takes that as the general recipe, found before, instead of searching for one; `--others` also measures the built students on all
+ * validation lines that nothing was predicted from.
+ */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
   const { values } = parseArgs({
     args,
@@ -59,6 +63,8 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       tokens: { type: 'string' },
       layers: { type: 'string', default: '22' },
       data: { type: 'string' },
+      drops: { type: 'string' },
+      others: { type: 'boolean', default: false },
     },
   })
   const size = Number(values.layers)
@@ -138,16 +144,19 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       const wanted = { smallest: size, focus: [size], report: [size] }
       const share = whole() * generalShare
       const spent = table.spentTokens
-      const searched = await searchObjective(table, general, hintsOf(general), wanted, () =>
-        Math.min(whole(), share - (table.spentTokens - spent)),
-      )
-      const generalCut = best(searched)
+      const given =
+        values.drops === undefined ? undefined : stackWithout(layerCount, ...values.drops.split(',').map(Number))
+      const searched = given
+        ? null
+        : await searchObjective(table, general, hintsOf(general), wanted, () =>
+            Math.min(whole(), share - (table.spentTokens - spent)),
+          )
+      const generalCut = searched ? best(searched) : { kept: given!, origin: 'given' }
       figures.general = {
         drops: all.filter(l => !generalCut.kept.includes(l)),
         origin: generalCut.origin,
-        tried: searched.tried,
-        searchSamples: searched.samples,
-        searchPerplexity: Math.exp(generalCut.loss),
+        ...(searched && { tried: searched.tried, searchSamples: searched.samples }),
+        ...('loss' in generalCut && { searchPerplexity: Math.exp(generalCut.loss) }),
         perplexity: Math.exp(await heldLoss(general, generalCut.kept)),
       }
       say(`general: ${JSON.stringify(figures.general)}, ${Math.round(table.spentTokens)} tokens`)
@@ -181,8 +190,8 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       figures.searchSeconds = (performance.now() - begin) / 1000
 
       // Predicted on the first lines, measured on the built student: on the same lines, and on all other validation lines.
-      const others = validation.map((_, i) => i).filter(i => !first20.includes(i))
-      const built: { recipe: string; predicted: number; measured: number; measuredOnOtherLines: number }[] = []
+      const others = values.others ? validation.map((_, i) => i).filter(i => !first20.includes(i)) : []
+      const built: { recipe: string; predicted: number; measured: number; measuredOnOtherLines: number | null }[] = []
       for (const { objective, kept } of [...rows, { objective: general, kept: generalCut.kept }]) {
         const student = await writeManifest(
           context.payloads,
@@ -204,14 +213,14 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
           recipe: objective.name,
           predicted,
           measured: await measured(first20),
-          measuredOnOtherLines: await measured(others),
+          measuredOnOtherLines: others.length > 0 ? await measured(others) : null,
         })
         say(JSON.stringify(built.at(-1)))
       }
-      const worst = (pick: (b: (typeof built)[number]) => number) =>
-        Math.max(...built.map(b => Math.abs(pick(b) - b.predicted)))
+      const worst = (pick: (b: (typeof built)[number]) => number | null) =>
+        Math.max(...built.map(b => Math.abs((pick(b) ?? b.predicted) - b.predicted)))
       figures.predictedLargestDeviation = worst(b => b.measured)
-      figures.predictedLargestDeviationOnOtherLines = worst(b => b.measuredOnOtherLines)
+      if (values.others) figures.predictedLargestDeviationOnOtherLines = worst(b => b.measuredOnOtherLines)
       figures.capabilities = rows.map(({ kept: _k, objective: _o, ...row }) => row)
       figures.built = built
       figures.parametersOf22 = extractLayers(manifest, generalCut.kept, hash).parameterCount

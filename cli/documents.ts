@@ -3,6 +3,8 @@ const recipeFields =
   'id name status objective estimatedParameterCount estimatedQuality measuredQuality estimatedCost measuredCost capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } parentModel { id name } student { id name } createdAt'
 const capabilityFields =
   'id slug name level status description examples probeSampleCount discoveredIn { id name } mergedInto { slug }'
+const policyFields =
+  'version enabled minimumQuality maximumParameters capabilities maximumCostSeconds analyzeOnIngest samplesPerCapability proposeOnAnalysis budgetSeconds buildOnApproval updatedAt'
 const modelFields = 'id name version architecture parameterCount layerCount sizeBytes uniqueBytes isStudent createdAt'
 
 export const documents = {
@@ -37,7 +39,9 @@ export const documents = {
   recipes: `query Recipes($parentModelId: ID, $status: RecipeStatus, $after: String) {
     recipes(parentModelId: $parentModelId, status: $status, first: 100, after: $after) { nodes { ${recipeFields} } pageInfo { hasNextPage endCursor } }
   }`,
-  recipe: `query Recipe($id: ID!) { recipe(id: $id) { ${recipeFields} yaml } }`,
+  recipe: `query Recipe($id: ID!) { recipe(id: $id) { ${recipeFields} yaml estimatedSizeBytes estimatedTokensPerSecond validationSamples estimatedQualityInterval decisions { outcome reason person policyVersion createdAt } } }`,
+  policy: `query Policy { approvalPolicy { ${policyFields} } }`,
+  setPolicy: `mutation SetPolicy($input: SetApprovalPolicyInput!) { setApprovalPolicy(input: $input) { policy { ${policyFields} } userErrors { field message code } } }`,
   createRecipe: `mutation CreateRecipe($input: CreateRecipeInput!) { createRecipe(input: $input) { recipe { ${recipeFields} } userErrors { field message code } } }`,
   approveRecipe: `mutation Approve($input: ApproveRecipeInput!) { approveRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,
   rejectRecipe: `mutation Reject($input: RejectRecipeInput!) { rejectRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,

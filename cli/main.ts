@@ -6,7 +6,8 @@ import * as capabilities from './capability-commands.js'
 import * as texts from './generate-commands.js'
 import * as jobs from './job-commands.js'
 import * as models from './model-commands.js'
-import { number, oneOf, webAddress, wholeNumber } from './option-values.js'
+import { type MixtureOption, mixtureOption, number, oneOf, webAddress, wholeNumber } from './option-values.js'
+import * as policies from './policy-commands.js'
 import { type GlobalOptions, type Session, withSession } from './session.js'
 import * as students from './student-commands.js'
 
@@ -90,7 +91,14 @@ program
   .description('propose students: which layers to keep, how large, how good')
   .option('--capability <slug>', 'only for this capability (repeatable)', collect)
   .option('--maximum-parameters <n>', 'upper bound of the student’s parameters', wholeNumber(1))
-  .option('--samples <n>', 'samples per capability (0: all)', samples, 8)
+  .option(
+    '--mixture <name=slug:weight,…>',
+    'for several capabilities at once (repeatable)',
+    (value, previous?: MixtureOption[]) => [...(previous ?? []), mixtureOption(value)],
+  )
+  .option('--budget <seconds>', 'search this long, and propose all sizes that no smaller one beats', number(1, 86_400))
+  .option('--budget-tokens <n>', 'the same in tokens run through the whole model', wholeNumber(1))
+  .option('--samples <n>', 'samples per capability (0: all; default: 8, with a budget as many as it affords)', samples)
   .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the one last analysed with)')
   .action(run(students.propose))
 program
@@ -108,8 +116,35 @@ program
   .description('a recipe of your own from a mergekit passthrough YAML file, with a section `hartonomous` for pruning')
   .option('--name <name>', 'name of the recipe and its student (default: `name:` in the file, or from the parent)')
   .action(run(students.createRecipe))
-program.command('approve <recipe>').description('allow a recipe to be built').action(run(students.approve))
+program
+  .command('approve <recipe>')
+  .description('allow a recipe to be built')
+  .option('--reason <text>', 'why, for the record')
+  .action(run(students.approve))
 program.command('reject <recipe> <reason>').description('turn a recipe down').action(run(students.reject))
+const policy = program
+  .command('policy')
+  .description('what is approved without a person, and what follows by itself')
+  .action(run(policies.showPolicy))
+policy
+  .command('set')
+  .description('change the policy; what is not named stays as it is, 0 lifts a limit')
+  .option('--enabled', 'decide on proposals')
+  .option('--no-enabled', 'leave every proposal to a person')
+  .option('--minimum-quality <q>', 'lowest predicted quality to approve (1 is the parent)', number(0))
+  .option('--maximum-parameters <n>', 'largest student to approve', wholeNumber(0))
+  .option('--capability <slug>', 'approve recipes for this capability only (repeatable)', collect)
+  .option('--any-capability', 'approve recipes for all capabilities')
+  .option('--maximum-cost <seconds>', 'most device seconds to build and measure', number(0))
+  .option('--analyze-on-ingest', 'analyse what was ingested')
+  .option('--no-analyze-on-ingest')
+  .option('--samples <n>', 'samples per capability of those analyses', samples)
+  .option('--propose-on-analysis', 'search for students when an analysis is done')
+  .option('--no-propose-on-analysis')
+  .option('--budget <seconds>', 'of those searches (0: the short search)', number(0, 86_400))
+  .option('--build-on-approval', 'build what the policy approves')
+  .option('--no-build-on-approval')
+  .action(run(policies.setPolicy))
 program
   .command('prune-heads <model>')
   .description('a student without the attention heads that matter least')

@@ -40,3 +40,21 @@ export function webAddress(text: string): string {
     throw new InvalidArgumentError('Expected an address such as http://127.0.0.1:4000.')
   return text.replace(/\/+$/, '')
 }
+
+export interface MixtureOption {
+  name: string
+  weights: { capability: string; weight: number }[]
+}
+
+/** `name=slug:weight,slug:weight`; a weight left out is 1. */
+export function mixtureOption(text: string): MixtureOption {
+  const [, name, list] = /^([^=]+)=(.+)$/.exec(text) ?? []
+  if (!name || !list) throw new InvalidArgumentError('Expected name=slug:weight,slug:weight.')
+  const weights = list.split(',').map(part => {
+    const [capability = '', weight = '1'] = part.split(':')
+    if (capability === '' || !(Number(weight) > 0))
+      throw new InvalidArgumentError(`"${part}": expected a slug and a weight above 0, as translation:2.`)
+    return { capability, weight: Number(weight) }
+  })
+  return { name, weights }
+}

@@ -92,6 +92,7 @@ export interface RecipeSummary {
   estimatedCost: number | null
   measuredCost: number | null
   capability: { slug: string } | null
+  mixture: { name: string } | null
   layers: { from: number; to: number; reason: string | null; model: { name: string } | null }[]
   headPruning: { unit: string; metric: string; removePerLayer: number[] } | null
   feedForwardPruning: { metric: string; keepPerLayer: number[] } | null

@@ -1,11 +1,13 @@
 // Commands about students: propose recipes, look at them, decide, build.
 import { readFileSync } from 'node:fs'
+import { userInfo } from 'node:os'
 import { PlatformError } from '../lib/client/platform-client.js'
 import { colors, ranges, table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
 import { allPages, findModel, findRecipe, idCell } from './find.js'
 import { probeSetId } from './model-commands.js'
+import type { MixtureOption } from './option-values.js'
 import type { BuildStage, JobSummary, ModelDetail, RecipeSummary } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
@@ -25,7 +27,7 @@ const cost = ({ estimatedCost, measuredCost }: RecipeSummary) =>
 function recipeTable(session: Session, recipes: RecipeSummary[]): string {
   const rows = recipes.map(r => [
     r.name,
-    r.capability?.slug ?? '–',
+    r.capability?.slug ?? r.mixture?.name ?? '–',
     r.status,
     quantity(Number(r.estimatedParameterCount)),
     quality(r.estimatedQuality),
@@ -44,21 +46,32 @@ async function recipesOf(session: Session, parentModelId?: string, status?: stri
   return allPages<RecipeSummary>(session, documents.recipes, 'recipes', { parentModelId, status })
 }
 
+/** Samples per capability of the short search. */
+const usualSamples = 8
+
 export interface ProposeOptions {
   capability?: string[]
   maximumParameters?: number
   samples?: number
   probes?: string
+  mixture?: MixtureOption[]
+  budget?: number
+  budgetTokens?: number
 }
 
 export async function propose(session: Session, reference: string, o: ProposeOptions) {
   const model = await findModel(session, reference)
   const before = new Set((await recipesOf(session, model.id)).map(r => r.id))
+  const budgeted = o.budget !== undefined || o.budgetTokens !== undefined
   const input = {
     modelId: model.id,
     capabilities: o.capability,
     maximumParameters: o.maximumParameters,
-    samplesPerCapability: o.samples || undefined,
+    // A budget says how many samples are used.
+    samplesPerCapability: (o.samples ?? (budgeted ? 0 : usualSamples)) || undefined,
+    mixtures: o.mixture,
+    budgetSeconds: o.budget,
+    budgetTokens: o.budgetTokens,
     probeDatasetId: await probeSetId(session, o.probes),
   }
   await runJob(session, documents.proposeStudents, input, 'propose')
@@ -75,14 +88,39 @@ export async function listRecipes(session: Session, o: { parent?: string; status
   print(recipes.length ? recipeTable(session, recipes) : 'No recipes yet: `hartonomous propose MODEL`.')
 }
 
+interface RecipeDetail extends RecipeSummary {
+  yaml: string
+  estimatedSizeBytes: number | null
+  estimatedTokensPerSecond: number | null
+  estimatedQualityInterval: [number, number] | null
+  validationSamples: number | null
+  decisions: { reason: string; policyVersion: number | null; createdAt: string }[]
+}
+
+/** What the search says of size, speed and quality; nothing of recipes written by hand. */
+function figures(recipe: RecipeDetail): string[] {
+  const { estimatedSizeBytes: bytes, estimatedTokensPerSecond: speed, estimatedQualityInterval: interval } = recipe
+  const quality = interval
+    ? [
+        `  quality between ${interval.map(bound => bound.toFixed(3)).join(' and ')} (95 %), on ${recipe.validationSamples ?? 'the'} held-out samples`,
+      ]
+    : []
+  if (bytes === null || speed === null) return quality
+  return [
+    ...quality,
+    `  ${quantity(Number(bytes), 'bytes')}, at most ${speed.toFixed(0)} tokens per second on the device that searched`,
+  ]
+}
+
 export async function showRecipe(session: Session, reference: string) {
   const found = await findRecipe(session, reference)
-  const { recipe } = await session.client.query<{ recipe: RecipeSummary & { yaml: string } }>(documents.recipe, {
+  const { recipe } = await session.client.query<{ recipe: RecipeDetail }>(documents.recipe, {
     id: found.id,
   })
   if (session.json) return printJson(recipe)
   print(recipeTable(session, [recipe]))
   print(`\n${recipe.objective}`)
+  for (const line of figures(recipe)) print(line)
   for (const layer of recipe.layers)
     print(
       `  layers ${ranges([layer])}${layer.model ? ` of ${layer.model.name}` : ''}: ${layer.reason ?? 'no reason given'}`,
@@ -95,6 +133,10 @@ export async function showRecipe(session: Session, reference: string) {
     print(`  without ${what}: ${counts(heads.removePerLayer)}, chosen by ${heads.metric.toLowerCase()}`)
   }
   if (units) print(`  feed-forward units kept: ${counts(units.keepPerLayer)}, chosen by ${units.metric.toLowerCase()}`)
+  for (const { createdAt, reason, policyVersion } of recipe.decisions)
+    print(
+      `  ${createdAt.slice(0, 19).replace('T', ' ')}  ${reason}${policyVersion === null ? '' : ` (policy version ${policyVersion})`}`,
+    )
   print(`\n${recipe.yaml}`)
 }
 
@@ -106,15 +148,24 @@ export async function createRecipe(session: Session, file: string, o: { name?: s
   session.json ? printJson(recipe) : print(recipeTable(session, [recipe]))
 }
 
-export async function approve(session: Session, reference: string) {
+/** Recorded with the decision; null where the system does not say. */
+function userName(): string | null {
+  try {
+    return userInfo().username
+  } catch {
+    return null
+  }
+}
+
+export async function approve(session: Session, reference: string, o: { reason?: string }) {
   const recipe = await findRecipe(session, reference)
-  await session.client.mutate(documents.approveRecipe, { recipeId: recipe.id })
+  await session.client.mutate(documents.approveRecipe, { recipeId: recipe.id, reason: o.reason, decidedBy: userName() })
   print(`${recipe.name} is approved; build it with \`hartonomous build ${recipe.id}\`.`)
 }
 
 export async function reject(session: Session, reference: string, reason: string) {
   const recipe = await findRecipe(session, reference)
-  await session.client.mutate(documents.rejectRecipe, { recipeId: recipe.id, reason })
+  await session.client.mutate(documents.rejectRecipe, { recipeId: recipe.id, reason, decidedBy: userName() })
   print(`${recipe.name} is rejected.`)
 }
 

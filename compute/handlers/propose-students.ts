@@ -100,7 +100,7 @@ function describe(
     .reduce((sum, s) => sum + s.ids.length, 0)
   const rate = (table.spentTokens + held.spentTokens) / Math.max(1e-3, table.spentSeconds + held.spentSeconds)
   return {
-    capability: objective.weights.length === 1 ? objective.name : null,
+    capability: objective.weights.length === 1 ? objective.weights[0]!.capability : null,
     ...(objective.weights.length === 1
       ? {}
       : { mixture: { name: objective.name, weights: objective.weights.map(w => ({ ...w })) } }),

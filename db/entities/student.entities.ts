@@ -6,6 +6,7 @@ import {
   FlagColumn,
   IdColumn,
   IdPrimaryColumn,
+  IntegerColumn,
   JsonColumn,
   NameColumn,
   RealColumn,
@@ -14,6 +15,12 @@ import {
 } from '../columns.js'
 import { ModelAtom } from './model.entities.js'
 import { ProbeDataset, StudentModelTaxonomy } from './taxonomy.entities.js'
+
+/** Several capabilities as one aim. */
+export interface MixtureValue {
+  name: string
+  weights: { capability: string; weight: number }[]
+}
 
 export const recipeStatuses = ['PROPOSED', 'APPROVED', 'REJECTED', 'BUILDING', 'BUILT', 'DEPLOYED', 'FAILED'] as const
 export type RecipeStatus = (typeof recipeStatuses)[number]
@@ -30,6 +37,8 @@ export class StudentModelRecipe {
   @TextColumn() objective!: string
   /** Slug of the capability the recipe is made for. */
   @NameColumn({ nullable: true }, 200) capability!: string | null
+  /** Where it is made for several capabilities with weights, which sum to 1; null otherwise. */
+  @JsonColumn({ nullable: true }) mixture!: MixtureValue | null
   /** [from, to) ranges with their reasons. */
   @JsonColumn() layers!: { from: number; to: number; reason?: string; modelId?: string }[]
   /** What is done beyond that, by stage; null: nothing. */
@@ -39,6 +48,14 @@ export class StudentModelRecipe {
   @RealColumn({ nullable: true }) estimatedQuality!: number | null
   /** [lower, upper] bound of it at 95 %; null where not measured, or on one sample only. */
   @JsonColumn({ nullable: true }) estimatedQualityInterval!: [number, number] | null
+  /** Held-out samples that the estimate comes from; null where not measured. */
+  @IntegerColumn({ nullable: true }) validationSamples!: number | null
+  /** All its tensors, as the parent stores them; null on recipes that nothing was measured for. */
+  @BigIntegerColumn({ nullable: true }) estimatedSizeBytes!: number | null
+  /** Most tokens per second of one stream on the device that searched. */
+  @RealColumn({ nullable: true }) estimatedTokensPerSecond!: number | null
+  /** Device seconds that measuring the student beside its parent takes. */
+  @RealColumn({ nullable: true }) estimatedCostSeconds!: number | null
   /** The same, measured on the built student. */
   @RealColumn({ nullable: true }) measuredQuality!: number | null
   @NameColumn({}, 20) status!: RecipeStatus
@@ -59,14 +76,58 @@ export class StudentModelRecipe {
   @TimeColumn({ nullable: true }) builtAt!: Date | null
 }
 
-/** One row per tenant: what is approved without a person. */
+/** One row per tenant: what is approved without a person, and what follows by itself from what. */
 @Entity('ApprovalPolicies')
 export class ApprovalPolicy {
   @IdPrimaryColumn() tenantId!: string
+  /** Grows with every change; decisions name the version they were made by. */
+  @IntegerColumn({ default: 1 }) version!: number
   @FlagColumn() enabled!: boolean
   @RealColumn({ nullable: true }) minimumQuality!: number | null
   @BigIntegerColumn({ nullable: true }) maximumParameters!: number | null
+  /** Slugs of the capabilities whose recipes may be approved; null: all. */
+  @JsonColumn({ nullable: true }) capabilities!: string[] | null
+  /** Most device seconds that building and measuring may take; null: any. */
+  @RealColumn({ nullable: true }) maximumCostSeconds!: number | null
+  @FlagColumn({ default: 0 }) analyzeOnIngest!: boolean
+  /** Of analyses that the policy starts; null: all there are. */
+  @IntegerColumn({ nullable: true }) samplesPerCapability!: number | null
+  @FlagColumn({ default: 0 }) proposeOnAnalysis!: boolean
+  /** Of searches that the policy starts; null: the short search. */
+  @RealColumn({ nullable: true }) budgetSeconds!: number | null
+  @FlagColumn({ default: 0 }) buildOnApproval!: boolean
   @TimeColumn() updatedAt!: Date
+}
+
+export const decisionOutcomes = ['APPROVED', 'REJECTED', 'LEFT'] as const
+export type DecisionOutcome = (typeof decisionOutcomes)[number]
+
+/** One comparison that a policy made. */
+export interface PolicyCheckValue {
+  limit: 'QUALITY' | 'SIZE' | 'CAPABILITY' | 'COST'
+  met: boolean
+  text: string
+}
+
+/** Who or which policy decided about a recipe, and why; never changed. */
+@Entity('RecipeDecisions')
+@Index('IX_RecipeDecisions_Recipe', ['recipeId', 'id'])
+export class RecipeDecision {
+  @IdPrimaryColumn() id!: string
+  @IdColumn() tenantId!: string
+  @ForeignKey(() => StudentModelRecipe)
+  @IdColumn()
+  recipeId!: string
+  @NameColumn({}, 20) outcome!: DecisionOutcome
+  /** PERSON or POLICY. */
+  @NameColumn({}, 20) decidedBy!: 'PERSON' | 'POLICY'
+  /** What the person calls itself; null where it did not say, or where a policy decided. */
+  @NameColumn({ nullable: true }, 200) person!: string | null
+  @IntegerColumn({ nullable: true }) policyVersion!: number | null
+  @TextColumn() reason!: string
+  /** Of a policy: every comparison it made. */
+  @JsonColumn({ nullable: true }) checks!: PolicyCheckValue[] | null
+  @TimeColumn() createdAt!: Date
 }
 
 /** How a model does on a capability, measured on a split of a probe set. */

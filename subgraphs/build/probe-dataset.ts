@@ -64,16 +64,16 @@ export function checkCapabilities(
   wanted: readonly string[] | null | undefined,
   known: readonly string[],
   missing: string,
+  field = ['input', 'capabilities'],
 ): string[] | null {
   if (wanted == null) return null
-  const field = ['input', 'capabilities']
   if (wanted.length === 0)
     throw new DomainError('BAD_USER_INPUT', 'capabilities: is empty; leave it out for all', { field })
   const unknown = wanted.find(slug => !known.includes(slug))
   if (unknown !== undefined)
     throw new DomainError(
       'NOT_FOUND',
-      `capabilities: ${missing} "${unknown.slice(0, 200)}"; it has ${known.join(', ')}`,
+      `${field.at(-1)}: ${missing} "${unknown.slice(0, 200)}"; it has ${known.join(', ')}`,
       { field },
     )
   return [...new Set(wanted)]

@@ -81,7 +81,11 @@ export const evaluateEffect: JobEffect<'model.evaluate'> = {
     const model = await aliveModel(em, tenantId, job.modelId!)
     const { probeDatasetId, recipeId } = evaluationContext.parse(job.context)
     await insertScores(em, job, model.id, probeDatasetId, output.scores)
-    const comparison = output.reference ? compareScores(output.scores, output.reference) : null
+    const recipe =
+      recipeId === undefined ? null : await em.findOneBy(StudentModelRecipe, { ...scoped(tenantId), id: recipeId })
+    const comparison = output.reference
+      ? compareScores(output.scores, output.reference, recipe?.mixture?.weights)
+      : null
     if (!comparison) return
     // Only the validation split, kept apart from the search, says how good a student is.
     const { split } = job.input as { split: string }

@@ -7,6 +7,7 @@ import { addModelEvent, alivePayloads, registerModel } from '../../db/models.js'
 import { anyOf } from '../../db/scope.js'
 import { quantity } from '../../lib/quantity.js'
 import type { JobEffects } from '../build/platform.js'
+import { afterIngest } from '../build/policy-steps.js'
 import { readManifest } from './model.loaders.js'
 import type { IngestContext } from './model.service.js'
 
@@ -48,7 +49,7 @@ export const modelEffects: JobEffects = {
   'model.ingest': {
     async succeeded(em, job, output, platform) {
       const { name, version, source } = job.context as IngestContext
-      const { id: modelId } = await registerModel(em, {
+      const model = await registerModel(em, {
         tenantId: job.tenantId,
         manifest: await readManifest(platform, output.manifest),
         manifestHash: output.manifest,
@@ -59,7 +60,8 @@ export const modelEffects: JobEffects = {
         jobId: job.id,
         description: describeIngest(output, source),
       })
-      await em.update(Job, { id: job.id, tenantId: job.tenantId }, { modelId })
+      await em.update(Job, { id: job.id, tenantId: job.tenantId }, { modelId: model.id })
+      await afterIngest(em, platform, model)
     },
   },
 

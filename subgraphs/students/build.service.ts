@@ -45,8 +45,8 @@ export async function buildStudent(
   )
 }
 
-/** Queues the build within a transaction. */
-async function startBuild(em: EntityManager, platform: Platform, recipe: StudentModelRecipe) {
+/** Queues the build within a transaction: asked for by a person, or by the policy that has just approved the recipe. */
+export async function startBuild(em: EntityManager, platform: Platform, recipe: StudentModelRecipe) {
   const { tenantId } = recipe
   nextStatus(recipe, 'build')
   const field = ['input', 'recipeId']
@@ -245,7 +245,7 @@ async function measure(
  */
 async function probeSetFor(
   em: EntityManager,
-  { tenantId, parentModelId, probeDatasetId, capability }: StudentModelRecipe,
+  { tenantId, parentModelId, probeDatasetId, capability, mixture }: StudentModelRecipe,
 ) {
   const newest = { order: { id: 'DESC' } } as const
   const analysis = await em.findOne(CapabilityAnalysis, {
@@ -265,7 +265,8 @@ async function probeSetFor(
     if (id === undefined) continue
     const samples = await samplesByCapability(em, tenantId, id)
     const measurable = [...samples].flatMap(([slug, { validation }]) => (validation > 0 ? [slug] : []))
-    const capabilities = capability === null ? measurable : measurable.filter(slug => slug === capability)
+    const wanted = mixture?.weights.map(w => w.capability) ?? (capability === null ? measurable : [capability])
+    const capabilities = measurable.filter(slug => wanted.includes(slug))
     if (capabilities.length > 0)
       return { probeSet: await em.findOneByOrFail(ProbeDataset, { ...scoped(tenantId), id }), capabilities }
   }

@@ -1,58 +1,92 @@
 // The tenant's approval policy as a row.
 import type { EntityManager } from 'typeorm'
-import { ApprovalPolicy as PolicyRow } from '../../db/entities/index.js'
+import { ApprovalPolicy as PolicyRow, StudentModelTaxonomy } from '../../db/entities/index.js'
 import { scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import type { RequestContext } from '../build/platform.js'
+import { findPolicy } from '../build/policy-steps.js'
+import { checkCapabilities, checkSamplesPerCapability } from '../build/probe-dataset.js'
+import { checkBudget, checkParameterLimit, longestSearch } from './search-limits.js'
 
 export interface SetApprovalPolicy {
   enabled: boolean
   minimumQuality?: number | null
   maximumParameters?: number | bigint | null
+  capabilities?: string[] | null
+  maximumCostSeconds?: number | null
+  analyzeOnIngest?: boolean | null
+  samplesPerCapability?: number | null
+  proposeOnAnalysis?: boolean | null
+  budgetSeconds?: number | null
+  buildOnApproval?: boolean | null
 }
 
 /** Before it was ever set: everything waits for a person. */
-const initialPolicy = { enabled: false, minimumQuality: null, maximumParameters: null, updatedAt: null }
-
-export const findPolicy = (em: EntityManager, tenantId: string): Promise<PolicyRow | null> =>
-  em.findOneBy(PolicyRow, scoped(tenantId))
+const initialPolicy = {
+  version: 0,
+  enabled: false,
+  minimumQuality: null,
+  maximumParameters: null,
+  capabilities: null,
+  maximumCostSeconds: null,
+  analyzeOnIngest: false,
+  samplesPerCapability: null,
+  proposeOnAnalysis: false,
+  budgetSeconds: null,
+  buildOnApproval: false,
+  updatedAt: null,
+}
 
 export const currentPolicy = async ({ platform, tenantId }: RequestContext) =>
   (await findPolicy(platform.db.read, tenantId)) ?? initialPolicy
 
 /**
  * Replaces the policy; recipes that wait already are not decided on again.
- * @throws BAD_USER_INPUT
+ * @throws BAD_USER_INPUT, NOT_FOUND (capability)
  */
 export async function setApprovalPolicy(
   { platform, tenantId }: RequestContext,
   input: SetApprovalPolicy,
 ): Promise<PolicyRow> {
-  const { enabled, minimumQuality = null } = input
-  const refuse = (field: string, message: string) => {
-    throw new DomainError('BAD_USER_INPUT', `${field}: ${message}`, { field: ['input', field] })
+  const { enabled, minimumQuality = null, maximumCostSeconds = null } = input
+  const above0 = (name: string, value: number | null) => {
+    if (value !== null && !(value > 0 && Number.isFinite(value)))
+      throw new DomainError('BAD_USER_INPUT', `${name}: ${value}, expected a number above 0`, {
+        field: ['input', name],
+      })
   }
-  if (minimumQuality !== null && !(minimumQuality > 0 && Number.isFinite(minimumQuality)))
-    refuse('minimumQuality', `${minimumQuality}, expected a number above 0`)
-  const maximumParameters = checkParameterLimit(input.maximumParameters)
-  const row: PolicyRow = { tenantId, enabled, minimumQuality, maximumParameters, updatedAt: new Date() }
+  above0('minimumQuality', minimumQuality)
+  above0('maximumCostSeconds', maximumCostSeconds)
+  const settings = {
+    enabled,
+    minimumQuality,
+    maximumCostSeconds,
+    maximumParameters: checkParameterLimit(input.maximumParameters),
+    analyzeOnIngest: input.analyzeOnIngest ?? false,
+    samplesPerCapability: checkSamplesPerCapability(input.samplesPerCapability),
+    proposeOnAnalysis: input.proposeOnAnalysis ?? false,
+    budgetSeconds: checkBudget('budgetSeconds', input.budgetSeconds, longestSearch),
+    buildOnApproval: input.buildOnApproval ?? false,
+    updatedAt: new Date(),
+  }
   return platform.db.tx(async em => {
+    const capabilities = await checkSlugs(em, tenantId, input.capabilities)
+    const known = await findPolicy(em, tenantId)
+    const row: PolicyRow = { tenantId, version: (known?.version ?? 0) + 1, capabilities, ...settings }
     const { tenantId: _key, ...changes } = row
-    const { affected } = await em.update(PolicyRow, scoped(tenantId), changes)
-    if (!affected) await em.insert(PolicyRow, row)
+    if (known) await em.update(PolicyRow, scoped(tenantId), changes)
+    else await em.insert(PolicyRow, row)
     return row
   })
 }
 
-/**
- * A largest number of parameters as people give it.
- * @throws BAD_USER_INPUT where it is below 1 or beyond 2^53
- */
-export function checkParameterLimit(value: number | bigint | null | undefined): number | null {
-  if (value == null) return null
-  if (value < 1 || value > Number.MAX_SAFE_INTEGER)
-    throw new DomainError('BAD_USER_INPUT', `maximumParameters: ${value}, expected 1 to ${Number.MAX_SAFE_INTEGER}`, {
-      field: ['input', 'maximumParameters'],
-    })
-  return Number(value)
+/** Slugs of top-level capabilities that the taxonomy has. */
+async function checkSlugs(em: EntityManager, tenantId: string, slugs: readonly string[] | null | undefined) {
+  if (slugs == null) return null
+  const rows = await em.findBy(StudentModelTaxonomy, { ...scoped(tenantId), capabilityLevel: 0 })
+  return checkCapabilities(
+    slugs,
+    rows.map(row => row.slug),
+    'the taxonomy has no top-level capability',
+  )
 }

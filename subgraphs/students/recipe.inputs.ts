@@ -10,15 +10,38 @@ import { Job } from './stubs.js'
 const keyDescription = 'Same key and input: same result. 1 to 200 characters.'
 const errorsDescription = 'Why nothing was done; empty otherwise.'
 
+@InputType({ description: 'A capability and how much it counts.' })
+export class MixtureWeightInput {
+  @Field(() => String, { description: 'Slug of a top-level capability.' })
+  capability!: string
+  @Field(() => Float, { description: 'Above 0; weights need not sum to 1.' })
+  weight!: number
+}
+
+@InputType({ description: 'Several capabilities as one aim.' })
+export class MixtureInput {
+  @Field(() => String, { description: 'What it is called: 1 to 64 of a-z, 0-9, _ and -.' })
+  name!: string
+  @Field(() => [MixtureWeightInput], { description: 'Two capabilities or more, each once.' })
+  weights!: MixtureWeightInput[]
+}
+
 @InputType({ description: 'What students to look for.' })
 export class ProposeStudentsInput {
   @Field(() => ID, { description: 'The parent; it must have been analysed.' })
   modelId!: string
   @Field(() => [String], {
     nullable: true,
-    description: 'Slugs of top-level capabilities to propose for; default: all that the analysis measured.',
+    description:
+      'Slugs of top-level capabilities to propose for, each by itself; default: all that the analysis measured, or none where mixtures are named.',
   })
   capabilities?: string[] | null
+  @Field(() => [MixtureInput], {
+    nullable: true,
+    description:
+      'Mixtures to propose for, at most 20; default: none, and with a budget one called `general` of all capabilities in equal parts where no capabilities are named.',
+  })
+  mixtures?: MixtureInput[] | null
   @Field(() => BigIntScalar, {
     nullable: true,
     description: 'Largest student wanted, in parameters; default: any size.',
@@ -26,15 +49,22 @@ export class ProposeStudentsInput {
   maximumParameters?: number | bigint | null
   @Field(() => Int, {
     nullable: true,
-    description: 'At most this many samples per capability, 1 to 100,000; default: as many as the analysis took.',
+    description:
+      'At most this many samples per capability, 1 to 100,000; default: as many as the budget affords, without one as many as the analysis took.',
   })
   samplesPerCapability?: number | null
   @Field(() => Float, {
     nullable: true,
     description:
-      'Seconds of device time that the search may take, all capabilities together, 1 to 86,400: cuts by block influence and angular distance and a beam search, each set measured, and of all the ones that no smaller set beats are proposed; the more time, the wider the search. The measurement that is running when time is up is finished. Default: a short greedy search that proposes two or three sizes.',
+      'Seconds of device time that the search may take, all capabilities and mixtures together, 1 to 86,400: cuts by block influence and angular distance, a beam search and exchanges of a dropped layer for a kept one, every set measured, on few samples first and the best on more; of all sizes the sets that no smaller one beats are proposed. The more time, the wider the search; it goes on from what earlier ones measured. The measurement that is running when time is up is finished. Default: a short greedy search that proposes two or three sizes.',
   })
   budgetSeconds?: number | null
+  @Field(() => BigIntScalar, {
+    nullable: true,
+    description:
+      'The same in tokens run through the whole model, at least 1; what earlier searches measured is free. Of two budgets the one that ends first counts.',
+  })
+  budgetTokens?: number | bigint | null
   @Field(() => ID, {
     nullable: true,
     description: 'Probe set whose newest analysis is used; default: the newest of all.',
@@ -134,6 +164,10 @@ export class CreateRecipeInput {
 export class ApproveRecipeInput {
   @Field(() => ID, { description: 'The recipe: PROPOSED or FAILED.' })
   recipeId!: string
+  @Field(() => String, { nullable: true, description: 'Why; at most 2,000 characters.' })
+  reason?: string | null
+  @Field(() => String, { nullable: true, description: 'Who decides, as it is to be recorded; at most 200 characters.' })
+  decidedBy?: string | null
 }
 
 @InputType({ description: 'Which recipe to reject, and why.' })
@@ -142,6 +176,8 @@ export class RejectRecipeInput {
   recipeId!: string
   @Field(() => String, { nullable: true, description: 'Why; at most 2,000 characters.' })
   reason?: string | null
+  @Field(() => String, { nullable: true, description: 'Who decides, as it is to be recorded; at most 200 characters.' })
+  decidedBy?: string | null
 }
 
 @ObjectType({ description: 'The recipe after the change.' })
@@ -183,7 +219,10 @@ export class PruneHeadsPayload {
   userErrors!: UserError[]
 }
 
-@InputType({ description: 'What to approve without a person, from now on.' })
+@InputType({
+  description:
+    'What to approve without a person and what to start by itself, from now on; what is left out is switched off.',
+})
 export class SetApprovalPolicyInput {
   @Field(() => Boolean, { description: 'Whether new proposals are decided on at all.' })
   enabled!: boolean
@@ -197,6 +236,41 @@ export class SetApprovalPolicyInput {
     description: 'Most parameters to approve, at least 1; null: any number.',
   })
   maximumParameters?: number | bigint | null
+  @Field(() => [String], {
+    nullable: true,
+    description: 'Slugs of the top-level capabilities whose recipes to approve; null: all.',
+  })
+  capabilities?: string[] | null
+  @Field(() => Float, {
+    nullable: true,
+    description: 'Most device seconds that building and measuring may take, above 0; null: any.',
+  })
+  maximumCostSeconds?: number | null
+  @Field(() => Boolean, {
+    nullable: true,
+    description: 'Whether a finished ingest is analysed by itself; default: no.',
+  })
+  analyzeOnIngest?: boolean | null
+  @Field(() => Int, {
+    nullable: true,
+    description: 'Samples per capability of those analyses, 1 to 100,000; null: all.',
+  })
+  samplesPerCapability?: number | null
+  @Field(() => Boolean, {
+    nullable: true,
+    description: 'Whether a finished analysis starts a search for students by itself; default: no.',
+  })
+  proposeOnAnalysis?: boolean | null
+  @Field(() => Float, {
+    nullable: true,
+    description: 'Budget of those searches in seconds, 1 to 86,400; null: the short search.',
+  })
+  budgetSeconds?: number | null
+  @Field(() => Boolean, {
+    nullable: true,
+    description: 'Whether what the policy approves is built at once; default: no.',
+  })
+  buildOnApproval?: boolean | null
 }
 
 @ObjectType({ description: 'The policy as it is now.' })

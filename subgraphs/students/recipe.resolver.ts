@@ -5,6 +5,7 @@ import { ConnectionArguments } from '../build/connection.js'
 import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
 import { buildStudent, pruneHeads } from './build.service.js'
+import { decisionsOfRecipe } from './decisions.js'
 import { currentPolicy, setApprovalPolicy } from './policy.service.js'
 import { proposeStudents } from './proposal.service.js'
 import { PruneHeadsInput } from './pruning.inputs.js'
@@ -32,7 +33,7 @@ import {
   stagesOfBuild,
 } from './recipe.loaders.js'
 import { approveRecipe, createRecipe, listRecipes, recipesOfModel, rejectRecipe } from './recipe.service.js'
-import { ApprovalPolicy, BuildStage, Recipe, RecipeConnection, RecipeStatus } from './recipe.type.js'
+import { ApprovalPolicy, BuildStage, Recipe, RecipeConnection, RecipeDecision, RecipeStatus } from './recipe.type.js'
 import { estimatedCosts, measuredCosts } from './recipe-cost.js'
 import { printRecipeYaml } from './recipe-yaml.js'
 import { Capability, capabilityStub, Job, jobStub, Model, modelStub } from './stubs.js'
@@ -77,6 +78,16 @@ export class RecipeResolver {
   async capability(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<Capability | null> {
     const id = row.capability === null ? undefined : await capabilityIdBySlug(context).load(row.capability)
     return id ? capabilityStub(id) : null
+  }
+
+  @FieldResolver(() => [RecipeDecision], {
+    description: 'Every decision about it, oldest first: who or which policy, and why.',
+  })
+  async decisions(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<RecipeDecision[]> {
+    const rows = (await decisionsOfRecipe(context).load(row.id)) ?? []
+    return rows.map(({ checks, ...decision }) =>
+      Object.assign(new RecipeDecision(), { ...decision, checks: checks ?? [] }),
+    )
   }
 
   @FieldResolver(() => Model, { nullable: true, description: 'The student that was built; null until then.' })
@@ -162,7 +173,7 @@ export class RecipeResolver {
     @Ctx() context: RequestContext,
   ): Promise<RecipePayload> {
     return withUserErrors<RecipePayload>(async () => ({
-      recipe: await reload(context, await approveRecipe(context, input.recipeId)),
+      recipe: await reload(context, await approveRecipe(context, input)),
     }))
   }
 
@@ -172,7 +183,7 @@ export class RecipeResolver {
     @Ctx() context: RequestContext,
   ): Promise<RecipePayload> {
     return withUserErrors<RecipePayload>(async () => ({
-      recipe: await reload(context, await rejectRecipe(context, input.recipeId, input.reason)),
+      recipe: await reload(context, await rejectRecipe(context, input)),
     }))
   }
 

@@ -17,6 +17,7 @@ import { idempotent } from '../build/idempotency.js'
 import { liveModel } from '../build/live-model.js'
 import { loader } from '../build/loader.js'
 import type { RequestContext } from '../build/platform.js'
+import { recordDecision } from './decisions.js'
 import type { RecipeStatus } from './recipe.type.js'
 import { toRecipe } from './recipe.type.js'
 import { checkLayers, countLayers, type LayerRangeValue } from './recipe-layers.js'
@@ -32,6 +33,17 @@ export interface CreateRecipe extends StagesInput {
   layers?: { from: number; to: number; reason?: string | null; modelId?: string | null }[] | null
   yaml?: string | null
   idempotencyKey?: string | null
+}
+
+/** Of a recipe that nothing was measured for. */
+export const unmeasured = {
+  mixture: null,
+  estimatedQuality: null,
+  estimatedQualityInterval: null,
+  validationSamples: null,
+  estimatedSizeBytes: null,
+  estimatedTokensPerSecond: null,
+  estimatedCostSeconds: null,
 }
 
 const textLimits = { name: 200, objective: 2_000, reason: 2_000, layerReason: 500 } as const
@@ -71,8 +83,7 @@ export async function insertRecipe(
     layers,
     stages,
     estimatedParameterCount: await countRecipe(em, parent, layers, stages, others),
-    estimatedQuality: null,
-    estimatedQualityInterval: null,
+    ...unmeasured,
     measuredQuality: null,
     status: 'PROPOSED',
     decision: null,
@@ -243,39 +254,57 @@ export async function findRecipe(em: EntityManager, tenantId: string, globalId: 
   return row
 }
 
-/** Moves a recipe to its next status within a transaction; CONFLICT where its status does not allow the action. */
+/**
+ * Moves a recipe to its next status within a transaction. Approvals and rejections are recorded.
+ * @param person who asked for it, where it said so
+ * @throws CONFLICT where its status does not allow the action
+ */
 export async function moveRecipe(
   em: EntityManager,
   row: StudentModelRecipe,
   action: RecipeAction,
   changes: Partial<StudentModelRecipe> = {},
+  person: string | null = null,
 ): Promise<void> {
   const status = nextStatus(row, action)
+  if (status === 'APPROVED' || status === 'REJECTED') {
+    const asked = action === 'approve' || action === 'reject'
+    if (asked) await recordDecision(em, row, status, changes.decision ?? status, { person })
+  }
   Object.assign(row, changes, { status })
   await em.update(StudentModelRecipe, { ...scoped(row.tenantId), id: row.id }, { ...changes, status })
 }
 
-/** @throws NOT_FOUND (recipe, parent deleted), CONFLICT */
-export async function approveRecipe({ platform, tenantId }: RequestContext, recipeId: string): Promise<string> {
-  return platform.db.tx(async em => {
-    const row = await findRecipe(em, tenantId, recipeId)
-    nextStatus(row, 'approve')
-    await aliveModel(em, tenantId, row.parentModelId, ['input', 'recipeId'])
-    await moveRecipe(em, row, 'approve', { decision: 'Approved by a person' })
-    return row.id
-  })
+/** @throws NOT_FOUND (recipe, parent deleted), CONFLICT, BAD_USER_INPUT (reason or name too long) */
+export async function approveRecipe(context: RequestContext, input: DecideRecipe): Promise<string> {
+  return decide(context, input, 'approve', 'Approved')
 }
 
-/** @throws NOT_FOUND, CONFLICT, BAD_USER_INPUT (reason too long) */
-export async function rejectRecipe(
+/** @throws NOT_FOUND, CONFLICT, BAD_USER_INPUT (reason or name too long) */
+export async function rejectRecipe(context: RequestContext, input: DecideRecipe): Promise<string> {
+  return decide(context, input, 'reject', 'Rejected')
+}
+
+export interface DecideRecipe {
+  recipeId: string
+  reason?: string | null
+  decidedBy?: string | null
+}
+
+async function decide(
   { platform, tenantId }: RequestContext,
-  recipeId: string,
-  reason: string | null | undefined,
-) {
-  const why = checkText(reason, textLimits.reason, 'reason')
+  input: DecideRecipe,
+  action: 'approve' | 'reject',
+  done: string,
+): Promise<string> {
+  const why = checkText(input.reason, textLimits.reason, 'reason')
+  const person = checkText(input.decidedBy, textLimits.name, 'decidedBy')
   return platform.db.tx(async em => {
-    const row = await findRecipe(em, tenantId, recipeId)
-    await moveRecipe(em, row, 'reject', { decision: `Rejected by a person${why ? `: ${why}` : ''}` })
+    const row = await findRecipe(em, tenantId, input.recipeId)
+    nextStatus(row, action)
+    if (action === 'approve') await aliveModel(em, tenantId, row.parentModelId, ['input', 'recipeId'])
+    const decision = `${done} by ${person ?? 'a person'}${why ? `: ${why}` : ''}`
+    await moveRecipe(em, row, action, { decision }, person)
     return row.id
   })
 }

@@ -33,6 +33,71 @@ export class LayerRange {
   model?: Model | null
 }
 
+@ObjectType({ description: 'A capability and how much it counts in a mixture.' })
+export class MixtureWeight {
+  @Field(() => String, { description: 'Slug of a top-level capability.' })
+  capability!: string
+  @Field(() => Float, { description: 'Its share; the shares of a mixture sum to 1.' })
+  weight!: number
+}
+
+@ObjectType({ description: 'Several capabilities as one aim: losses are their weighted mean.' })
+export class Mixture {
+  @Field(() => String, { description: 'What it is called, as `general`.' })
+  name!: string
+  @Field(() => [MixtureWeight], { description: 'Its capabilities.' })
+  weights!: MixtureWeight[]
+}
+
+export const DecisionOutcome = registerValues('DecisionOutcome', 'What was decided about a recipe.', {
+  APPROVED: 'It may be built.',
+  REJECTED: 'It will not be built.',
+  LEFT: 'The policy left it to a person.',
+})
+export type DecisionOutcome = keyof typeof DecisionOutcome
+
+export const Decider = registerValues('Decider', 'Who decides about recipes.', {
+  PERSON: 'A person, by approveRecipe or rejectRecipe.',
+  POLICY: 'The approval policy.',
+})
+export type Decider = keyof typeof Decider
+
+export const PolicyLimit = registerValues('PolicyLimit', 'What a policy compares.', {
+  QUALITY: 'The estimated quality.',
+  SIZE: 'The number of parameters.',
+  CAPABILITY: 'The capabilities that a recipe is made for.',
+  COST: 'Device seconds that building and measuring take.',
+})
+export type PolicyLimit = keyof typeof PolicyLimit
+
+@ObjectType({ description: 'One comparison that a policy made.' })
+export class PolicyCheck {
+  @Field(() => PolicyLimit, { description: 'Which of its limits.' })
+  limit!: PolicyLimit
+  @Field(() => Boolean, { description: 'Whether the recipe keeps it.' })
+  met!: boolean
+  @Field(() => String, { description: 'Both numbers, in words.' })
+  text!: string
+}
+
+@ObjectType({ description: 'Who or which policy decided about a recipe, and why; kept for ever.' })
+export class RecipeDecision {
+  @Field(() => DecisionOutcome, { description: 'What was decided.' })
+  outcome!: DecisionOutcome
+  @Field(() => Decider, { description: 'Who decided.' })
+  decidedBy!: Decider
+  @Field(() => String, { nullable: true, description: 'What the person calls itself; null where it did not say.' })
+  person!: string | null
+  @Field(() => Int, { nullable: true, description: 'Version of the policy that decided; null where a person did.' })
+  policyVersion!: number | null
+  @Field(() => String, { description: 'Why, with the numbers.' })
+  reason!: string
+  @Field(() => [PolicyCheck], { description: 'Every comparison that the policy made; empty where a person decided.' })
+  checks!: PolicyCheck[]
+  @Field(() => Date, { description: 'When.' })
+  createdAt!: Date
+}
+
 @Directive('@key(fields: "id")')
 @ObjectType({
   implements: Node,
@@ -74,6 +139,32 @@ export class Recipe extends Node {
       '95 % interval of the estimated quality, [lower, upper], by bootstrap over the validation samples, parent and student on the same draws (seeded, 2,000 draws); null where nothing was measured or on fewer than two samples.',
   })
   estimatedQualityInterval!: number[] | null
+  @Field(() => Int, { nullable: true, description: 'Held-out samples that the estimate comes from; null: none.' })
+  validationSamples!: number | null
+  @Field(() => Mixture, {
+    nullable: true,
+    description:
+      'The capabilities it is made for together, and measured on; null where it is made for one, or for all.',
+  })
+  mixture!: Mixture | null
+  @Field(() => BigIntScalar, {
+    nullable: true,
+    description:
+      'Bytes of all its tensors, shared ones included, as the parent stores them; null on recipes written by hand.',
+  })
+  estimatedSizeBytes!: number | null
+  @Field(() => Float, {
+    nullable: true,
+    description:
+      'Most tokens per second that one stream can be decoded at on the device that searched: every weight read once per token at the rate measured there (a roofline, so an upper bound); null on recipes written by hand.',
+  })
+  estimatedTokensPerSecond!: number | null
+  @Field(() => Float, {
+    nullable: true,
+    description:
+      'Device seconds that building it and measuring it beside its parent takes, at the speed the search saw; null on recipes written by hand.',
+  })
+  estimatedCostSeconds!: number | null
   @Field(() => Float, {
     nullable: true,
     description: 'The same, measured on the student that was built; null until that is done.',
@@ -156,6 +247,11 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     estimatedParameterCount: row.estimatedParameterCount,
     estimatedQuality: row.estimatedQuality,
     estimatedQualityInterval: row.estimatedQualityInterval,
+    validationSamples: row.validationSamples,
+    mixture: row.mixture,
+    estimatedSizeBytes: row.estimatedSizeBytes,
+    estimatedTokensPerSecond: row.estimatedTokensPerSecond,
+    estimatedCostSeconds: row.estimatedCostSeconds,
     measuredQuality: row.measuredQuality,
     decision: row.decision,
     createdAt: row.createdAt,
@@ -163,8 +259,10 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     row,
   })
 
-@ObjectType({ description: 'What is approved without a person.' })
+@ObjectType({ description: 'What is approved without a person, and what follows by itself from what.' })
 export class ApprovalPolicy {
+  @Field(() => Int, { description: 'Grows with every change; decisions name it. 0: it was never set.' })
+  version!: number
   @Field(() => Boolean, {
     description: 'Whether proposals are decided on at all; otherwise every one waits for a person.',
   })
@@ -173,6 +271,33 @@ export class ApprovalPolicy {
   minimumQuality!: number | null
   @Field(() => BigIntScalar, { nullable: true, description: 'Most parameters that are approved; null: any number.' })
   maximumParameters!: number | null
+  @Field(() => [String], {
+    nullable: true,
+    description:
+      'Slugs of the capabilities whose recipes are approved; mixtures need all of theirs among them; null: all.',
+  })
+  capabilities!: string[] | null
+  @Field(() => Float, {
+    nullable: true,
+    description: 'Most device seconds that building and measuring may take; null: any.',
+  })
+  maximumCostSeconds!: number | null
+  @Field(() => Boolean, { description: 'Whether a finished ingest is analysed by itself.' })
+  analyzeOnIngest!: boolean
+  @Field(() => Int, {
+    nullable: true,
+    description: 'Samples per capability of the analyses that the policy starts; null: all.',
+  })
+  samplesPerCapability!: number | null
+  @Field(() => Boolean, { description: 'Whether a finished analysis starts a search for students by itself.' })
+  proposeOnAnalysis!: boolean
+  @Field(() => Float, {
+    nullable: true,
+    description: 'Budget of the searches that the policy starts, in seconds; null: the short search.',
+  })
+  budgetSeconds!: number | null
+  @Field(() => Boolean, { description: 'Whether what the policy approves is built at once.' })
+  buildOnApproval!: boolean
   @Field(() => Date, { nullable: true, description: 'When it was last set; null where it never was.' })
   updatedAt!: Date | null
 }

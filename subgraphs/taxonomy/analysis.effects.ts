@@ -10,7 +10,8 @@ import {
 import { addModelEvent, aliveModel } from '../../db/models.js'
 import { newId } from '../../lib/ids.js'
 import type { JobEffect } from '../build/platform.js'
-import { analysisContext } from './analysis.service.js'
+import { afterAnalysis } from '../build/policy-steps.js'
+import { analysisContext } from '../build/queue-analysis.js'
 import { recordDiscoveries } from './discovery.service.js'
 import { ensureCapabilities } from './taxonomy.service.js'
 
@@ -19,7 +20,7 @@ export const analyzeEffect: JobEffect<'capability.analyze'> = {
     await aliveModel(em, job.tenantId, job.modelId!)
     return input
   },
-  async succeeded(em, job, output) {
+  async succeeded(em, job, output, platform) {
     const { tenantId } = job
     const model = await aliveModel(em, tenantId, job.modelId!)
     const { probeDatasetId, samplesPerCapability } = analysisContext.parse(job.context)
@@ -87,6 +88,7 @@ export const analyzeEffect: JobEffect<'capability.analyze'> = {
       description: `${output.layers.length} layers on ${output.baseline.length} capabilities`,
       jobId: job.id,
     })
+    await afterAnalysis(em, platform, model, probeDatasetId)
   },
 }
 

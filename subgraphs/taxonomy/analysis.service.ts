@@ -1,5 +1,4 @@
 // Analyses: queued for a model and a probe set, written when the job is done, read per model, layer and capability.
-import { z } from 'zod'
 import type { CapabilityScoreOutput, LayerClusterOutput, MaskedGroupOutput } from '../../compute/pool/job-types.js'
 import {
   CapabilityAnalysis as AnalysisRow,
@@ -10,12 +9,12 @@ import {
 } from '../../db/entities/index.js'
 import { anyOf, scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
-import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import { groupBy, loader } from '../build/loader.js'
 import type { RequestContext } from '../build/platform.js'
-import { checkSamplesPerCapability, chooseProbeDataset } from '../build/probe-dataset.js'
+import { checkSamplesPerCapability } from '../build/probe-dataset.js'
+import { queueAnalysis } from '../build/queue-analysis.js'
 import {
   CapabilityAnalysis,
   type CapabilityScore,
@@ -37,9 +36,6 @@ export interface AnalyzeModel {
 /** A masked group costs about half a pass over the samples. */
 const mostMaskedGroups = 256
 
-/** What the job row keeps beside its input, for the effect. */
-export const analysisContext = z.object({ probeDatasetId: z.string(), samplesPerCapability: z.number().nullable() })
-
 /**
  * Queues the analysis of a model; returns the job's row id.
  * @throws NOT_FOUND (model, probe set), UNSUPPORTED_ARCHITECTURE, NO_TOKENIZER, BAD_USER_INPUT
@@ -56,21 +52,8 @@ export async function analyzeModel(context: RequestContext, input: AnalyzeModel)
   return platform.db.tx(async em => {
     const { jobId } = await idempotent(em, tenantId, 'analyzeModel', input.idempotencyKey, input, async () => {
       const model = await liveModel(em, tenantId, input.modelId)
-      const probeDataset = await chooseProbeDataset(em, tenantId, input.probeDatasetId)
-      const job = await enqueue(em, platform, {
-        tenantId,
-        type: 'capability.analyze',
-        modelId: model.id,
-        input: {
-          manifest: model.manifestHash,
-          probeSet: probeDataset.probeSetHash,
-          maxTokens: 256,
-          ...(samplesPerCapability === null ? {} : { samplesPerCapability }),
-          ...(maskedGroups == null ? {} : { maskedGroups }),
-          ...(seed == null ? {} : { seed }),
-        },
-        context: { probeDatasetId: probeDataset.id, samplesPerCapability } satisfies z.infer<typeof analysisContext>,
-      })
+      const { probeDatasetId } = input
+      const job = await queueAnalysis(em, platform, model, { probeDatasetId, samplesPerCapability, maskedGroups, seed })
       return { jobId: job.id }
     })
     return jobId

@@ -250,8 +250,14 @@ describe('YAML', () => {
 })
 
 describe('approval policy', () => {
-  const recipe = { estimatedQuality: 0.93125, estimatedParameterCount: 98_000_000 }
-  const policy = { enabled: true, minimumQuality: 0.9, maximumParameters: 100_000_000 }
+  const recipe = {
+    estimatedQuality: 0.93125,
+    estimatedParameterCount: 98_000_000,
+    capabilities: ['translation'],
+    estimatedCostSeconds: 12.3456,
+  }
+  const none = { minimumQuality: null, maximumParameters: null, capabilities: null, maximumCostSeconds: null }
+  const policy = { ...none, enabled: true, minimumQuality: 0.9, maximumParameters: 100_000_000 }
   test.each([
     [
       'meets both limits',
@@ -281,15 +287,40 @@ describe('approval policy', () => {
       false,
       'Left to a person by policy: quality not measured, at least 0.9 wanted, 98,000,000 parameters ≤ 100,000,000',
     ],
+    ['meets no limits', { ...none, enabled: true }, recipe, true, 'Approved by policy: no limits set'],
     [
-      'meets no limits',
-      { enabled: true, minimumQuality: null, maximumParameters: null },
+      'is made for what is wanted, at a cost that is',
+      { ...none, enabled: true, capabilities: ['translation', 'conversation'], maximumCostSeconds: 12.5 },
       recipe,
       true,
-      'Approved by policy: no limits set',
+      'Approved by policy: made for translation, cost 12.3 s ≤ 12.5 s',
+    ],
+    [
+      'is made for more than is wanted',
+      { ...none, enabled: true, capabilities: ['translation'] },
+      { ...recipe, capabilities: ['translation', 'code_generation'] },
+      false,
+      'Left to a person by policy: made for code_generation, only translation wanted',
+    ],
+    [
+      'costs too much',
+      { ...none, enabled: true, maximumCostSeconds: 10 },
+      recipe,
+      false,
+      'Left to a person by policy: cost 12.3 s > 10 s',
+    ],
+    [
+      'costs what nobody knows',
+      { ...none, enabled: true, maximumCostSeconds: 10 },
+      { ...recipe, estimatedCostSeconds: null },
+      false,
+      'Left to a person by policy: cost not known, at most 10 s wanted',
     ],
   ])('a proposal that %s', (_, rules, proposal, approved, reason) => {
-    expect(applyPolicy(rules, proposal)).toEqual({ approved, reason })
+    const decision = applyPolicy(rules, proposal)!
+    expect(decision).toMatchObject({ approved, reason })
+    expect(decision.checks.every(check => check.met)).toBe(approved)
+    for (const { text } of decision.checks) expect(reason).toContain(text)
   })
 
   test('decides nothing where it is off or absent', () => {

@@ -320,8 +320,10 @@ describe('proposeStudents', () => {
       capabilities: ['translation'],
       maximumParameters: 6000,
       budgetSeconds: 90,
-      samplesPerCapability: 24,
     })
+    // The budget says how many samples are used.
+    expect(input.samplesPerCapability).toBeUndefined()
+    expect(input.mixtures).toBeUndefined()
     expect(input.layers).toHaveLength(8)
     expect(input.layers[3]!.capabilities[1]).toEqual({
       capability: 'translation',
