@@ -1,9 +1,11 @@
-// bench analysis: layer influence of SmolLM2 against the reference numbers, and how fast it is measured.
+// bench analysis: layers and heads of SmolLM2 against the reference numbers, how fast they are measured, and what a second analysis costs.
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import type { HandlerContext } from '../compute/handlers/handler.js'
+import { analyzeCapabilities } from '../compute/handlers/analyze-capabilities.js'
+import type { HandlerContext, ProgressReport } from '../compute/handlers/handler.js'
+import { importProbes } from '../compute/handlers/import-probes.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { withScoringModel } from '../compute/handlers/scoring-model.js'
 import {
@@ -26,6 +28,7 @@ import { readEnv } from '../lib/env.js'
 import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+import { compareHeads } from './heads.js'
 
 interface Influence {
   lines: number[]
@@ -153,6 +156,35 @@ async function compareSharing(
   }
 }
 
+/**
+ * An analysis with half of the samples, then one with all of them: the second runs only the new ones.
+ * @returns tokens that each ran over all variants, and the second's over those that its new samples have
+ */
+async function compareSecond(manifest: string, perCapability: number, context: HandlerContext) {
+  const source = shared('data', 'probes')
+  const { probeSet } = await importProbes({ source }, context)
+  const runs = []
+  for (const samplesPerCapability of [Math.max(1, Math.floor(perCapability / 2)), perCapability]) {
+    let last: ProgressReport | undefined
+    const progress = (report: ProgressReport) => {
+      if (report.stage === 'layers') last = report
+    }
+    const begin = performance.now()
+    const input = { manifest, probeSet, maxTokens: 256, samplesPerCapability }
+    await analyzeCapabilities(input, { ...context, progress })
+    const metrics = last?.metrics as { samplesDone: number; samplesReused: number }
+    runs.push({ seconds: (performance.now() - begin) / 1000, tokens: last?.completed ?? 0, ...metrics })
+  }
+  const [first, second] = runs as [(typeof runs)[number], (typeof runs)[number]]
+  return {
+    firstAnalysis: first,
+    secondAnalysis: second,
+    // 1 where nothing is measured twice: seconds per new sample of the second over those of the first, and the share of samples run.
+    secondSecondsPerNewSampleOverFirst: second.seconds / second.samplesDone / (first.seconds / first.samplesDone),
+    secondSamplesRunOverNew: second.samplesDone / (second.samplesDone + second.samplesReused - first.samplesDone),
+  }
+}
+
 /** Angular distances of blocks of 4 and 8 layers over all samples against the reference. */
 function compareAngles({ layers }: LayerInfluence, { angular4, angular8 }: Influence) {
   const worst = (n: number, reference: readonly number[]) =>
@@ -181,7 +213,8 @@ async function readProbes(split: Split): Promise<ProbeSample[]> {
 
 /**
  * `--tasks a,b` and `--layers 0,11` narrow it; `--nll-step 10` scores every tenth validation line (0: none);
- * `--per-capability 8` also measures that many samples per capability with work shared and every variant whole.
+ * `--per-capability 8` also measures that many samples per capability with work shared and every variant whole, `--second 4` two analyses
+ * by the job itself, of 2 and of 4 samples per capability; `--no-heads` leaves the heads out.
  * Needs the reference numbers and the model beside the project (../shared).
  */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
@@ -192,6 +225,8 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       layers: { type: 'string' },
       'nll-step': { type: 'string', default: '10' },
       'per-capability': { type: 'string', default: '0' },
+      second: { type: 'string', default: '0' },
+      'no-heads': { type: 'boolean', default: false },
     },
   })
   const { perTask } = await json<{ perTask: Record<string, Influence> }>(shared('reference', 'layer_influence.json'))
@@ -212,7 +247,10 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
     const { manifest } = await ingestModel({ source }, context)
     const opening = performance.now()
-    return await withScoringModel(manifest, context, async ({ model, scorer }) => {
+    const second = Number(values.second)
+    const twice = second > 0 ? await compareSecond(manifest, second, context) : {}
+    return await withScoringModel(manifest, context, async opened => {
+      const { model, scorer } = opened
       const openSeconds = (performance.now() - opening) / 1000
       const step = Number(values['nll-step'])
       const { examples } = await json<Nll>(shared('reference', 'nll_smollm2.json'))
@@ -245,7 +283,9 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         ...(perCapability > 0
           ? await compareSharing(scorer, model.layerCount, await encodeSamples(model, compared, 256), layers)
           : {}),
+        ...twice,
         ...summary(compareAll(found, perTask, tasks, layers)),
+        ...(values['no-heads'] ? {} : { heads: await compareHeads(opened, values.tasks ? tasks : undefined) }),
         nllExamples: chosen.length,
         nllLargestRelativeDeviation: Math.max(0, ...nll),
       }
