@@ -161,7 +161,7 @@ async function compareSharing(
  * @returns tokens that each ran over all variants, and the second's over those that its new samples have
  */
 async function compareSecond(manifest: string, perCapability: number, context: HandlerContext) {
-  const source = shared('data', 'probes')
+  const source = shared('data', 'probes', 'probe.jsonl')
   const { probeSet } = await importProbes({ source }, context)
   const runs = []
   for (const samplesPerCapability of [Math.max(1, Math.floor(perCapability / 2)), perCapability]) {
