@@ -56,8 +56,9 @@ export async function withScoringModel<T>(
       hiddenSize: loaded.dimensions.hiddenSize,
       embed: loaded.pieces.embed,
       layer: loaded.pieces.layer,
-      losses: async (hidden, rows) =>
-        (await loaded.pieces.losses(hidden, rows)).map(({ nll, completionTokens, hits }) => ({
+      tail: loaded.pieces.tail,
+      losses: async (hidden, rows, scoredOnly) =>
+        (await loaded.pieces.losses(hidden, rows, scoredOnly)).map(({ nll, completionTokens, hits }) => ({
           nll,
           exact: hits === completionTokens,
         })),

@@ -14,6 +14,7 @@ import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
  * cache and gates: `embed` and each layer give `hidden_out`, layers and `losses` take `hidden_in` [tokens, hidden], the residual stream.
  * `states`: no cache, gates or head; outputs the final norm `final_norm.out` and the residual stream `hidden.<l>` after l layers, all
  * [tokens, hidden]: what training is built on.
+ * `tail` is a layer that gives only the rows of its output that the input `rows` names, [rows, hidden]: all that losses need of the last.
  * `masked` is a layer with `head_gates` [query heads * head size], factors of what attention gives before its output projection.
  */
 export type GraphVariant =
@@ -22,6 +23,7 @@ export type GraphVariant =
   | 'states'
   | 'embed'
   | `layer.${number}`
+  | `tail.${number}`
   | `masked.${number}`
   | 'losses'
 
@@ -29,7 +31,7 @@ export type GraphVariant =
 function partOf(variant: GraphVariant, layerCount: number) {
   if (variant === 'embed') return { embed: true, from: 0, to: 0, head: false }
   if (variant === 'losses') return { embed: false, from: layerCount, to: layerCount, head: true }
-  const layer = Number(/^(?:layer|masked)\.(\d+)$/.exec(variant)?.[1] ?? -1)
+  const layer = Number(/^(?:layer|tail|masked)\.(\d+)$/.exec(variant)?.[1] ?? -1)
   if (layer < 0) return { embed: true, from: 0, to: layerCount, head: true }
   return { embed: false, from: layer, to: layer + 1, head: false }
 }
@@ -104,6 +106,8 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
     return outputs[0]!
   }
 
+  const tailRows = variant.startsWith('tail.') ? g.input('rows', 'int64', ['rows']) : null
+  const ofTail = (x: Value, name: string) => (tailRows ? apply(g, 'Gather', [x, tailRows], { axis: 0 }, { name }) : x)
   const maskedHeads = layerDimensions(d, part.from).attentionHeadCount
   const headGates = variant.startsWith('masked.') ? g.input('head_gates', 'float32', [maskedHeads * d.headSize]) : null
   const gates = variant === 'measure' ? tokenGates(g, inputs.ids, d.layerCount) : null
@@ -119,7 +123,8 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
     hidden.push(residual)
     const attended = attend(layer, ...projections(x, layer))
     const mixed = headGates ? apply(g, 'Mul', [attended, headGates], {}, { name: at('heads_gated') }) : attended
-    added = gated(linear(mixed, at('o')), 'attention_gated')
+    residual = ofTail(residual, at('input_of_rows'))
+    added = gated(linear(ofTail(mixed, at('attended_of_rows')), at('o')), 'attention_gated')
 
     const y = norm(at('mlp_norm'), at('after_attention'))
     const { activation } = model.architecture

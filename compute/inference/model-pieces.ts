@@ -17,8 +17,13 @@ export interface ModelPieces {
     samples: readonly ScoredSample[],
     withoutGroup?: number | undefined,
   ): Promise<HiddenState>
-  /** What the last layer's output says of the completions. Not-a-number losses are the caller's to find. */
-  losses(hidden: HiddenState, samples: readonly ScoredSample[]): Promise<SampleScore[]>
+  /** The layer's output only where a completion token follows, [such tokens of all samples in order, hidden]: for `losses` with `scoredOnly`. */
+  tail(index: number, hidden: HiddenState, samples: readonly ScoredSample[]): Promise<HiddenState>
+  /**
+   * What the last layer's output says of the completions. Not-a-number losses are the caller's to find.
+   * @param scoredOnly whether `hidden` comes from `tail`
+   */
+  losses(hidden: HiddenState, samples: readonly ScoredSample[], scoredOnly?: boolean): Promise<SampleScore[]>
 }
 
 /** Logits of one run, as numbers: 16 M are 64 MB. */
@@ -32,6 +37,16 @@ function groupGates(d: ResolvedDimensions, group: number): RuntimeTensor {
   if (group < 0 || group >= d.keyValueHeadCount) throw new Error(`group ${group} of ${d.keyValueHeadCount}`)
   const gates = new Float32Array(d.attentionHeadCount * d.headSize).fill(1)
   return floats(gates.fill(0, group * width, (group + 1) * width), [gates.length])
+}
+
+/** Where a completion token follows: its sample, the flat token position before it, and the token. */
+function wantedOf(samples: readonly ScoredSample[]) {
+  const seq = longestOf(samples)
+  return samples.flatMap(({ ids, completionStart }, sample) =>
+    ids.flatMap((target, i) =>
+      i >= Math.max(1, completionStart) ? [{ sample, row: sample * seq + i - 1, target }] : [],
+    ),
+  )
 }
 
 /** @param model.check throws where token ids do not suit the model */
@@ -83,14 +98,16 @@ export function modelPieces(
       return hidden_out!.data as HiddenState
     },
 
-    async losses(hidden, samples) {
+    async tail(index, hidden, samples) {
+      const rows = int64s(wantedOf(samples).map(w => w.row))
+      const feeds = { ...feedsFor(samples), ...hiddenIn(hidden), rows }
+      const { hidden_out } = await (await model.session(`tail.${index}`)).run(feeds, ['hidden_out'])
+      return hidden_out!.data as HiddenState
+    },
+
+    async losses(hidden, samples, scoredOnly = false) {
       const session = await model.session('losses')
-      const seq = longestOf(samples)
-      const wanted = samples.flatMap(({ ids, completionStart }, sample) =>
-        ids.flatMap((target, i) =>
-          i >= Math.max(1, completionStart) ? [{ sample, row: sample * seq + i - 1, target }] : [],
-        ),
-      )
+      const wanted = wantedOf(samples).map((one, i) => (scoredOnly ? { ...one, row: i } : one))
       const scores: SampleScore[] = samples.map(() => ({ nll: 0, completionTokens: 0, hits: 0 }))
       const step = Math.max(1, Math.floor(maximumLogits / d.vocabularySize))
       for (let from = 0; from < wanted.length; from += step) {

@@ -108,7 +108,7 @@ export async function modelSessions(
       backend: context.backend,
       device: context.device,
       prepack: quantised(variant),
-      arena: !/^(layer|masked)/.test(variant),
+      arena: !/^(layer|tail|masked)/.test(variant),
       async prepare() {
         const kept = fitsCache ? ofModel : keepFiles()
         const release = () => kept !== ofModel && releaseFiles(kept, true)

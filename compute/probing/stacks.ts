@@ -29,7 +29,10 @@ export interface LayerwiseModel {
     rows: readonly ScoreRow[],
     withoutGroup?: number | undefined,
   ): Promise<Float32Array>
-  losses(hidden: Float32Array, rows: readonly ScoreRow[]): Promise<RowScore[]>
+  /** The layer's output only where a completion token follows, row by row: less work where nothing else is needed. */
+  tail?(index: number, hidden: Float32Array, rows: readonly ScoreRow[]): Promise<Float32Array>
+  /** @param scoredOnly whether `hidden` comes from `tail` */
+  losses(hidden: Float32Array, rows: readonly ScoreRow[], scoredOnly?: boolean): Promise<RowScore[]>
 }
 
 /** Blocks of 1 to this many layers have their angular distance measured. */
@@ -90,6 +93,8 @@ export interface BatchRun {
 interface LiveState {
   node: StackNode
   hidden: Float32Array
+  /** Whether it comes from a model's `tail`. */
+  scoredOnly: boolean
 }
 
 /**
@@ -127,7 +132,7 @@ export async function scoreBatch(
 
   const root = prefixTree(stacks, observe)
   const work = countEdges(root) + countEnds(root)
-  let live: LiveState[] = [{ node: root, hidden: embedded }]
+  let live: LiveState[] = [{ node: root, hidden: embedded, scoredOnly: false }]
   const steps = new Map(stacks.flat().map(step => [keyOf(step), step]))
   const byLayer = [...steps].sort(([, a], [, b]) => layerOf(a) - layerOf(b))
   for (let next = 0; next < byLayer.length; ) {
@@ -137,34 +142,41 @@ export async function scoreBatch(
     for (; next < byLayer.length && layerOf(byLayer[next]![1]) === layer; next++) {
       const [key, step] = byLayer[next]!
       const withoutGroup = typeof step === 'number' ? undefined : step.withoutGroup
+      const childOf = (node: StackNode) => node.children.get(key)!.node
+      // Of the last layer of a stack that nobody observes, losses need only some rows.
+      const isTail = (node: StackNode) =>
+        model.tail !== undefined && withoutGroup === undefined && !node.observed && node.children.size === 0
       const takers = live.filter(({ node }) => node.children.has(key))
-      await inGroups(takers, async (group, joined) => {
-        const run = () => model.layer(layer, joined, timesRows(group.length), withoutGroup)
-        const out = await timed(tokens * group.length, run)
-        group.forEach(({ node, hidden }, i) => {
-          const child = {
-            node: node.children.get(key)!.node,
-            hidden: out.subarray(i * embedded.length, (i + 1) * embedded.length),
-          }
-          if (child.node.observed) observer?.add(hidden, child.hidden)
-          grown.push(child)
+      for (const scoredOnly of [false, true]) {
+        const own = takers.filter(({ node }) => isTail(childOf(node)) === scoredOnly)
+        await inGroups(own, async (group, joined) => {
+          const all = timesRows(group.length)
+          const run = () =>
+            scoredOnly ? model.tail!(layer, joined, all) : model.layer(layer, joined, all, withoutGroup)
+          const out = await timed(tokens * group.length, run)
+          const size = out.length / group.length
+          group.forEach(({ node, hidden }, i) => {
+            const child = { node: childOf(node), hidden: out.subarray(i * size, (i + 1) * size), scoredOnly }
+            if (child.node.observed) observer?.add(hidden, child.hidden)
+            grown.push(child)
+          })
         })
-      })
+      }
     }
     // A state is kept while a stack ends with it or goes on from it.
     live = [...live, ...grown].filter(
       ({ node }) => node.ends.length > 0 || [...node.children.values()].some(({ step }) => layerOf(step) > layer),
     )
   }
-  await inGroups(
-    live.filter(({ node }) => node.ends.length > 0),
-    async (group, joined) => {
-      const own = await timed(tokens * group.length, () => model.losses(joined, timesRows(group.length)))
+  for (const scoredOnly of [false, true]) {
+    const ending = live.filter(state => state.node.ends.length > 0 && state.scoredOnly === scoredOnly)
+    await inGroups(ending, async (group, joined) => {
+      const own = await timed(tokens * group.length, () => model.losses(joined, timesRows(group.length), scoredOnly))
       group.forEach(({ node }, i) => {
         for (const stack of node.ends) scores[stack] = own.slice(i * rows.length, (i + 1) * rows.length)
       })
-    },
-  )
+    })
+  }
   if (observer && observe !== undefined) {
     const observed = observer.finish()
     scores[observe] = scores[observe]!.map((score, row) => ({ ...score, layers: observed[row] }))

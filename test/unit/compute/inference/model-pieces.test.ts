@@ -51,6 +51,28 @@ describe.each(shapes)('the pieces of a pico Llama, %s', (name, options) => {
     })
   })
 
+  test.each([
+    ['all layers', [0, 1, 2]],
+    ['the last layer left out', [0, 1]],
+  ])('give the same losses from only the rows that they need of the last layer, with %s', async (_, stack) => {
+    const last = stack.at(-1)!
+    let hidden = await model.pieces.embed(samples)
+    for (const layer of stack.slice(0, -1)) hidden = await model.pieces.layer(layer, hidden, samples)
+    const whole = await model.pieces.layer(last, hidden, samples)
+    const tail = await model.pieces.tail(last, hidden, samples)
+    // Completions of 5 and 2 tokens, each predicted from the position before: rows 3 to 7 and, of the second sample, 1 and 2.
+    const rows = [3, 4, 5, 6, 7, 10, 11].flatMap(row => [...whole.subarray(row * 32, (row + 1) * 32)])
+    expect(tail).toHaveLength(7 * 32)
+    tail.forEach((value, i) => {
+      expect(Math.abs(value - rows[i]!)).toBeLessThan(1e-5)
+    })
+    const [own, expected] = [await model.pieces.losses(tail, samples, true), await model.pieces.losses(whole, samples)]
+    own.forEach((score, i) => {
+      expect(Math.abs(score.nll / expected[i]!.nll - 1)).toBeLessThan(1e-6)
+      expect(score.hits).toBe(expected[i]!.hits)
+    })
+  })
+
   test('refuse tokens that the vocabulary lacks', async () => {
     await expect(model.pieces.embed([{ ids: [1, 64], completionStart: 1 }])).rejects.toMatchObject({
       code: 'BAD_USER_INPUT',

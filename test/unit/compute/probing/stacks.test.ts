@@ -82,6 +82,38 @@ describe('scoreStacks', () => {
     expect(Math.max(...angles!.flat())).toBe(0)
   })
 
+  it('asks only for the rows that losses need of last layers, but of the observed stack, with the same losses', async () => {
+    const layerwise = numberModel()
+    const whole = layerwise.layer
+    const tails: number[] = []
+    const seqOf = (own: readonly { ids: readonly number[] }[]) => Math.max(...own.map(r => r.ids.length))
+    layerwise.tail = async (index, hidden, own) => {
+      const out = await whole(index, hidden, own)
+      for (const _ of own) tails.push(index)
+      return Float32Array.from(
+        own.flatMap(({ ids, completionStart }, r) => [
+          ...out.subarray(r * seqOf(own) + completionStart, r * seqOf(own) + ids.length),
+        ]),
+      )
+    }
+    const losses = layerwise.losses
+    layerwise.losses = async (hidden, own, scoredOnly) => {
+      if (!scoredOnly) return losses(hidden, own)
+      let from = 0
+      return own.map(({ ids, completionStart }) => {
+        const values = hidden.subarray(from, from + ids.length - completionStart)
+        from += values.length
+        return { nll: values.reduce((a, b) => a + b, 0), exact: false }
+      })
+    }
+    const scores = await createScorer(model(layerwise), never).scoreStacks(rows, skips, { observe: 0 })
+    const expected = await createScorer(model(), never).scoreStacks(rows, skips, { observe: 0 })
+    expect(scores.map(s => s.map(r => r.nll))).toEqual(expected.map(s => s.map(r => r.nll)))
+    expect(scores[0]!.map(r => r.layers)).toEqual(expected[0]!.map(r => r.layers))
+    // Layer 5 ends every stack but the whole one and the one without it, whose last layer others go on from.
+    expect(tails).toEqual(new Array(5 * rows.length).fill(5))
+  })
+
   it('stops between two runs when cancelled', async () => {
     const controller = new AbortController()
     const layerwise = numberModel()
