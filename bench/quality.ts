@@ -176,7 +176,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     },
   })
   const trainingSeconds = (performance.now() - trainingBegin) / 1000
-  const { hash } = await writeTrained(cut, training, context, {})
+  const { hash } = await writeTrained(cut, training.tensors, context, {})
   await training.dispose()
   const healed = await perplexities(await readManifest(context.payloads, hash))
   return {

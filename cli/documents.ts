@@ -45,6 +45,7 @@ export const documents = {
   createRecipe: `mutation CreateRecipe($input: CreateRecipeInput!) { createRecipe(input: $input) { recipe { ${recipeFields} } userErrors { field message code } } }`,
   approveRecipe: `mutation Approve($input: ApproveRecipeInput!) { approveRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,
   rejectRecipe: `mutation Reject($input: RejectRecipeInput!) { rejectRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,
+  distillStudent: `mutation DistillStudent($input: DistillStudentInput!) { distillStudent(input: $input) { recipe { id } job { id } userErrors { field message code } } }`,
   pruneHeads: `mutation PruneHeads($input: PruneHeadsInput!) { pruneHeads(input: $input) { recipe { id } job { id } userErrors { field message code } } }`,
   recipeOfJob: `query RecipeOfJob($id: ID!) { job(id: $id) { recipe { id } } }`,
   stages: `query Stages($id: ID!) { job(id: $id) { stages { stage seconds reused measurements } } }`,

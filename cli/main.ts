@@ -169,6 +169,26 @@ program
   .option('--name <name>', 'name of the student (default: from the model)')
   .action(run(students.pruneHeads))
 program
+  .command('distill <model>')
+  .description('a student trained after a teacher, kept only where held-out loss falls')
+  .option('--teacher <model>', 'with the same tokens (default: the model’s parent)')
+  .option('--tokens <n>', 'tokens to train on', wholeNumber(64), 40_960)
+  .option('--rate <r>', 'highest learning rate', number(0, 1), 3e-4)
+  .option('--batch <n>', 'rows of 256 tokens in one step', wholeNumber(1), 1)
+  .option('--cross-entropy <share>', 'share of the texts’ own loss beside the teacher’s', number(0, 1), 0)
+  .option('--hidden <weight>', 'weight of the hidden-state loss', number(0), 0)
+  .option('--temperature <t>', 'of teacher and student', number(0), 1)
+  .option('--train <part>', 'all, layers, norms or lora', oneOf(['all', 'layers', 'norms', 'lora']), 'all')
+  .option('--layers <list>', 'with --train layers: layers of the student, as 0,1,2', (list: string) =>
+    list.split(',').map(Number),
+  )
+  .option('--rank <n>', 'with --train lora: rank of the changes', wholeNumber(1), 16)
+  .option('--seed <n>', 'of the order of texts', wholeNumber(), 1)
+  .option('--capability <slug>', 'the capability it is for (default: all)')
+  .option('--data <set>', 'texts: probe set by id or name, or a JSONL file (default: the built-in one)')
+  .option('--name <name>', 'name of the student (default: from the model)')
+  .action(run(students.distill))
+program
   .command('build <recipe>')
   .description('build the student of an approved recipe and measure it')
   .action(run(students.build))

@@ -207,6 +207,50 @@ export async function pruneHeads(session: Session, reference: string, o: PruneOp
   await showBuilt(session, built.recipe.id, job)
 }
 
+export interface DistillOptions {
+  teacher?: string
+  tokens: number
+  rate: number
+  batch: number
+  crossEntropy: number
+  hidden: number
+  temperature: number
+  train: string
+  layers?: number[]
+  rank: number
+  seed: number
+  capability?: string
+  data?: string
+  name?: string
+}
+
+export async function distill(session: Session, reference: string, o: DistillOptions) {
+  const model = await findModel(session, reference)
+  const train = o.train.toUpperCase()
+  const input = {
+    modelId: model.id,
+    teacherId: o.teacher ? (await findModel(session, o.teacher)).id : undefined,
+    name: o.name,
+    tokens: o.tokens,
+    learningRate: o.rate,
+    batchRows: o.batch,
+    crossEntropy: o.crossEntropy,
+    hidden: o.hidden,
+    temperature: o.temperature,
+    train,
+    layers: o.layers,
+    lora: train === 'LORA' ? { rank: o.rank, alpha: 2 * o.rank } : undefined,
+    seed: o.seed,
+    capability: o.capability,
+    probeDatasetId: await probeSetId(session, o.data),
+  }
+  const job = await runJob(session, documents.distillStudent, input, 'distill')
+  const { job: built } = await session.client.query<{ job: { recipe: { id: string } } }>(documents.recipeOfJob, {
+    id: job.id,
+  })
+  await showBuilt(session, built.recipe.id, job)
+}
+
 /** Waits for the measurement of a student and says what was built, step by step. */
 async function showBuilt(session: Session, recipeId: string, job: { id: string; durationMs: number | null }) {
   const find = () => session.client.query<{ recipe: RecipeSummary }>(documents.recipe, { id: recipeId })

@@ -42,7 +42,9 @@ export function stagePasses(stages: BuildStages, { layers, keyValueHeads, queryH
 
 /** Operations of building and of judging student and parent on the validation split. */
 export function estimateFlops(stages: BuildStages | null, size: BuildSize): number {
-  const judged = size.validationSamples * tokensPerSample * 2 * (size.parentParameters + size.studentParameters)
+  const healed = stages?.healing ? stages.healing.tokens * (6 * size.studentParameters + 2 * size.parentParameters) : 0
+  const judged =
+    healed + size.validationSamples * tokensPerSample * 2 * (size.parentParameters + size.studentParameters)
   if (!stages?.calibration) return judged
   const samples =
     (stages.calibration.capabilities?.length ?? size.capabilities) * stages.calibration.samplesPerCapability

@@ -1,5 +1,6 @@
 // What a recipe asks for beyond its layers, one key per stage of the build. Both planes speak it, like the manifest.
 import { z } from 'zod'
+import { healingSchema } from './healing.js'
 import { hashSchema } from './manifest.js'
 
 /** One number for all layers, or one for each layer of the student. */
@@ -69,6 +70,8 @@ export const buildStagesSchema = z.object({
   correctCuts: z.boolean().optional(),
   headPruning: headPruningSchema.optional(),
   feedForwardPruning: feedForwardPruningSchema.optional(),
+  /** Training after a teacher, kept only where held-out loss falls. */
+  healing: healingSchema.optional(),
   /** Jobs of their own, queued when the student is registered. */
   exports: z.array(z.enum(studentExports)).min(1).optional(),
 })
@@ -84,8 +87,9 @@ export const measures = (pruning: { metric: string; correct: boolean } | undefin
   pruning !== undefined && (pruning.correct || measuring.includes(pruning.metric))
 
 /** Whether a build computes for more than a moment, so that it must wait for a device. */
-export const needsDevice = ({ correctCuts, headPruning, feedForwardPruning }: BuildStages): boolean =>
+export const needsDevice = ({ correctCuts, headPruning, feedForwardPruning, healing }: BuildStages): boolean =>
   correctCuts === true ||
+  healing !== undefined ||
   measures(headPruning) ||
   measures(feedForwardPruning) ||
   feedForwardPruning?.metric === 'MAGNITUDE'

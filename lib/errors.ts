@@ -32,6 +32,11 @@ export const errorTable = {
   CONTEXT_LENGTH_EXCEEDED: { http: 422, sentence: 'Prompt and answer are longer than the model’s context.' },
   INVALID_PROBE_DATASET: { http: 422, sentence: 'The probe set is empty or a line of it is malformed.' },
   INVALID_RECIPE: { http: 422, sentence: 'The recipe cannot be built as written.' },
+  VOCABULARY_MISMATCH: { http: 422, sentence: 'Teacher and student do not have the same tokens.' },
+  NOT_IMPROVED: {
+    http: 422,
+    sentence: 'Training did not make the model better on held-out samples; nothing was kept.',
+  },
   NOT_A_NUMBER: { http: 422, sentence: 'A tensor or a result holds NaN or infinity.' },
   // jobs and storage
   WORKER_LOST: { http: 503, sentence: 'The worker process ended while it ran the job.' },

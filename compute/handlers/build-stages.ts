@@ -83,7 +83,17 @@ const pruneFeedForward = stage({
   },
 })
 
-export const buildStages: readonly BuildStage[] = [extract, correctCuts, pruneHeads, pruneFeedForward]
+const heal = stage({
+  name: 'heal',
+  version: 1,
+  parameters: ({ parent, stages }) => stages?.healing && { parent, ...stages.healing },
+  async run(manifest, { parent, ...healing }, context) {
+    const { heal: train } = await import('./stages/heal.js')
+    return train(manifest, healing.teacher ?? parent, healing, context)
+  },
+})
+
+export const buildStages: readonly BuildStage[] = [extract, correctCuts, pruneHeads, pruneFeedForward, heal]
 
 /** The stages that a recipe asks for. @throws INVALID_RECIPE where it asks for one that is not known */
 export function stagesOf(input: BuildInput, stages: readonly BuildStage[] = buildStages) {

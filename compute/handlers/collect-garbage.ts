@@ -7,6 +7,7 @@ import { listDerived } from '../formats/float-weights.js'
 import { readManifest } from '../formats/manifest.js'
 import { jobTypes } from '../pool/job-types.js'
 import { removeStaleDownloads } from '../sources/download-folder.js'
+import { trimTeachers } from '../training/teacher-cache.js'
 import { removeDeadRecords } from './analysis-records.js'
 import { keptStages } from './build-student.js'
 import { removeOtherExports, removeUnfinishedExports } from './export-folder.js'
@@ -76,6 +77,7 @@ export const collectGarbage: Handler<'storage.collect'> = async (input, context)
   for await (const file of listDerived(dataFolder)) if (!alive.has(file.payload)) await rm(file.path, { force: true })
   await removeDeadRecords(dataFolder, alive)
   await removeStages(dataFolder, stages, alive)
+  await trimTeachers(dataFolder, alive, context.env.HARTONOMOUS_DERIVED_BYTES)
   await removeStaleDownloads(dataFolder)
   await removeUnfinishedExports(dataFolder)
   const exports = input.exports ? await removeOtherExports(dataFolder, input.exports) : { removed: 0, bytes: 0 }

@@ -32,6 +32,8 @@ export interface TrainingState {
   losses: StepLosses[]
   /** The best held-out loss so far and its step, and looks since. */
   best?: { loss: number; step: number; since: number } | undefined
+  /** Held-out loss before the first step. */
+  firstHeldOut?: number | undefined
 }
 
 /** Losses, gradient norm and learning rate of one step. */
@@ -111,6 +113,7 @@ export async function train(
   const look = async () => {
     if (!heldOut) return
     const loss = await heldOut()
+    state.firstHeldOut ??= loss
     if (!state.best || loss < state.best.loss) {
       state.best = { loss, step: state.step, since: 0 }
       await keepBest?.()

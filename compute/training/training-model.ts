@@ -56,6 +56,8 @@ export interface TrainingModel {
   step(batches: readonly TrainingBatch[], learningRate: number, step: number): Promise<StepResult>
   /** Losses without a step; the weights are the current ones. */
   losses(batch: TrainingBatch): Promise<Losses>
+  /** Weighted cross-entropy alone, whatever is trained on. */
+  crossEntropy(batch: TrainingBatch): Promise<number>
   dispose(): Promise<void>
 }
 
@@ -118,6 +120,7 @@ export async function openTrainingModel(
   const graphOptions = { ...options, headChunks }
   const session = await createSession(trainingGraph(model, locate, graphOptions), sessionOptions)
   let measuring: Promise<Session> | undefined
+  let judging: Promise<Session> | undefined
   const optimiser = await createAdamW(trained, options.optimiser, sessionOptions)
   const accumulator = await createAccumulator(sessionOptions)
 
@@ -204,10 +207,23 @@ export async function openTrainingModel(
       return lossesOf(await (await measuring).run(feedsOf(batch), lossNames, { signal: context.signal }))
     },
 
+    async crossEntropy(batch) {
+      const only = {
+        ...graphOptions,
+        crossEntropy: true,
+        divergence: undefined,
+        hidden: [],
+        attention: [],
+        gradients: false,
+      }
+      judging ??= createSession(trainingGraph(model, locate, only), sessionOptions)
+      const feeds = { ...weights, ...shapeFeeds(batch.rows.length, batch.seq), ...batchFeeds(batch, d, only) }
+      return number(await (await judging).run(feeds, ['cross_entropy'], { signal: context.signal }), 'cross_entropy')
+    },
+
     async dispose() {
-      await Promise.all(
-        [session, optimiser, accumulator, ...(measuring ? [await measuring] : [])].map(s => s.dispose()),
-      )
+      const further_ = await Promise.all([measuring, judging])
+      for (const own of [session, optimiser, accumulator, ...further_]) await own?.dispose()
     },
   }
 

@@ -3,15 +3,14 @@ import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadStore, PutResult } from '../../payloads/payload-store.js'
 import { describeTensor } from '../architectures/registry.js'
 import { writeManifest } from '../formats/manifest.js'
-import type { TrainingModel } from './training-model.js'
 
 /** Bytes handed to the store at once. */
 const pieceBytes = 4 * 1024 * 1024
 
-/** Writes a model's trained tensors as float32 and a manifest with them in the places of the ones they come from. */
+/** Writes a model's trained tensors (by role) as float32 and a manifest with them in the places of the ones they come from. */
 export async function writeTrained(
   manifest: Manifest,
-  { tensors }: Pick<TrainingModel, 'tensors'>,
+  tensors: readonly { name: string; weight: Float32Array }[],
   { payloads, signal }: { payloads: PayloadStore; signal?: AbortSignal },
   changes: Partial<Manifest>,
 ): Promise<PutResult> {
@@ -25,7 +24,13 @@ export async function writeTrained(
       continue
     }
     const { hash } = await payloads.put(pieces(weight), signal)
-    entries.push({ ...tensor, dtype: 'F32', bytes: weight.byteLength, payload: hash })
+    entries.push({
+      ...tensor,
+      dtype: 'F32',
+      bytes: weight.byteLength,
+      payload: hash,
+      ...(tensor.slice ? { slice: { ...tensor.slice, changed: true } } : {}),
+    })
   }
   const { sourceFiles: _ofTheOriginal, ...rest } = manifest
   return writeManifest(payloads, { ...rest, ...changes, tensors: entries }, signal)

@@ -16,13 +16,14 @@ import { aliveModel, registerModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
 import type { StudentExport } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
-import { newId } from '../../lib/ids.js'
+import { newId, toGlobalId } from '../../lib/ids.js'
 import { manifestSchema } from '../../lib/manifest.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel } from '../build/live-model.js'
 import type { JobEffect, Platform, RequestContext } from '../build/platform.js'
 import { chooseProbeDataset, samplesByCapability } from '../build/probe-dataset.js'
+import type { DistillStudentInput } from './healing.inputs.js'
 import type { PruneHeadsInput } from './pruning.inputs.js'
 import { findRecipe, insertRecipe, moveRecipe } from './recipe.service.js'
 import { countLayers } from './recipe-layers.js'
@@ -92,6 +93,42 @@ export async function pruneHeads(
         headPruning,
       })
       await moveRecipe(em, recipe, 'approve', { decision: 'Approved by a person: asked for by pruneHeads' })
+      return startBuild(em, platform, recipe)
+    }),
+  )
+}
+
+/**
+ * A model trained after a teacher: a recipe with all its layers and healing, approved and queued at once; returns the row ids of recipe and
+ * job. The build fails with NOT_IMPROVED where held-out loss does not fall.
+ * @throws NOT_FOUND (model, teacher, probe set, capability), INVALID_RECIPE, BAD_USER_INPUT, INVALID_PROBE_DATASET, IDEMPOTENCY_CONFLICT
+ */
+export async function distillStudent(
+  { platform, tenantId }: RequestContext,
+  input: DistillStudentInput,
+): Promise<{ recipeId: string; jobId: string }> {
+  return platform.db.tx(em =>
+    idempotent(em, tenantId, 'distillStudent', input.idempotencyKey, input, async () => {
+      const { modelId, name, capability, idempotencyKey: _key, ...healing } = input
+      const model = await liveModel(em, tenantId, modelId)
+      if (healing.teacherId == null) {
+        if (model.parentModelId === null)
+          throw new DomainError(
+            'BAD_USER_INPUT',
+            `teacherId: is missing, and "${model.name}" has no parent that could be its teacher`,
+            { field: ['input', 'teacherId'] },
+          )
+        healing.teacherId = toGlobalId('Model', model.parentModelId)
+      }
+      const recipe = await insertRecipe(em, tenantId, {
+        parentModelId: modelId,
+        name: name ?? `${model.name}-distilled`,
+        objective: `${model.name} trained after its teacher`,
+        layers: [{ from: 0, to: model.layerCount, reason: 'all layers stay' }],
+        capability,
+        healing: { ...healing, required: true },
+      })
+      await moveRecipe(em, recipe, 'approve', { decision: 'Approved by a person: asked for by distillStudent' })
       return startBuild(em, platform, recipe)
     }),
   )

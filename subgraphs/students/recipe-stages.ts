@@ -16,11 +16,13 @@ import {
   samplesByCapability,
 } from '../build/probe-dataset.js'
 import type { FeedForwardPruningInput, HeadPruningInput } from './pruning.inputs.js'
+import { type HealingWish, readHealing } from './recipe-healing.js'
 
 export interface StagesInput {
   headPruning?: HeadPruningInput | null
   feedForwardPruning?: FeedForwardPruningInput | null
   correctCuts?: boolean | null
+  healing?: HealingWish | null
   exports?: StudentExport[] | null
   /** What measured stages measure on. */
   probeDatasetId?: string | null
@@ -45,6 +47,7 @@ export async function readStages(em: EntityManager, tenantId: string, input: Sta
       headPruning,
       feedForwardPruning,
       correctCuts: input.correctCuts || undefined,
+      healing: input.healing ? await readHealing(em, tenantId, input.healing, input.capability) : undefined,
       exports: readExports(input.exports),
     },
     input,
@@ -60,7 +63,7 @@ export async function completeStages(
     probeDatasetId,
     samplesPerCapability,
     capability,
-  }: Omit<StagesInput, 'headPruning' | 'feedForwardPruning' | 'correctCuts' | 'exports'>,
+  }: Omit<StagesInput, 'headPruning' | 'feedForwardPruning' | 'correctCuts' | 'healing' | 'exports'>,
 ): Promise<BuildStages | null> {
   const { headPruning, feedForwardPruning } = stages
   if (Object.values(stages).every(value => value === undefined)) return null

@@ -3,6 +3,7 @@ import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
 import type { StudentExport as StudentExportName } from '../../lib/build-stages.js'
 import { UserError } from '../build/common-types.js'
 import { BigIntScalar } from '../build/scalars.js'
+import { HealingInput } from './healing.inputs.js'
 import { FeedForwardPruningInput, HeadPruningInput, StudentExport } from './pruning.inputs.js'
 import { ApprovalPolicy, Recipe } from './recipe.type.js'
 import { Job } from './stubs.js'
@@ -133,6 +134,11 @@ export class CreateRecipeInput {
     description: 'Hidden units of feed-forward blocks to keep; default: all.',
   })
   feedForwardPruning?: FeedForwardPruningInput | null
+  @Field(() => HealingInput, {
+    nullable: true,
+    description: 'Training of the student after its teacher, kept only where held-out loss falls; default: none.',
+  })
+  healing?: HealingInput | null
   @Field(() => [StudentExport], {
     nullable: true,
     description:
@@ -216,6 +222,16 @@ export class PruneHeadsPayload {
   @Field(() => Job, { nullable: true, description: 'The job that builds.' })
   job?: Job | null
   @Field(() => [UserError], { description: errorsDescription })
+  userErrors!: UserError[]
+}
+
+@ObjectType({ description: 'What came of the wish to train.' })
+export class DistillStudentPayload {
+  @Field(() => Recipe, { nullable: true, description: 'The recipe; its `student` is there once the job is done.' })
+  recipe?: Recipe | null
+  @Field(() => Job, { nullable: true, description: 'The job that trains.' })
+  job?: Job | null
+  @Field(() => [UserError], { description: 'Why nothing was done; empty otherwise.' })
   userErrors!: UserError[]
 }
 

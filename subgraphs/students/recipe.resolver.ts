@@ -4,8 +4,9 @@ import { fromGlobalId, parseGlobalId } from '../../lib/ids.js'
 import { ConnectionArguments } from '../build/connection.js'
 import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
-import { buildStudent, pruneHeads } from './build.service.js'
+import { buildStudent, distillStudent, pruneHeads } from './build.service.js'
 import { decisionsOfRecipe } from './decisions.js'
+import { DistillStudentInput } from './healing.inputs.js'
 import { currentPolicy, setApprovalPolicy } from './policy.service.js'
 import { proposeStudents } from './proposal.service.js'
 import { PruneHeadsInput } from './pruning.inputs.js'
@@ -14,6 +15,7 @@ import {
   BuildStudentInput,
   BuildStudentPayload,
   CreateRecipeInput,
+  DistillStudentPayload,
   ProposeStudentsInput,
   ProposeStudentsPayload,
   PruneHeadsPayload,
@@ -211,6 +213,21 @@ export class RecipeResolver {
   ): Promise<PruneHeadsPayload> {
     return withUserErrors<PruneHeadsPayload>(async () => {
       const { recipeId, jobId } = await pruneHeads(context, input)
+      return { recipe: await reload(context, recipeId), job: jobStub(jobId) }
+    })
+  }
+
+  @Mutation(() => DistillStudentPayload, {
+    description:
+      'Trains a model after a teacher: writes a recipe that keeps all its layers, approves and builds it. The new model is a student of the one it comes from; where held-out loss does not fall, the job fails with NOT_IMPROVED and nothing is kept.',
+  })
+  distillStudent(
+    @Arg('input', () => DistillStudentInput, { description: 'Which model, which teacher, how.' })
+    input: DistillStudentInput,
+    @Ctx() context: RequestContext,
+  ): Promise<DistillStudentPayload> {
+    return withUserErrors<DistillStudentPayload>(async () => {
+      const { recipeId, jobId } = await distillStudent(context, input)
       return { recipe: await reload(context, recipeId), job: jobStub(jobId) }
     })
   }

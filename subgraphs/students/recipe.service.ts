@@ -123,10 +123,13 @@ async function readCreateInput(em: EntityManager, tenantId: string, input: Creat
     }
     checkLayers(ranges, parent, field, others)
     checkShapes(parent, others, field)
-    if (parsed.stages && (input.headPruning || input.feedForwardPruning || input.correctCuts || input.exports))
+    if (
+      parsed.stages &&
+      (input.headPruning || input.feedForwardPruning || input.correctCuts || input.healing || input.exports)
+    )
       throw new DomainError(
         'BAD_USER_INPUT',
-        'yaml: says what is done; leave correctCuts, headPruning, feedForwardPruning and exports out',
+        'yaml: says what is done; leave correctCuts, headPruning, feedForwardPruning, healing and exports out',
         {
           field,
         },

@@ -7,6 +7,7 @@ import { toGlobalId } from '../../lib/ids.js'
 import { Node, registerValues } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
 import { BigIntScalar, JsonScalar } from '../build/scalars.js'
+import { Healing, toHealing } from './healing.inputs.js'
 import { FeedForwardPruning, HeadPruning, StudentExport } from './pruning.inputs.js'
 import { countLayers } from './recipe-layers.js'
 import { Model, modelStub } from './stubs.js'
@@ -125,6 +126,8 @@ export class Recipe extends Node {
     description: 'How narrow feed-forward blocks are made; null: they stay.',
   })
   feedForwardPruning!: FeedForwardPruning | null
+  @Field(() => Healing, { nullable: true, description: 'How the student is trained after its teacher; null: not.' })
+  healing!: Healing | null
   @Field(() => BigIntScalar, { description: 'Parameters the student has: an exact count, not an estimate of it.' })
   estimatedParameterCount!: number
   @Field(() => Float, {
@@ -244,6 +247,7 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     correctCuts: row.stages?.correctCuts ?? false,
     exports: row.stages?.exports ?? [],
     ...toPruning(row),
+    healing: row.stages?.healing ? toHealing(row.stages.healing) : null,
     estimatedParameterCount: row.estimatedParameterCount,
     estimatedQuality: row.estimatedQuality,
     estimatedQualityInterval: row.estimatedQualityInterval,

@@ -1,0 +1,334 @@
+// Healing: a student's weights are trained after its teacher, kept only where held-out loss falls; goes on from its last checkpoint after a kill.
+import { createHash } from 'node:crypto'
+import { DomainError, isDomainError } from '../../../lib/errors.js'
+import type { Healing } from '../../../lib/healing.js'
+import type { Manifest } from '../../../lib/manifest.js'
+import { type BuildableModel, checkBuildable, parseRole } from '../../architectures/registry.js'
+import { readTensorFloat32 } from '../../formats/float-weights.js'
+import { readManifest } from '../../formats/manifest.js'
+import { loadTokenizer } from '../../formats/tokenizer.js'
+import { type ProbeSample, parseProbeSet } from '../../probing/probe-set.js'
+import { adamWDefaults } from '../../training/adamw.js'
+import { readCheckpoint, writeCheckpoint } from '../../training/checkpoint.js'
+import { heldOutBatches } from '../../training/held-out.js'
+import { mergeLora } from '../../training/merge-lora.js'
+import { packRows, type TrainingText } from '../../training/pack-rows.js'
+import { checkSameTokens } from '../../training/same-tokens.js'
+import { openTeacher, type Teacher } from '../../training/teacher.js'
+import { teacherCache } from '../../training/teacher-cache.js'
+import { stepsOf, type TrainingPlan, type TrainingState, train } from '../../training/train.js'
+import type { LoraSpec } from '../../training/training-graph.js'
+import { openTrainingModel, type TrainingModel } from '../../training/training-model.js'
+import { writeTrained } from '../../training/write-trained.js'
+import type { StageContext } from '../build-stages.js'
+
+export type HealContext = Pick<
+  StageContext,
+  'payloads' | 'dataFolder' | 'env' | 'signal' | 'progress' | 'log' | 'folder'
+>
+
+export interface HealOutcome {
+  /** The student's own where it did not become better. */
+  manifest: string
+  measurements: {
+    improved: boolean
+    /** Mean over capabilities of the loss of held-out completions, nats per token. */
+    heldOutBefore: number
+    heldOutAfter: number
+    /** Step of the weights that were kept, of so many done. */
+    keptStep: number
+    steps: number
+    tokens: number
+    /** Training texts left out because a held-out one has the same prompt, and those that were cut to a row. */
+    leaks: number
+    cutTexts: number
+    trainedParameters: number
+    /** Of the first and the last tenth of the steps. */
+    firstLoss: number
+    lastLoss: number
+  }
+}
+
+/**
+ * Trains the model of `manifestHash` after `teacherHash`.
+ * @throws VOCABULARY_MISMATCH, INVALID_RECIPE, BAD_USER_INPUT (data), NOT_A_NUMBER with step and tensor, DISK_FULL, CANCELLED
+ */
+export async function heal(
+  manifestHash: string,
+  teacherHash: string,
+  healing: Healing,
+  context: HealContext,
+): Promise<HealOutcome> {
+  const { payloads, dataFolder, signal, progress, log, folder } = context
+  const [student, teacher] = [await readManifest(payloads, manifestHash), await readManifest(payloads, teacherHash)]
+  const [model, teacherModel] = [checkBuildable(student), checkBuildable(teacher)]
+  await checkSameTokens(teacher, student, payloads)
+  const texts = await readTexts(student, healing, context)
+  const { sequence, batchRows, accumulation } = healing
+  const rows = packRows(texts.training, {
+    sequence,
+    tokens: healing.tokens,
+    seed: healing.seed,
+    promptWeight: healing.promptWeight,
+    balanced: healing.balanced,
+    separator: texts.separator,
+    repeat: true,
+  })
+  const mapping = mappingOf(healing, student, teacherHash, model, teacherModel)
+  const steps = stepsOf(rows.length, healing)
+  const useTeacher = healing.crossEntropy < 1 || mapping.length > 0
+  const named = Math.min(healing.teacherTokens, teacherModel.dimensions.vocabularySize)
+  const form = {
+    tokens: named,
+    temperature: healing.temperature,
+    hidden: healing.hidden > 0 ? mapping.map(pair => pair.teacher + 1) : [],
+    attention: healing.attention > 0 ? mapping.map(pair => pair.teacher) : [],
+  }
+  const lora: LoraSpec | undefined = healing.train === 'LORA' ? loraOf(healing, model) : undefined
+  const training = await openTrainingModel(student, context, {
+    trained: lora ? [] : trainedRoles(healing, model),
+    lora,
+    crossEntropy: healing.crossEntropy > 0,
+    divergence: healing.crossEntropy < 1 ? { tokens: named, temperature: healing.temperature } : undefined,
+    hidden: form.hidden.map((_, i) => ({
+      layer: mapping[i]!.student + 1,
+      kind: healing.hiddenLoss === 'MSE' ? ('mse' as const) : ('cosine' as const),
+    })),
+    attention: form.attention.map((_, i) => mapping[i]!.student),
+    optimiser: { ...adamWDefaults, weightDecay: healing.weightDecay },
+    decayed: role => role !== 'embed' && (model.tensors.get(role)?.shape.length ?? 2) === 2,
+    clip: healing.clip,
+    maximumRows: batchRows * sequence,
+    seed: healing.seed,
+  })
+  let open: Teacher | undefined
+  try {
+    const cache = teacherCache(dataFolder, teacherHash, form, teacherModel.dimensions.hiddenSize, async ids => {
+      open ??= await openTeacher(teacher, context, form)
+      return open.say(ids)
+    })
+    const plan: TrainingPlan = {
+      rows,
+      batchRows,
+      accumulation,
+      schedule: {
+        kind: healing.schedule,
+        peak: healing.learningRate,
+        steps,
+        warmup: Math.max(1, Math.floor(steps * healing.warmup)),
+      },
+      crossEntropyShare: healing.crossEntropy,
+      divergenceShare: 1 - healing.crossEntropy,
+      hiddenShare: healing.hidden,
+      attentionShare: healing.attention,
+      evaluateEvery: Math.max(1, Math.ceil(steps / healing.looks)),
+      patience: healing.patience,
+      checkpointEvery: healing.checkpointSteps,
+    }
+    // Another teacher's words, other tokens or another student make another run.
+    const key = createHash('sha256')
+      .update(JSON.stringify([manifestHash, teacherHash, healing]))
+      .digest('hex')
+    const known = await readCheckpoint<TrainingState>(folder, 'checkpoint', key, training.tensors)
+    const batches = heldOutBatches(texts.heldOut, sequence)
+    let begin = performance.now()
+    let doneBefore = known?.step ?? 0
+    let trouble: string | undefined
+    const state = await train(
+      training,
+      plan,
+      {
+        signal,
+        teacher: useTeacher ? row => cache.row(row.ids) : undefined,
+        heldOut: async () => {
+          const before = performance.now()
+          let loss = 0
+          for (const batch of batches) loss += await training.crossEntropy(batch)
+          begin += performance.now() - before
+          return loss
+        },
+        keepBest: () => writeCheckpoint(folder, 'best', key, {}, training.tensors, ['weight']),
+        checkpoint: async state_ => {
+          try {
+            await writeCheckpoint(folder, 'checkpoint', key, state_, training.tensors)
+            trouble = undefined
+          } catch (error) {
+            if (!isDomainError(error) || error.code !== 'DISK_FULL') throw error
+            // The one before is still there; training itself needs no room.
+            trouble = error.message
+            log.warn({ err: error }, 'checkpoint skipped')
+          }
+        },
+        stepDone: (state_, latest) => {
+          const seconds = (performance.now() - begin) / 1000
+          progress({
+            stage: 'heal',
+            completed: state_.step,
+            total: steps,
+            unit: 'steps',
+            metrics: {
+              loss: healing.crossEntropy * latest.crossEntropy + (1 - healing.crossEntropy) * latest.divergence,
+              ...(healing.crossEntropy > 0 ? { crossEntropy: latest.crossEntropy } : {}),
+              ...(healing.hidden > 0 ? { hiddenLoss: latest.hidden } : {}),
+              ...(healing.attention > 0 ? { attentionLoss: latest.attention } : {}),
+              learningRate: latest.learningRate,
+              gradientNorm: latest.gradientNorm,
+              tokensPerSecond: Math.round(
+                ((state_.step - doneBefore) * batchRows * accumulation * sequence) / Math.max(1e-3, seconds),
+              ),
+              ...(state_.best ? { heldOutLoss: state_.best.loss } : {}),
+              ...(trouble ? { checkpoint: trouble } : {}),
+            },
+          })
+        },
+      },
+      known,
+    )
+    doneBefore = state.step
+    const heldOutBefore = state.firstHeldOut!
+    const best = state.best!
+    const tenth = Math.max(1, Math.floor(state.losses.length / 10))
+    const mean = (part: TrainingState['losses']) =>
+      part.reduce(
+        (sum, l) => sum + l.crossEntropy * healing.crossEntropy + l.divergence * (1 - healing.crossEntropy),
+        0,
+      ) / part.length
+    const measurements = {
+      improved: best.step > 0,
+      heldOutBefore,
+      heldOutAfter: best.loss,
+      keptStep: best.step,
+      steps: state.step,
+      tokens: state.step * batchRows * accumulation * sequence,
+      leaks: texts.leaks,
+      cutTexts: texts.cutTexts,
+      trainedParameters: training.tensors.reduce((sum, { weight }) => sum + weight.length, 0),
+      firstLoss: mean(state.losses.slice(0, tenth)),
+      lastLoss: mean(state.losses.slice(-tenth)),
+    }
+    if (best.step === 0) {
+      if (!healing.required) return { manifest: manifestHash, measurements }
+      const least = state.best!.loss
+      throw new DomainError(
+        'NOT_IMPROVED',
+        `Held-out loss did not fall below ${least.toFixed(4)} nats per token in ${state.step} steps; the weights stay as they were`,
+      )
+    }
+    if (best.step !== state.step && (await readCheckpoint(folder, 'best', key, training.tensors)) === undefined)
+      throw new DomainError('PAYLOAD_CORRUPT', `The weights of step ${best.step} in ${folder} cannot be read`, {
+        retryable: true,
+      })
+    const { hash } = await writeTrained(student, await finalWeights(training, lora, context), context, {})
+    return { manifest: hash, measurements }
+  } finally {
+    await Promise.all([training.dispose(), open?.dispose()])
+  }
+}
+
+/** The weights as the manifest has them: low-rank changes are merged. */
+async function finalWeights({ tensors, model }: TrainingModel, lora: LoraSpec | undefined, context: HealContext) {
+  if (!lora) return tensors
+  const { payloads, env, dataFolder } = context
+  const stored = async (role: string) => {
+    const tensor = model.tensors.get(role)!
+    return { shape: tensor.shape, weight: await readTensorFloat32(payloads, tensor) }
+  }
+  const options = { threads: env.HARTONOMOUS_THREADS, weightsFolder: dataFolder }
+  return mergeLora(tensors, lora, stored, model.inputFirst, options)
+}
+
+const refuse = (message: string): never => {
+  throw new DomainError('INVALID_RECIPE', message, { field: ['input', 'healing'] })
+}
+
+function trainedRoles({ train: part, layers }: Healing, { tensors, dimensions: d }: BuildableModel): string[] {
+  const all = [...tensors.keys()].filter(role => role !== 'rope_factors' && !(role === 'lm_head' && d.tiedEmbeddings))
+  if (part === 'NORMS') return all.filter(role => /norm(_bias)?$/.test(role))
+  if (part !== 'LAYERS') return all
+  const beyond = layers?.find(layer => layer >= d.layerCount)
+  if (beyond !== undefined) refuse(`healing.layers: ${beyond}, the student has the layers 0 to ${d.layerCount - 1}`)
+  const chosen = new Set(layers ?? refuse('healing.layers is missing: LAYERS trains the layers it names'))
+  return all.filter(role => chosen.has(parseRole(role).layerIndex ?? -1))
+}
+
+function loraOf({ lora }: Healing, { tensors }: BuildableModel): LoraSpec {
+  const { rank = 16, alpha = 32, targets = ['q', 'k', 'v', 'o', 'gate', 'up', 'down'] } = lora ?? {}
+  const wanted: ReadonlySet<string> = new Set(targets)
+  const roles = [...tensors.keys()].filter(role => wanted.has(parseRole(role).role))
+  if (roles.length === 0) refuse(`healing.lora.targets: the model has none of ${targets.join(', ')}`)
+  return { rank, alpha, targets: roles }
+}
+
+/** Pairs of layers whose outputs shall be alike; empty where no loss asks for them. */
+function mappingOf(
+  { hidden, attention, layerMapping }: Healing,
+  student: Manifest,
+  teacherHash: string,
+  { dimensions: own }: BuildableModel,
+  { dimensions: other }: BuildableModel,
+): { student: number; teacher: number }[] {
+  if (hidden === 0 && attention === 0) return []
+  if (hidden > 0 && own.hiddenSize !== other.hiddenSize)
+    refuse(`Hidden states of ${own.hiddenSize} numbers cannot be like the teacher's of ${other.hiddenSize}`)
+  if (attention > 0 && own.attentionHeadCount !== other.attentionHeadCount)
+    refuse(`${own.attentionHeadCount} attention heads cannot be like the teacher's ${other.attentionHeadCount}`)
+  const kept = student.parent?.manifest === teacherHash ? student.parent.layers : undefined
+  const beforeCuts = kept?.flatMap((layer, i) =>
+    i + 1 < kept.length && kept[i + 1]! > layer + 1 ? [{ student: i, teacher: kept[i + 1]! - 1 }] : [],
+  )
+  const pairs = layerMapping ?? beforeCuts
+  if (!pairs?.length) return refuse('healing.layerMapping is missing: the student is not a cut of this teacher')
+  for (const pair of pairs) {
+    if (pair.student >= own.layerCount || pair.teacher >= other.layerCount)
+      refuse(
+        `healing.layerMapping: student layer ${pair.student} to teacher layer ${pair.teacher}; they have ${own.layerCount} and ${other.layerCount} layers`,
+      )
+  }
+  return pairs
+}
+
+const promptKey = (prompt: string) => createHash('sha256').update(prompt).digest('hex')
+
+/** Training and held-out texts as tokens; no prompt is in both. */
+async function readTexts(student: Manifest, healing: Healing, { payloads }: HealContext) {
+  const tokenizer = await loadTokenizer(student, payloads)
+  const all = await parseProbeSet(await payloads.get(healing.data))
+  const wanted = healing.capabilities && new Set(healing.capabilities)
+  const unknown = healing.capabilities?.find(slug => !all.some(({ capability }) => capability === slug))
+  const refuseData = (message: string): never => {
+    throw new DomainError('BAD_USER_INPUT', message, { field: ['input', 'data'] })
+  }
+  if (unknown !== undefined) refuseData(`The training data has no capability "${unknown}"`)
+  const chosen = all.filter(({ capability }) => !wanted || wanted.has(capability))
+  const heldOutLines = chosen.filter(({ split }) => split === 'validation')
+  const seen = new Set(heldOutLines.map(({ prompt }) => promptKey(prompt)))
+  const lines = chosen.filter(({ split }) => split === 'probe')
+  const clean = lines.filter(({ prompt }) => !seen.has(promptKey(prompt)))
+  if (clean.length === 0)
+    refuseData(
+      lines.length === 0
+        ? 'The training data has no lines to train on (split "probe")'
+        : `All ${lines.length} training lines have prompts that are held out too`,
+    )
+  if (heldOutLines.length === 0)
+    refuseData(
+      'The training data has no held-out lines (split "validation"), so nothing could say whether training helps',
+    )
+  const bos = tokenizer.addBos && tokenizer.bosTokenId !== undefined ? [tokenizer.bosTokenId] : []
+  const encode = ({ capability, prompt, completion }: ProbeSample): TrainingText => ({
+    group: capability,
+    prompt: [...bos, ...tokenizer.encode(prompt)],
+    completion: tokenizer.encode(completion),
+  })
+  const training = clean.map(encode)
+  const counts = new Map<string, number>()
+  const heldOut = heldOutLines.flatMap(sample => {
+    const count = (counts.get(sample.capability) ?? 0) + 1
+    counts.set(sample.capability, count)
+    return count > healing.heldOutSamples ? [] : [encode(sample)]
+  })
+  const cutTexts = training.filter(
+    ({ prompt, completion }) => prompt.length + completion.length > healing.sequence,
+  ).length
+  return { training, heldOut, separator: tokenizer.eosTokenIds[0], leaks: lines.length - clean.length, cutTexts }
+}

@@ -1,0 +1,258 @@
+// Healing as a stage of a build: kept only where it helps, the same after a kill, and clear about what it cannot do.
+import { readdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { readManifest } from '../../../../compute/formats/manifest.js'
+import { runStages } from '../../../../compute/handlers/build-student.js'
+import type { HandlerContext } from '../../../../compute/handlers/handler.js'
+import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { heal } from '../../../../compute/handlers/stages/heal.js'
+import { canonicalProbeSet, type ProbeSample } from '../../../../compute/probing/probe-set.js'
+import { trainedTensor } from '../../../../compute/training/adamw.js'
+import { readCheckpoint, writeCheckpoint } from '../../../../compute/training/checkpoint.js'
+import { DomainError } from '../../../../lib/errors.js'
+import { type Healing, healingSchema } from '../../../../lib/healing.js'
+import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+import { picoTokenizer, writePicoLlama } from '../../../testkit/pico-llama.js'
+import { smallDisk } from '../../../testkit/small-disk.js'
+
+let context: TestHandlerContext
+let parent: string
+let data: string
+beforeAll(async () => {
+  context = await handlerContext({ HARTONOMOUS_THREADS: '1' })
+  const folder = join(context.dataFolder, 'teacher')
+  await writePicoLlama(folder, { heads: 2, keyValueHeads: 1, layers: 3 })
+  parent = (await ingestModel({ source: folder }, context)).manifest
+  data = await store(samples())
+})
+afterAll(() => context.dispose())
+
+const animals = ['cat', 'dog', 'hen', 'cow', 'fox', 'owl', 'pig', 'bee', 'ant', 'ram']
+const places = ['mat', 'hill', 'wall', 'roof', 'log', 'road']
+const samples = (): ProbeSample[] =>
+  animals.flatMap((animal, a) =>
+    places.map((place, p) => ({
+      capability: p % 2 ? 'sitting' : 'running',
+      subtask: 'plain',
+      split: (a + p) % 4 === 0 ? ('validation' as const) : ('probe' as const),
+      prompt: `where is the ${animal} number ${p}?`,
+      completion: ` the ${animal} ${p % 2 ? 'sits' : 'runs'} on the ${place}.`,
+    })),
+  )
+const store = async (lines: ProbeSample[]) => (await context.payloads.put([canonicalProbeSet(lines)])).hash
+
+const healing = (changes: Partial<Healing> = {}): Healing =>
+  healingSchema.parse({
+    data,
+    tokens: 64 * 24,
+    sequence: 64,
+    batchRows: 2,
+    learningRate: 0.01,
+    teacherTokens: 16,
+    crossEntropy: 0.7,
+    checkpointSteps: 3,
+    ...changes,
+  })
+const build = (changes: Partial<Healing> = {}, given: HandlerContext = context) =>
+  runStages(
+    {
+      parent,
+      layers: [
+        { from: 0, to: 1 },
+        { from: 2, to: 3 },
+      ],
+      stages: { healing: healing(changes) },
+    },
+    given,
+  )
+
+describe('healing a cut student', () => {
+  test('lowers held-out loss, keeps the cut’s lineage, and changes weights only', async () => {
+    const [cut, healed] = await build()
+    const found = healed!.measurements as Record<string, number>
+    expect(found.improved).toBe(true)
+    expect(found.heldOutAfter).toBeLessThan(0.8 * found.heldOutBefore!)
+    expect(found.tokens).toBe(64 * 24)
+    expect(found.leaks).toBe(0)
+    const [before, after] = [
+      await readManifest(context.payloads, cut!.manifest),
+      await readManifest(context.payloads, healed!.manifest),
+    ]
+    expect(after.parent).toEqual({ manifest: parent, layers: [0, 2] })
+    expect(after.tensors.map(({ name, shape }) => [name, shape])).toEqual(
+      before.tensors.map(({ name, shape }) => [name, shape]),
+    )
+    expect(after.tensors.every((tensor, i) => tensor.payload !== before.tensors[i]!.payload)).toBe(true)
+    const report = context.reports.filter(({ stage }) => stage === 'heal').at(-1)!
+    expect(report).toMatchObject({ completed: 12, total: 12, unit: 'steps' })
+    expect(Object.keys(report.metrics!)).toEqual(
+      expect.arrayContaining(['loss', 'learningRate', 'gradientNorm', 'tokensPerSecond', 'heldOutLoss']),
+    )
+  })
+
+  test('stopped after a checkpoint, it ends with the manifest of an undisturbed run', async () => {
+    const [, undisturbed] = await build({ seed: 7 })
+    const other = await handlerContext({ HARTONOMOUS_THREADS: '1' })
+    try {
+      const folder = join(context.dataFolder, 'teacher')
+      expect((await ingestModel({ source: folder }, other)).manifest).toBe(parent)
+      await other.payloads.put([canonicalProbeSet(samples())])
+      const abort = new AbortController()
+      const stopping: HandlerContext = {
+        ...other.withSignal(abort.signal),
+        progress: report => {
+          if (report.stage === 'heal' && report.completed === 8) abort.abort(new DomainError('CANCELLED', 'stop'))
+        },
+      }
+      await expect(build({ seed: 7 }, stopping)).rejects.toThrow('stop')
+      let first = 0
+      const going: HandlerContext = {
+        ...other,
+        progress: report => {
+          if (report.stage === 'heal') first ||= report.completed
+        },
+      }
+      const [, resumed] = await build({ seed: 7 }, going)
+      expect(first).toBe(7) // behind the checkpoint of step 6
+      expect(resumed!.manifest).toBe(undisturbed!.manifest)
+      expect(resumed!.measurements).toEqual(undisturbed!.measurements)
+    } finally {
+      await other.dispose()
+    }
+  })
+
+  test('what the teacher said is asked for once, and shared by its students', async () => {
+    const folder = join(context.dataFolder, 'derived', 'teachers', parent)
+    await build({ seed: 11 })
+    const rows = await readdir(folder)
+    await build({ seed: 11, learningRate: 0.005 })
+    expect(await readdir(folder)).toEqual(rows)
+  })
+
+  test.each<[string, Partial<Healing>]>([
+    ['low-rank changes', { train: 'LORA', lora: { rank: 4, alpha: 8, targets: ['q', 'v', 'up', 'down'] } }],
+    ['norms alone', { train: 'NORMS' }],
+    ['one layer', { train: 'LAYERS', layers: [1] }],
+    ['hidden states and attention', { hidden: 0.5, attention: 0.1, hiddenLoss: 'COSINE', crossEntropy: 0.5 }],
+  ])('%s: only what is trained changes, and it helps', async (name, changes) => {
+    const [cut, healed] = await build({ ...changes, learningRate: 0.02 })
+    const found = healed!.measurements as Record<string, number>
+    expect(found.heldOutAfter).toBeLessThan(found.heldOutBefore!)
+    const [before, after] = [
+      await readManifest(context.payloads, cut!.manifest),
+      await readManifest(context.payloads, healed!.manifest),
+    ]
+    const changed = after.tensors.filter((tensor, i) => tensor.payload !== before.tensors[i]!.payload).map(t => t.role!)
+    const expected: Record<string, RegExp> = {
+      'low-rank changes': /\.(q|v|up|down)$/,
+      'norms alone': /norm$/,
+      'one layer': /^layers\.1\./,
+      'hidden states and attention': /./,
+    }
+    expect(changed).toEqual(before.tensors.map(t => t.role!).filter(role => expected[name]!.test(role)))
+  })
+
+  test('that does not help changes nothing, or fails where it must help', async () => {
+    const [, good] = await build()
+    // A teacher of random weights, followed alone, leads away from the texts.
+    const away = (changes: Partial<Healing>) =>
+      heal(good!.manifest, parent, healing({ crossEntropy: 0, seed: 5, ...changes }), {
+        ...context,
+        folder: join(context.dataFolder, 'away'),
+      })
+    const { manifest, measurements } = await away({})
+    expect(measurements).toMatchObject({ improved: false, keptStep: 0 })
+    expect(manifest).toBe(good!.manifest)
+    await expect(away({ required: true })).rejects.toMatchObject({ code: 'NOT_IMPROVED' })
+  })
+
+  test('learning rates that diverge are said to, with step and rate, and keep nothing', async () => {
+    const [, good] = await build()
+    const wild = healing({ learningRate: 1, warmup: 0, clip: 1e9, tokens: 64 * 60, crossEntropy: 1 })
+    await expect(
+      heal(good!.manifest, parent, wild, { ...context, folder: join(context.dataFolder, 'wild') }),
+    ).rejects.toThrow(/Step \d+: (training diverges, the loss grew from .* at a learning rate of|.*NaN)/)
+  })
+})
+
+describe('data and models that do not fit', () => {
+  const line = (changes: Partial<ProbeSample>): ProbeSample => ({ ...samples()[1]!, ...changes })
+  const run = async (lines: ProbeSample[] | Uint8Array, changes: Partial<Healing> = {}) => {
+    const hash = lines instanceof Uint8Array ? (await context.payloads.put([lines])).hash : await store(lines)
+    return heal(parent, parent, healing({ data: hash, ...changes }), {
+      ...context,
+      folder: join(context.dataFolder, 'x'),
+    })
+  }
+  const text = (value: string) => new TextEncoder().encode(value)
+
+  test.each<[string, () => Promise<unknown>, string]>([
+    ['nothing at all', () => run(text('')), 'holds no samples'],
+    ['other bytes than UTF-8', () => run(Uint8Array.of(0x7b, 0xff, 0xfe, 0x0a)), 'line 1: not valid UTF-8'],
+    ['nothing held out', () => run([line({ split: 'probe' })]), 'no held-out lines'],
+    ['nothing to train on', () => run([line({ split: 'validation' })]), 'no lines to train on'],
+    [
+      'the same prompts on both sides',
+      () => run([line({ split: 'probe' }), line({ split: 'validation' })]),
+      'All 1 training lines have prompts that are held out too',
+    ],
+    [
+      'everything masked, because prompts fill the rows',
+      () =>
+        run(
+          samples().map(s => ({ ...s, prompt: s.prompt.repeat(9) })),
+          { promptWeight: 0, sequence: 32 },
+        ),
+      'Every token of the training data is masked',
+    ],
+    ['a capability it does not have', () => run(samples(), { capabilities: ['flying'] }), 'no capability "flying"'],
+    [
+      'layers beyond the student',
+      () => run(samples(), { train: 'LAYERS', layers: [9] }),
+      'the student has the layers 0 to 2',
+    ],
+  ])('%s is refused by name', async (_name, attempt, message) => {
+    await expect(attempt()).rejects.toThrow(message)
+  })
+
+  test('texts longer than a row are cut, and counted', async () => {
+    const { measurements } = await run(samples(), { sequence: 32, tokens: 320 })
+    expect(measurements.cutTexts).toBeGreaterThan(0)
+  })
+
+  test('a teacher with other tokens is refused, and the tokens are named', async () => {
+    const folder = join(context.dataFolder, 'other-tokens')
+    await writePicoLlama(folder, { heads: 2, keyValueHeads: 1, seed: 5 })
+    const other = picoTokenizer(64) as { model: { vocab: Record<string, number> } }
+    const { a, b } = other.model.vocab
+    Object.assign(other.model.vocab, { a: b, b: a })
+    await writeFile(join(folder, 'tokenizer.json'), JSON.stringify(other))
+    const teacher = (await ingestModel({ source: folder }, context)).manifest
+    await expect(
+      heal(parent, teacher, healing(), { ...context, folder: join(context.dataFolder, 'y') }),
+    ).rejects.toThrow(
+      /VOCABULARY_MISMATCH|do not have the same tokens: token 4 is "b" for the teacher and "a" for the student; token 5 is "a"/,
+    )
+  })
+})
+
+test('a disk that is full during a checkpoint leaves the one before it', async ({ skip }) => {
+  const disk = await smallDisk(2)
+  if (!disk) return skip('this process may not mount a file system')
+  try {
+    const tensor = trainedTensor('w', [50_000], new Float32Array(50_000).fill(1), false)
+    await writeCheckpoint(disk.path, 'checkpoint', 'k', { step: 1 }, [tensor])
+    tensor.weight.fill(2)
+    await writeFile(join(disk.path, 'filler'), new Uint8Array(1_300_000))
+    await expect(writeCheckpoint(disk.path, 'checkpoint', 'k', { step: 2 }, [tensor])).rejects.toMatchObject({
+      code: 'DISK_FULL',
+    })
+    expect((await readdir(disk.path)).sort()).toEqual(['checkpoint', 'filler'])
+    expect(await readCheckpoint(disk.path, 'checkpoint', 'k', [tensor])).toEqual({ step: 1 })
+    expect(tensor.weight[49_999]).toBe(1)
+    expect(await readCheckpoint(disk.path, 'checkpoint', 'another run', [tensor])).toBeUndefined()
+  } finally {
+    await disk.remove()
+  }
+})

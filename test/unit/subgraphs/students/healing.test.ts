@@ -1,0 +1,139 @@
+// Recipes that train their student, and training as a mutation of its own: what is asked for, refused, queued and shown.
+import { Like } from 'typeorm'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { type ModelAtom, ProbeSampleCount } from '../../../../db/entities/index.js'
+import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
+import { subgraph as models } from '../../../../subgraphs/models/subgraph.js'
+import { subgraph } from '../../../../subgraphs/students/subgraph.js'
+import { subgraph as taxonomy } from '../../../../subgraphs/taxonomy/subgraph.js'
+import {
+  addModel,
+  jobOf,
+  openSubgraphPlatform,
+  run,
+  type SubgraphPlatform,
+} from '../../../testkit/subgraph-platform.js'
+import { picoManifest } from '../../compute/surgery/pico-manifest.js'
+
+let p: SubgraphPlatform
+let parent: ModelAtom
+let modelId: string
+const { sourceFiles: _, sourceConfig: __, ...manifest } = picoManifest({ layerCount: 4 })
+beforeEach(async () => {
+  p = await openSubgraphPlatform(subgraph, taxonomy, models)
+  parent = await addModel(p.platform, 'pico', manifest)
+  modelId = toGlobalId('Model', parent.id)
+})
+afterEach(() => p.close())
+
+const fields =
+  'id name status layerCount job { id } healing { tokens sequence rowsPerStep learningRate schedule train crossEntropy temperature hidden attention seed }'
+const mutate = async (field: string, input: Record<string, unknown>) => {
+  const type = `${field[0]!.toUpperCase()}${field.slice(1)}Input`
+  const job = field === 'createRecipe' ? '' : 'job { id }'
+  const source = `mutation($input: ${type}!) { ${field}(input: $input) { recipe { ${fields} } ${job} userErrors { field message code } } }`
+  return (await run(subgraph.schema, p.context(), source, { input }))[field]
+}
+const create = (healing: Record<string, unknown>) =>
+  mutate('createRecipe', { parentModelId: modelId, layers: [{ from: 0, to: 3 }], healing })
+
+describe('a recipe that heals', () => {
+  test('shows how, and builds with what it says on a device', async () => {
+    const { recipe, userErrors } = await create({
+      tokens: 8192,
+      batchRows: 2,
+      accumulation: 2,
+      crossEntropy: 0.25,
+      capabilities: ['translation'],
+    })
+    expect(userErrors).toEqual([])
+    expect(recipe.healing).toEqual({
+      tokens: 8192,
+      sequence: 256,
+      rowsPerStep: 4,
+      learningRate: 0.0003,
+      schedule: 'COSINE',
+      train: 'ALL',
+      crossEntropy: 0.25,
+      temperature: 1,
+      hidden: 0,
+      attention: 0,
+      seed: 1,
+    })
+    await run(
+      subgraph.schema,
+      p.context(),
+      'mutation($i: ApproveRecipeInput!) { approveRecipe(input: $i) { userErrors { message } } }',
+      { i: { recipeId: recipe.id } },
+    )
+    const { buildStudent } = await run(
+      subgraph.schema,
+      p.context(),
+      'mutation($i: BuildStudentInput!) { buildStudent(input: $i) { job { id } userErrors { message } } }',
+      { i: { recipeId: recipe.id } },
+    )
+    const job = await jobOf(p.platform, 'student.build', fromGlobalId('Job', buildStudent.job.id))
+    expect(job.lane).toBe('device')
+    const { stages } = job.input
+    expect(stages!.healing).toMatchObject({ capabilities: ['translation'], batchRows: 2, required: false })
+    expect(stages!.healing!.data).toMatch(/^[0-9a-f]{64}$/)
+  })
+
+  test('needs texts to train on and to hold out', async () => {
+    const { probeDatasetId } = await p.platform.db.read.findOneByOrFail(ProbeSampleCount, {
+      slug: Like('translation/%'),
+    })
+    await p.platform.db.tx(em => em.update(ProbeSampleCount, { probeDatasetId }, { validationCount: 0 }))
+    expect((await create({})).userErrors).toMatchObject([{ code: 'INVALID_PROBE_DATASET' }])
+  })
+
+  test.each([
+    [{ learningRate: 2 }, 'INVALID_RECIPE', 'healing.learningRate'],
+    [{ tokens: 10 }, 'INVALID_RECIPE', 'healing.tokens'],
+    [{ crossEntropy: 1.5 }, 'INVALID_RECIPE', 'healing.crossEntropy'],
+    [{ lora: { rank: 0 } }, 'INVALID_RECIPE', 'healing.lora.rank'],
+    [{ teacherId: toGlobalId('Model', '00000000-0000-7000-8000-000000000000') }, 'NOT_FOUND', 'No model has this id'],
+    [{ capabilities: ['flying'] }, 'NOT_FOUND', 'flying'],
+  ])('%j is refused with %s', async (healing, code, words) => {
+    const { recipe, userErrors } = await create(healing)
+    expect(recipe).toBeNull()
+    expect(userErrors).toHaveLength(1)
+    expect(userErrors[0].code).toBe(code)
+    expect(userErrors[0].message).toContain(words)
+  })
+})
+
+describe('distillStudent', () => {
+  test('writes a recipe of all layers, approves it and queues its build, which must help', async () => {
+    const teacher = await addModel(p.platform, 'teacher', { ...manifest, sourceName: 'another' })
+    const { recipe, job, userErrors } = await mutate('distillStudent', {
+      modelId,
+      teacherId: toGlobalId('Model', teacher.id),
+      train: 'LORA',
+      lora: { rank: 4 },
+    })
+    expect(userErrors).toEqual([])
+    expect(recipe).toMatchObject({
+      name: 'pico-distilled',
+      status: 'BUILDING',
+      layerCount: 4,
+      healing: { train: 'LORA' },
+    })
+    const { input } = await jobOf(p.platform, 'student.build', fromGlobalId('Job', job.id))
+    expect(input.stages!.healing).toMatchObject({
+      teacher: teacher.manifestHash,
+      required: true,
+      lora: { rank: 4, alpha: 32 },
+    })
+  })
+
+  test('without a teacher it takes the parent, and says so where there is none', async () => {
+    expect((await mutate('distillStudent', { modelId })).userErrors).toEqual([
+      {
+        field: ['input', 'teacherId'],
+        message: 'teacherId: is missing, and "pico" has no parent that could be its teacher',
+        code: 'BAD_USER_INPUT',
+      },
+    ])
+  })
+})
