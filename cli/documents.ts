@@ -64,6 +64,7 @@ export const documents = {
   retryJob: `mutation Retry($input: RetryJobInput!) { retryJob(input: $input) { job { id state } userErrors { field message code } } }`,
   verifyStorage: `mutation Verify { verifyStorage(input: {}) { job { id } userErrors { field message code } } }`,
   collectGarbage: `mutation Collect { collectGarbage(input: {}) { job { id } userErrors { field message code } } }`,
+  devices: `query Devices { devices(offered: true) { id name kind memoryBytes chosen busy problem worker job { id type } } }`,
   storage: `query Storage { storage { modelCount payloadCount storedBytes logicalBytes savedBytes deduplicationRatio } }`,
 } as const
 

@@ -86,6 +86,31 @@ export async function collect(session: Session) {
   print(`${output.removed} payloads${exports} removed, ${quantity(output.bytes, 'bytes')} freed.`)
 }
 
+interface DeviceSummary {
+  id: string
+  name: string
+  kind: string
+  memoryBytes: string | null
+  chosen: boolean
+  busy: boolean
+  problem: string | null
+  job: { id: string; type: string } | null
+}
+
+export async function devices(session: Session) {
+  const { devices: found } = await session.client.query<{ devices: DeviceSummary[] }>(documents.devices)
+  if (session.json) return printJson(found)
+  const state = (d: DeviceSummary) =>
+    d.problem ? 'not there' : d.chosen ? (d.job ? `runs ${d.job.type}` : 'free') : 'not used (HARTONOMOUS_DEVICES)'
+  print(
+    table(
+      ['kind', 'name', 'memory', 'state'],
+      found.map(d => [d.kind, d.name, d.memoryBytes ? quantity(Number(d.memoryBytes), 'bytes') : '', state(d)]),
+    ),
+  )
+  for (const { problem } of found) if (problem) print(problem)
+}
+
 interface Storage {
   modelCount: number
   payloadCount: number

@@ -246,6 +246,10 @@ program
 program.command('watch <job>').description('follow a job to its end').action(run(jobs.watch))
 program.command('cancel <job>').description('stop a job').action(run(jobs.cancel))
 program.command('retry <job>').description('start a failed or cancelled job again').action(run(jobs.retry))
+program
+  .command('devices')
+  .description('what this machine can compute on, and what runs there now')
+  .action(run(jobs.devices))
 program.command('storage').description('how much is stored, how much sharing saves').action(run(jobs.storage))
 program.command('verify').description('re-hash every stored payload').action(run(jobs.verify))
 program.command('gc').description('remove payloads that no model refers to').action(run(jobs.collect))

@@ -3,7 +3,6 @@ import { setPriority } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import type { Env } from '../lib/env.js'
 import { DomainError } from '../lib/errors.js'
 import { makeLogger } from '../lib/log.js'
 import { compiledFile } from '../lib/project.js'
@@ -11,7 +10,7 @@ import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 import type { Handler, HandlerContext } from './handlers/handler.js'
 import { handlers } from './handlers/index.js'
 import { toFailure } from './pool/failure.js'
-import { type JobName, jobTypes, type Lane } from './pool/job-types.js'
+import { type JobName, jobTypes } from './pool/job-types.js'
 import type { FromWorker, ToWorker } from './pool/messages.js'
 import { progressMeter } from './pool/progress.js'
 import { withFlopCounter } from './runtime/count-flops.js'
@@ -44,17 +43,21 @@ for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
   })
 }
 process.on('message', (message: ToWorker) => {
-  if (message.kind === 'begin') return void begin(message.env, message.lane)
+  if (message.kind === 'begin') return void begin(message)
   if (message.kind === 'stop') return void stop()
   if (message.kind === 'cancel') return running.get(message.jobId)?.abort(cancelled)
 })
 
-async function begin(env: Env, lane: Lane) {
+async function begin({ env, lane, device }: Extract<ToWorker, { kind: 'begin' }>) {
   log = makeLogger(`worker ${lane}`, env.LOG_LEVEL)
   // Computation of minutes yields to the API and to answers somebody waits for.
   if (lane !== 'interactive') setPriority(5)
   new Worker(compiledFile('compute/pool/parent-watch.js'), { workerData: Number(process.argv[2]) }).unref()
-  if (lane !== 'io' && env.HARTONOMOUS_SESSION_BYTES > 0) {
+  if (device) {
+    const { useDevice } = await import('./runtime/providers.js')
+    useDevice(device)
+  }
+  if (device && env.HARTONOMOUS_SESSION_BYTES > 0) {
     const { sessionPool } = await import('./runtime/session-pool.js')
     sessionPool.budget = env.HARTONOMOUS_SESSION_BYTES
   }

@@ -35,6 +35,20 @@ const schema = z.object({
       }
       return urls as ReadonlyMap<string, string>
     }),
+  /** What computes: `cpu`, `webgpu`, `cuda` (all of its devices) or `cuda:1`, separated by commas; each gets workers of its own. */
+  HARTONOMOUS_DEVICES: z
+    .string()
+    .default('cpu')
+    .transform((text, context) =>
+      text.split(',').flatMap(part => {
+        const found = /^(cpu|webgpu|cuda)(?::(\d+))?$/.exec(part.trim())
+        if (!found) {
+          context.addIssue({ code: 'custom', message: `"${part.trim()}" is none of cpu, webgpu, cuda and cuda:1` })
+          return []
+        }
+        return [{ provider: found[1] as 'cpu' | 'webgpu' | 'cuda', index: found[2] ? Number(found[2]) : undefined }]
+      }),
+    ),
   /** Threads ONNX Runtime may use in one worker; 0 lets it choose (one per core). */
   HARTONOMOUS_THREADS: z.coerce.number().int().min(0).max(1024).default(0),
   /** What generation computes with: float32 weights, or weights as stored in quantised blocks with activations rounded to 8 bits. */

@@ -5,11 +5,11 @@ import type { Env } from '../../lib/env.js'
 import { isDomainError } from '../../lib/errors.js'
 import type { Logger } from '../../lib/log.js'
 import { compiledFile } from '../../lib/project.js'
-import { localDevices } from './devices.js'
+import { chosenDevices, offeredDevices, type PoolDevice } from './devices.js'
 import { jobEvents } from './events.js'
 import type { Lane } from './job-types.js'
 import type { FromWorker } from './messages.js'
-import type { JobQueue, JobRecord, JobStore } from './queue.js'
+import type { DeviceRecord, JobQueue, JobRecord, JobStore } from './queue.js'
 import { startWorker, type WorkerProcess } from './worker-process.js'
 
 /** Jobs one worker of the lane runs at once: devices are exclusive, generations share a loaded model, io waits for disks and networks. */
@@ -19,6 +19,8 @@ export const laneConcurrency: Record<Lane, number> = { device: 1, interactive: 4
 const pollMs = 250
 /** Time a worker has to let go of a cancelled job before it is killed. */
 const cancelGraceMs = 500
+/** How long a device that was lost gets no jobs, where there are others. */
+const restMs = 60_000
 /** Pauses of a lane after its worker failed to start, or after the store failed: doubled each time. */
 const backOffMs = { first: 500, last: 30_000 }
 
@@ -34,6 +36,7 @@ export interface EmbeddedQueueOptions {
 interface Slot {
   worker: Promise<WorkerProcess>
   lane: Lane
+  deviceId: string
   pid: number | undefined
   jobs: Map<string, Running>
   /** Ends with its only job: see `slotFor`. */
@@ -56,6 +59,8 @@ interface Running {
 
 interface LaneState {
   lane: Lane
+  /** null: jobs that need none. */
+  device: PoolDevice | null
   deviceId: string
   shared: Slot | undefined
   running: Set<string>
@@ -75,12 +80,13 @@ export function embeddedQueue({
   workerFile = compiledFile('compute/worker.js'),
 }: EmbeddedQueueOptions): JobQueue {
   const events = jobEvents()
-  const devices = localDevices()
+  let devices: PoolDevice[] = []
   const running = new Map<string, Running>()
   const slots = new Set<Slot>()
-  const makeLane = (lane: Lane, deviceId: string): LaneState => ({
+  const makeLane = (lane: Lane, device: PoolDevice | null): LaneState => ({
     lane,
-    deviceId,
+    device,
+    deviceId: device?.id ?? lane,
     shared: undefined,
     running: new Set(),
     pumping: undefined,
@@ -89,10 +95,7 @@ export function embeddedQueue({
     startFailures: 0,
     pausedUntil: 0,
   })
-  const lanes = [
-    makeLane('io', 'io'),
-    ...devices.flatMap(device => [makeLane('interactive', device.id), makeLane('device', device.id)]),
-  ]
+  const lanes = [makeLane('io', null)]
   let poll: NodeJS.Timeout | undefined
   let started = false
   let stopping = false
@@ -153,11 +156,12 @@ export function embeddedQueue({
     if (!single && state.shared) return state.shared
     const slot: Slot = {
       lane: state.lane,
+      deviceId: state.deviceId,
       pid: undefined,
       jobs: new Map(),
       single,
       killedFor: undefined,
-      worker: startWorker(workerFile, state.lane, env, message => onMessage(slot, message)),
+      worker: startWorker(workerFile, state.lane, state.device, env, message => onMessage(slot, message)),
     }
     slots.add(slot)
     if (!single) state.shared = slot
@@ -227,6 +231,7 @@ export function embeddedQueue({
           message.flops,
         )
       case 'failed':
+        if (message.error.code === 'DEVICE_LOST' || message.error.code === 'DEVICE_UNAVAILABLE') abandon(slot)
         return void finish(
           run,
           (progress, seconds) => store.fail(job.id, message.error, progress, seconds, message.flops),
@@ -236,6 +241,24 @@ export function embeddedQueue({
         retire(slot)
         return void finish(run, (progress, seconds) => store.requeue(job.id, progress, seconds, message.flops))
     }
+  }
+
+  /**
+   * The device of the worker computes no more in this process: what else runs there goes back to the queue, and the device rests, for
+   * long where another one can take the jobs meanwhile.
+   */
+  function abandon(slot: Slot) {
+    const lane = lanes.find(state => state.lane === slot.lane && state.deviceId === slot.deviceId)
+    retire(slot)
+    for (const state of lanes) {
+      if (state.deviceId !== slot.deviceId) continue
+      if (devices.length > 1) state.pausedUntil = performance.now() + restMs
+      else backOff(state, (lane ?? state).startFailures++)
+    }
+    void slot.worker.then(
+      worker => worker.send({ kind: 'stop' }),
+      () => {},
+    )
   }
 
   /** The worker is about to end: it gets no further jobs. */
@@ -361,6 +384,8 @@ export function embeddedQueue({
 
   return {
     async start() {
+      devices = await chosenDevices(env)
+      for (const device of devices) lanes.push(makeLane('interactive', device), makeLane('device', device))
       for (const job of await store.recover()) events.state(job)
       started = true
       poll = setInterval(() => void onPoll().catch(error => log.error({ err: error }, 'polling failed')), pollMs)
@@ -388,13 +413,18 @@ export function embeddedQueue({
     watch: events.watch,
     watchAll: events.watchAll,
 
-    devices: () =>
-      devices.map(device => {
-        const state = lanes.find(l => l.lane === 'device' && l.deviceId === device.id)
-        const [jobId = null] = state?.running ?? []
-        const pid = (jobId && running.get(jobId)?.slot.pid) ?? state?.shared?.pid
-        const worker = pid ? `${pid}@${hostname()}` : hostname()
-        return { ...device, busy: jobId !== null, jobId, worker }
-      }),
+    devices: () => devices.map(record),
+    async offeredDevices() {
+      const others = (await offeredDevices()).filter(({ id }) => !devices.some(device => device.id === id))
+      return [...devices, ...others].map(record)
+    },
+  }
+
+  function record({ id, name, kind, memoryBytes, problem }: PoolDevice): DeviceRecord {
+    const state = lanes.find(l => l.lane === 'device' && l.deviceId === id)
+    const [jobId = null] = state?.running ?? []
+    const pid = (jobId && running.get(jobId)?.slot.pid) ?? state?.shared?.pid
+    const worker = pid ? `${pid}@${hostname()}` : hostname()
+    return { id, name, kind, memoryBytes, problem, chosen: state !== undefined, busy: jobId !== null, jobId, worker }
   }
 }

@@ -1,11 +1,12 @@
 // What the server and a worker process say to each other.
 import type { Env } from '../../lib/env.js'
+import type { WorkerDevice } from './devices.js'
 import type { JobName, Lane } from './job-types.js'
 import type { JobFailure, JobProgress, OutputDelta } from './queue.js'
 
 export type ToWorker =
   /** First message: what the worker needs to know for its whole life. */
-  | { kind: 'begin'; env: Env; lane: Lane }
+  | { kind: 'begin'; env: Env; lane: Lane; device: WorkerDevice | null }
   /** `sequence`: number of the job's last progress event. */
   | { kind: 'run'; jobId: string; type: JobName; input: unknown; sequence: number }
   | { kind: 'cancel'; jobId: string }

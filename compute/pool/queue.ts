@@ -55,6 +55,10 @@ export interface DeviceRecord {
   name: string
   kind: 'CPU' | 'WEBGPU' | 'CUDA'
   memoryBytes: number | null
+  /** Why it does not compute; null where it can. */
+  problem: string | null
+  /** Whether jobs run on it: HARTONOMOUS_DEVICES names it. */
+  chosen: boolean
   busy: boolean
   jobId: string | null
   /** Process id and host of the worker. */
@@ -137,5 +141,8 @@ export interface JobQueue {
   watch(jobId: string, from?: 'now' | 'start'): AsyncIterableIterator<JobEvent>
   /** State and progress changes of all jobs of a tenant; a slow reader loses the oldest. */
   watchAll(tenantId: string): AsyncIterableIterator<JobRecord>
+  /** The devices that jobs run on. */
   devices(): DeviceRecord[]
+  /** Those and what else this machine has, looked for at the first call. */
+  offeredDevices(): Promise<DeviceRecord[]>
 }

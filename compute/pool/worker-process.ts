@@ -1,6 +1,7 @@
 // One worker process as its parent sees it: start, talk, notice that it is silent or gone.
 import { type ChildProcess, fork } from 'node:child_process'
 import { type Env, fileWorkEnvironment } from '../../lib/env.js'
+import type { WorkerDevice } from './devices.js'
 import type { Lane } from './job-types.js'
 import type { FromWorker, ToWorker } from './messages.js'
 
@@ -30,13 +31,14 @@ export interface WorkerProcess {
 export function startWorker(
   file: string,
   lane: Lane,
+  device: WorkerDevice | null,
   env: Env,
   onMessage: (message: FromWorker) => void,
 ): Promise<WorkerProcess> {
   // Standard output belongs to the program that runs the platform (the CLI's --json); workers log on standard error.
   // The parent's pid lets the worker notice a parent that was killed, even one killed before the worker could look;
-  // the lane is for people who read the process list.
-  const child = fork(file, [String(process.pid), lane], {
+  // device and lane are for people who read the process list.
+  const child = fork(file, [String(process.pid), ...(device ? [`${device.provider}-${device.index}`] : []), lane], {
     execArgv: [],
     serialization: 'advanced',
     ...(lane === 'io' ? { env: fileWorkEnvironment() } : {}),
@@ -73,7 +75,7 @@ export function startWorker(
         exited,
       })
     })
-    trySend(child, { kind: 'begin', env, lane })
+    trySend(child, { kind: 'begin', env, lane, device })
   })
 }
 

@@ -81,5 +81,6 @@ export function followerQueue(db: Database, log: Pick<Logger, 'error'>): JobQueu
     watch: events.watch,
     watchAll: events.watchAll,
     devices: () => [],
+    offeredDevices: async () => [],
   }
 }

@@ -180,6 +180,13 @@ export class Device extends Node {
   kind!: DeviceRecord['kind']
   @Field(() => BigIntScalar, { nullable: true, description: 'Memory of the device in bytes; null where unknown.' })
   memoryBytes!: number | null
+  @Field(() => Boolean, { description: 'Whether jobs run on it: HARTONOMOUS_DEVICES names it.' })
+  chosen!: boolean
+  @Field(() => String, {
+    nullable: true,
+    description: 'Why it does not compute, and what to install; null where it can.',
+  })
+  problem!: string | null
   @Field(() => Boolean, { description: 'Whether a job holds it now.' })
   busy!: boolean
   @Field(() => String, { description: 'Process id and host of its worker.' })
@@ -193,6 +200,8 @@ export const toDevice = (record: DeviceRecord): Device =>
     name: record.name,
     kind: record.kind,
     memoryBytes: record.memoryBytes,
+    chosen: record.chosen,
+    problem: record.problem,
     busy: record.busy,
     worker: record.worker,
   })
