@@ -13,7 +13,7 @@ export interface CutRecords {
 
 /** A set of layers as a text. */
 export const cutKey = (kept: Stack): string => kept.join(',')
-export const cutOfKey = (key: string): Stack => key.split(',').map(Number)
+export const cutOfKey = (key: string): Stack => (key === '' ? [] : key.split(',').map(Number))
 
 export interface CutTable {
   samples: readonly EncodedSample[]

@@ -123,7 +123,10 @@ export const jobStub = (id: string): JobStub => Object.assign(new JobStub(), { i
 
 @ObjectType({ description: 'What happened to a model, one line of its history.' })
 export class ModelEvent {
-  @Field(() => String, { description: 'INGESTED, BUILT, ANALYZED, EXPORTED, DELETED …' })
+  @Field(() => String, {
+    description:
+      'INGESTED, BUILT, ANALYZED, EXPORTED, DELETED …, and POLICY: what a policy started by itself, or why it did not.',
+  })
   kind!: string
   @Field(() => String, { description: 'What happened, in a sentence for people.' })
   description!: string

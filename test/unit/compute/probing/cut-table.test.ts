@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { type CutRecords, openCutTable } from '../../../../compute/probing/cut-table.js'
+import { type CutRecords, cutKey, cutOfKey, openCutTable } from '../../../../compute/probing/cut-table.js'
 import { createScorer, type ScoringModel } from '../../../../compute/probing/scoring.js'
 import { numberAfter, numberModel } from './number-model.js'
 
@@ -33,6 +33,10 @@ function memory(): CutRecords & { entries: Map<string, number> } {
 }
 
 describe('a table of cuts', () => {
+  it.each([[[]], [[0]], [[0, 2, 11]]])('names the cut %j so that it is read back', cut => {
+    expect(cutOfKey(cutKey(cut))).toEqual(cut)
+  })
+
   it('measures what was asked for, by formula, and nothing twice', async () => {
     const { table, runs } = open()
     await table.measure(
