@@ -27,6 +27,7 @@ export const documents = {
   ${analysisFragment()}`,
   ingestModel: `mutation Ingest($input: IngestModelInput!) { ingestModel(input: $input) { job { id } userErrors { field message code } } }`,
   deleteModel: `mutation Delete($input: DeleteModelInput!) { deleteModel(input: $input) { model { id name } userErrors { field message code } } }`,
+  quantizeModel: `mutation Quantize($input: QuantizeModelInput!) { quantizeModel(input: $input) { job { id } userErrors { field message code } } }`,
   exportModel: `mutation Export($input: ExportModelInput!) { exportModel(input: $input) { job { id } userErrors { field message code } } }`,
   analyzeModel: `mutation Analyze($input: AnalyzeModelInput!) { analyzeModel(input: $input) { job { id } userErrors { field message code } } }`,
   probeDatasets: `query ProbeDatasets { probeDatasets { id name version sampleCount } }`,

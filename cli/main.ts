@@ -229,6 +229,25 @@ program
   .option('--output <folder>', 'download the files into this folder')
   .action(run(models.exportModel))
 program
+  .command('quantize <model>')
+  .description('make a model with 4- or 8-bit weights of another, and measure what that changes')
+  .option('--type <type>', 'int4 or int8', oneOf(['int4', 'int8']), 'int4')
+  .option('--asymmetric', 'codes over a minimum of each block instead of around zero')
+  .option('--block-size <n>', 'weights that share a scale: 32, 64 or 128', wholeNumber(32, 128), 32)
+  .option('--round-to-nearest', 'from the weights alone, without calibration')
+  .option('--embeddings <type>', 'keep, int8 or int4', oneOf(['keep', 'int8', 'int4']), 'int8')
+  .option(
+    '--head <type>',
+    'keep, int8 or int4; of the embeddings too where both are one table',
+    oneOf(['keep', 'int8', 'int4']),
+    'int8',
+  )
+  .option('--requantize', 'take the values of a model that came quantised as they are')
+  .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the built-in one)')
+  .option('--samples <n>', 'validation samples per capability to compare on', wholeNumber(1), 8)
+  .option('--name <name>', 'name of the new model')
+  .action(run(models.quantize))
+program
   .command('delete <model>')
   .description('delete a model; tensors that others share stay')
   .action(run(models.deleteModel))

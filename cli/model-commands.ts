@@ -9,7 +9,7 @@ import { analysisText, scoreTable } from './analysis-text.js'
 import { documents } from './documents.js'
 import { downloadFiles, type ExportedFile } from './download.js'
 import { allPages, findModel, findOneModel, idCell } from './find.js'
-import type { Analysis, ModelDetail, ModelSummary } from './results.js'
+import type { Analysis, Comparison, ModelDetail, ModelSummary } from './results.js'
 import { print, printJson, runJob } from './run-job.js'
 import type { Session } from './session.js'
 
@@ -149,6 +149,52 @@ export async function exportModel(
   print(table(['size', 'sha256 begins', paths ? 'file' : 'url'], rows))
   if (session.ownPlatform && !paths)
     print('The addresses answer while a platform serves (`npm start`); --output FOLDER saves the files at once.')
+}
+
+export interface QuantizeOptions {
+  type: string
+  asymmetric?: boolean
+  blockSize: number
+  roundToNearest?: boolean
+  embeddings: string
+  head: string
+  requantize?: boolean
+  probes?: string
+  samples: number
+  name?: string
+}
+
+export async function quantize(session: Session, reference: string, o: QuantizeOptions) {
+  const model = await findModel(session, reference)
+  const input = {
+    modelId: model.id,
+    type: o.type.toUpperCase(),
+    symmetric: !o.asymmetric,
+    blockSize: o.blockSize,
+    method: o.roundToNearest ? 'ROUND_TO_NEAREST' : 'CALIBRATED',
+    embeddings: o.embeddings.toUpperCase(),
+    head: o.head.toUpperCase(),
+    requantize: o.requantize === true,
+    probeDatasetId: await probeSetId(session, o.probes),
+    samplesPerCapability: o.samples,
+    name: o.name,
+  }
+  const job = await runJob(session, documents.quantizeModel, input, 'quantize')
+  const { comparison } = job.output as { comparison: Comparison }
+  if (session.json) return printJson({ model: job.model, comparison })
+  print(
+    `${job.model?.name}: ${quantity(comparison.sizeBytes, 'bytes')} instead of ${quantity(comparison.referenceSizeBytes, 'bytes')}` +
+      `${comparison.tokensPerSecond ? `, ${comparison.tokensPerSecond.toFixed(0)} tokens/s on quantised kernels (before ${comparison.referenceTokensPerSecond?.toFixed(0)} in float32)` : ''}.`,
+  )
+  const rows = [{ capability: 'all', ...comparison }, ...comparison.capabilities].map(c => [
+    c.capability,
+    c.divergence.toFixed(4),
+    `${(c.agreement * 100).toFixed(1)}%`,
+    c.referencePerplexity.toFixed(2),
+    c.perplexity.toFixed(2),
+  ])
+  print(table(['capability', 'KL (nats)', 'same best token', 'perplexity before', 'after'], rows))
+  print(`id ${job.model?.id}`)
 }
 
 export async function deleteModel(session: Session, reference: string) {

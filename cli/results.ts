@@ -122,3 +122,18 @@ export interface BuildStage {
   reused: boolean
   measurements: Record<string, unknown> | null
 }
+
+export interface ComparisonFigures {
+  divergence: number
+  agreement: number
+  perplexity: number
+  referencePerplexity: number
+}
+/** What quantising changed, as the job's output says it. */
+export interface Comparison extends ComparisonFigures {
+  capabilities: (ComparisonFigures & { capability: string })[]
+  sizeBytes: number
+  referenceSizeBytes: number
+  tokensPerSecond?: number
+  referenceTokensPerSecond?: number
+}

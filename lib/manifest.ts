@@ -127,6 +127,8 @@ export const manifestSchema = z.object({
   sourceConfig: hashSchema.optional(),
   /** Settings of the source's configuration that the engine does not do, as `field value`: such a model is kept and exported, not run. */
   unsupported: z.array(z.string()).min(1).optional(),
+  /** On models quantised here: the manifest with the values before, tensor by tensor the same but for their types. */
+  quantisedFrom: hashSchema.optional(),
   /** On models built here: the manifest they come from and which of its layers they keep, in order. */
   parent: z
     .object({

@@ -2,6 +2,7 @@
 import { DomainError } from '../../lib/errors.js'
 import { ggmlTypeByName } from './ggml-types.js'
 import { floatToBfloat, floatToHalf } from './half.js'
+import { type IntScheme, intScheme, ownBlockTypes, packIntBlocks } from './int-blocks.js'
 
 /** Writes so many blocks of values from `x` on as bytes. */
 type Kernel = (x: Float32Array, out: Uint8Array, blocks: number) => void
@@ -72,6 +73,35 @@ const q8_0: Kernel = (x, out, blocks) => {
   }
 }
 
+/** Blocks of ours (int-blocks.ts), each rounded to nearest within its own range as the ggml types above are. */
+const ownBlocks =
+  (scheme: IntScheme): Kernel =>
+  (x, out, blocks) => {
+    const { bits, symmetric, blockSize } = scheme
+    const codes = new Uint8Array(blocks * blockSize)
+    const scales = new Uint16Array(blocks)
+    const minima = new Uint16Array(symmetric ? 0 : blocks)
+    for (let block = 0, at = 0; block < blocks; block++, at += blockSize) {
+      let [low, high, most] = [x[at]!, x[at]!, x[at]!]
+      for (let j = at; j < at + blockSize; j++) {
+        low = Math.min(low, x[j]!)
+        high = Math.max(high, x[j]!)
+        if (Math.abs(x[j]!) > Math.abs(most)) most = x[j]!
+      }
+      const range = symmetric ? (bits === 4 ? most / -8 : Math.abs(most) / 127) : (high - low) / (2 ** bits - 1)
+      const zero = symmetric && bits === 4 ? 8 : 0
+      const floor = symmetric ? 0 : low
+      const [least, greatest] = bits === 8 && symmetric ? [-127, 127] : [0, 2 ** bits - 1]
+      scales[block] = floatToHalf(range)
+      if (!symmetric) minima[block] = floatToHalf(low)
+      for (let j = 0; j < blockSize; j++) {
+        const code = range === 0 ? zero : Math.round((x[at + j]! - floor) / range) + zero
+        codes[at + j] = Math.max(least, Math.min(greatest, code))
+      }
+    }
+    out.set(packIntBlocks(scheme, { codes, scales, minima }))
+  }
+
 const words =
   (encode: (value: number) => number): Kernel =>
   (x, out, count) => {
@@ -87,6 +117,7 @@ const kernels: Readonly<Record<string, Kernel>> = {
   Q4_0: q4_0,
   Q4_1: q4_1,
   Q8_0: q8_0,
+  ...Object.fromEntries(ownBlockTypes.map(({ name }) => [name, ownBlocks(intScheme(name)!)])),
 }
 
 /** Whether `quantize` writes this dtype. */

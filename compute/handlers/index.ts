@@ -5,6 +5,7 @@ import type { Handler } from './handler.js'
 export const handlers: { [K in JobName]: () => Promise<Handler<K>> } = {
   'model.ingest': async () => (await import('./ingest-model.js')).ingestModel,
   'model.export': async () => (await import('./export-model.js')).exportModel,
+  'model.quantize': async () => (await import('./quantize-model.js')).quantizeModel,
   'model.generate': async () => (await import('./generate-text.js')).generateText,
   'model.evaluate': async () => (await import('./evaluate-model.js')).evaluateModel,
   'capability.analyze': async () => (await import('./analyze-capabilities.js')).analyzeCapabilities,

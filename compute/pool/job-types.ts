@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { buildStagesSchema, needsDevice } from '../../lib/build-stages.js'
 import { hashSchema } from '../../lib/manifest.js'
+import { quantizationSchema } from '../../lib/quantization.js'
 
 /** [from, to) layer indices. */
 export const layerRangeSchema = z.object({
@@ -229,6 +230,33 @@ const evaluationInput = {
   maxTokens: z.number().int().min(2).default(256),
 }
 
+const comparisonFigures = {
+  /** Mean KL(before || after) over all positions, nats. */
+  divergence: z.number(),
+  /** Share of positions whose likeliest token is the same. */
+  agreement: z.number(),
+  positions: z.number().int(),
+  /** Nats per completion token, after and before. */
+  loss: z.number(),
+  referenceLoss: z.number(),
+  perplexity: z.number(),
+  referencePerplexity: z.number(),
+}
+export const capabilityComparisonSchema = z.object({ capability: z.string(), ...comparisonFigures })
+export type CapabilityComparison = z.infer<typeof capabilityComparisonSchema>
+
+/** A model against the one it was made of, on the validation split. */
+export const modelComparisonSchema = z.object({
+  ...comparisonFigures,
+  capabilities: z.array(capabilityComparisonSchema),
+  sizeBytes: z.number().int(),
+  referenceSizeBytes: z.number().int(),
+  /** Greedy decoding, after on kernels that read its blocks, before in float32. */
+  tokensPerSecond: z.number().optional(),
+  referenceTokensPerSecond: z.number().optional(),
+})
+export type ModelComparison = z.infer<typeof modelComparisonSchema>
+
 /** Types that an export can bring all matrices into; the names are ggml's. */
 export const exportQuantizations = ['F32', 'F16', 'Q8_0', 'Q4_0', 'Q4_1'] as const
 export type ExportQuantization = (typeof exportQuantizations)[number]
@@ -284,6 +312,28 @@ export const jobTypes = {
           url: z.string().optional(),
         }),
       ),
+    }),
+  }),
+  'model.quantize': defineJob({
+    lane: 'device',
+    input: z.object({
+      manifest: hashSchema,
+      options: quantizationSchema,
+      /** Payload: texts to calibrate with (probe split) and to compare on (validation split). */
+      probeSet: hashSchema,
+      samplesPerCapability: z.number().int().min(1).optional(),
+      maxTokens: z.number().int().min(2).default(256),
+    }),
+    output: z.object({
+      manifest: hashSchema,
+      /** What was quantised: the model, or the full-precision one that it had been made of. */
+      source: hashSchema,
+      /** Number of tensors by type. */
+      types: z.record(z.string(), z.number().int()),
+      /** Names of matrices that stayed as they were: no block size divides their rows. */
+      kept: z.array(z.string()),
+      seconds: z.number(),
+      comparison: modelComparisonSchema,
     }),
   }),
   'model.generate': defineJob({

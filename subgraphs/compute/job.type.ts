@@ -18,6 +18,7 @@ export const jobName = (type: JobTypeName): JobName => jobNameOf.get(type)!
 const jobTypeDescriptions: Record<JobName, string> = {
   'model.ingest': 'Takes a model’s files apart into tensors and stores those that are new.',
   'model.export': 'Writes a model’s files for download.',
+  'model.quantize': 'Makes a model with 4- or 8-bit weights of another, and measures what that changes.',
   'model.generate': 'Generates text with a model.',
   'model.evaluate': 'Measures a model’s loss per capability on one split of a probe set.',
   'capability.analyze': 'Measures per layer and capability what skipping the layer costs.',

@@ -10,6 +10,7 @@ import type { JobEffects } from '../build/platform.js'
 import { afterIngest } from '../build/policy-steps.js'
 import { readManifest } from './model.loaders.js'
 import type { IngestContext } from './model.service.js'
+import { quantizeEffect } from './quantize.service.js'
 
 function describeIngest(
   { tensors, tensorBytes, newTensorBytes = tensorBytes }: JobOutput<'model.ingest'>,
@@ -82,6 +83,8 @@ export const modelEffects: JobEffects = {
       })
     },
   },
+
+  'model.quantize': quantizeEffect,
 
   'storage.verify': {
     claim: async em => await alivePayloads(em),

@@ -7,6 +7,7 @@ import { modelEffects } from './model.effects.js'
 import { modelRows, tensorRows } from './model.loaders.js'
 import { ModelResolver } from './model.resolver.js'
 import { toModel } from './model.type.js'
+import { QuantizeResolver } from './quantize.resolver.js'
 import { StorageResolver } from './storage.resolver.js'
 import { TensorResolver } from './tensor.resolver.js'
 import { toTensor } from './tensor.type.js'
@@ -19,7 +20,7 @@ const rowId = (type: string, globalId: string) => {
 export const subgraph: Subgraph = {
   name: 'models',
   ...buildFederatedSchema(
-    { resolvers: [ModelResolver, TensorResolver, StorageResolver] },
+    { resolvers: [ModelResolver, TensorResolver, StorageResolver, QuantizeResolver] },
     {
       // Deleted models too: jobs, recipes and students still point at them.
       async Model({ id }: { id: string }, context: RequestContext) {

@@ -19,6 +19,7 @@ if not model:
 params = ll.llama_context_default_params()
 params.n_ctx, params.n_threads, params.n_threads_batch = 256, 2, 2
 params.type_k = params.type_v = 0  # GGML_TYPE_F32
+params.flash_attn_type = 0  # Off: it adds up in another precision, which moves logits by thousandths.
 context = ll.llama_init_from_model(model, params)
 vocab = ll.llama_model_get_vocab(model)
 size = ll.llama_vocab_n_tokens(vocab)

@@ -1,0 +1,244 @@
+// A manifest to one with quantised matrices: layer by layer, each calibrated on what the layers before it have become.
+import { DomainError } from '../../lib/errors.js'
+import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
+import type { Quantization } from '../../lib/quantization.js'
+import type { PayloadBatch } from '../../payloads/payload-store.js'
+import { type BuildableModel, checkBuildable, isInputFirst } from '../architectures/registry.js'
+import { elementCount, readTensorFloat32 } from '../formats/float-weights.js'
+import { isQuantized } from '../formats/ggml-types.js'
+import { blockSizes, type IntScheme, intDtype } from '../formats/int-blocks.js'
+import { readManifest, writeManifest } from '../formats/manifest.js'
+import { loadTokenizer } from '../formats/tokenizer.js'
+import { openCalibration } from '../inference/calibration.js'
+import { feedbackFactor } from '../surgery/cholesky.js'
+import { multiplyAddSession, quantiseMatrix } from '../surgery/quantise-matrix.js'
+import { calibrationSequences } from './calibration-sequences.js'
+import { placeOf } from './export-tensors.js'
+import type { HandlerContext } from './handler.js'
+import { converted, storedStream } from './tensor-streams.js'
+
+export interface QuantisedManifest {
+  manifest: string
+  /** The manifest that was quantised: the one asked for, or the full-precision one it was made of. */
+  source: string
+  /** Types of tensors by their number: `{ Q4_0: 210, F32: 61, Q8_0: 1 }`. */
+  types: Record<string, number>
+  /** Matrices that stayed as they were because no block size divides their rows. */
+  kept: string[]
+}
+
+const conflict = (message: string) => new DomainError('CONFLICT', message, { field: ['input', 'modelId'] })
+
+/**
+ * The manifest to start from: quantised models are quantised anew from the values they were made of.
+ * @throws CONFLICT where those are gone or never were here
+ */
+async function fullPrecision(hash: string, requantize: boolean, { payloads }: Pick<HandlerContext, 'payloads'>) {
+  const manifest = await readManifest(payloads, hash)
+  const { quantisedFrom } = manifest
+  if (quantisedFrom) {
+    if (!(await payloads.has(quantisedFrom)))
+      throw conflict(
+        `The model was quantised here, and the full-precision model it was made of (manifest ${quantisedFrom.slice(0, 12)}) was deleted: rounding rounded weights again would add up both errors`,
+      )
+    const source = await readManifest(payloads, quantisedFrom)
+    const same =
+      source.tensors.length === manifest.tensors.length &&
+      manifest.tensors.every(
+        (t, i) => t.name === source.tensors[i]!.name && t.shape.join() === source.tensors[i]!.shape.join(),
+      )
+    if (!same)
+      throw conflict(
+        'The model was cut after it was quantised, so that its full-precision source has other tensors: cut that one, then quantise',
+      )
+    return { hash: quantisedFrom, manifest: source }
+  }
+  const rounded = manifest.tensors.find(t => isQuantized(t.dtype))
+  if (rounded && !requantize)
+    throw conflict(
+      `The model came quantised (${rounded.name} is ${rounded.dtype}) and no full-precision source of it is here: rounding rounded weights again adds up both errors. With requantize its values are taken as they are`,
+    )
+  return { hash, manifest }
+}
+
+/** The largest block that rows are whole numbers of; undefined where none is. */
+function schemeFor(tensor: ManifestTensor, wanted: IntScheme): IntScheme | undefined {
+  const columns = tensor.shape.at(-1)!
+  const blockSize = blockSizes.findLast(size => size <= wanted.blockSize && columns % size === 0)
+  return blockSize && { ...wanted, blockSize }
+}
+
+/** What each tensor becomes, by role; tensors without an entry stay. */
+export function quantisationPlan(
+  manifest: Manifest,
+  model: BuildableModel,
+  options: Quantization,
+): { schemes: Map<string, IntScheme>; kept: string[] } {
+  const { type, symmetric, blockSize, embeddings, head } = options
+  const tied = model.dimensions.tiedEmbeddings
+  const raised = new Set(options.raised)
+  const schemes = new Map<string, IntScheme>()
+  const kept: string[] = []
+  for (const [role, tensor] of model.tensors) {
+    const place = placeOf(model, tensor)
+    if (tensor.shape.length !== 2 || !place || place.role === 'position_embed') continue
+    if (isInputFirst(place, manifest.format))
+      throw new DomainError(
+        'UNSUPPORTED_FORMAT',
+        `tensor ${tensor.name} is stored as [in, out], along which no kernel reads blocks: export the model as GGUF, ingest that and quantise it`,
+      )
+    const own = role === 'lm_head' || (role === 'embed' && tied) ? head : role === 'embed' ? embeddings : type
+    if (own === 'KEEP') continue
+    const bits = own === 'INT8' || raised.has(role) ? 8 : 4
+    // Tables are read row by row by a kernel that has no minima, and 8 bits need none.
+    const isTable = role === 'embed' || role === 'lm_head'
+    const wanted: IntScheme =
+      isTable && bits === 8 ? { bits, symmetric: true, blockSize: 32 } : { bits, symmetric, blockSize }
+    const scheme = schemeFor(tensor, wanted)
+    if (scheme) schemes.set(role, scheme)
+    else kept.push(tensor.name)
+  }
+  const unknown = [...raised].find(role => !schemes.has(role))
+  if (unknown !== undefined)
+    throw new DomainError('BAD_USER_INPUT', `raised: the model has no quantised matrix ${unknown}`, {
+      field: ['input', 'raised'],
+    })
+  return { schemes, kept }
+}
+
+/**
+ * @param probeSet payload of the texts to calibrate with
+ * @throws CONFLICT, UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_FORMAT, INVALID_PROBE_DATASET, NOT_A_NUMBER naming the tensor
+ */
+export async function quantiseManifest(
+  hash: string,
+  options: Quantization,
+  probeSet: string | undefined,
+  context: HandlerContext,
+): Promise<QuantisedManifest> {
+  const { payloads, signal } = context
+  const source = await fullPrecision(hash, options.requantize, context)
+  const model = checkBuildable(source.manifest)
+  const { schemes, kept } = quantisationPlan(source.manifest, model, options)
+  const total = [...schemes.keys()].reduce((sum, role) => sum + elementCount(model.tensors.get(role)!.shape), 0)
+  let completed = 0
+  const changed = new Map<string, ManifestTensor>()
+  const done = (role: string, tensor: ManifestTensor) => {
+    changed.set(role, tensor)
+    completed += elementCount(tensor.shape)
+    context.progress({ stage: 'quantise', completed, total, unit: 'weights' })
+  }
+  context.progress({ stage: 'quantise', completed, total, unit: 'weights' })
+  if (options.method === 'ROUND_TO_NEAREST') await roundAll(model, schemes, done, context)
+  else await calibrateAll(source.manifest, model, schemes, options, probeSet, done, context)
+  const byName = new Map([...changed.values()].map(tensor => [tensor.name, tensor]))
+  const { sourceFiles: _ofTheSource, ...rest } = source.manifest
+  const tensors = rest.tensors.map(tensor => byName.get(tensor.name) ?? tensor)
+  const manifest = await writeManifest(payloads, { ...rest, tensors, quantisedFrom: source.hash }, signal)
+  const types: Record<string, number> = {}
+  for (const { dtype } of tensors) types[dtype] = (types[dtype] ?? 0) + 1
+  return { manifest: manifest.hash, source: source.hash, types, kept }
+}
+
+/** Payloads that appear together. */
+async function inBatch(context: HandlerContext, put: (batch: PayloadBatch) => Promise<void>): Promise<void> {
+  const batch = context.payloads.batch(context.signal)
+  try {
+    await put(batch)
+    await batch.commit()
+  } finally {
+    await batch.rollback()
+  }
+}
+
+type Done = (role: string, tensor: ManifestTensor) => void
+
+const quantised = (
+  tensor: ManifestTensor,
+  scheme: IntScheme,
+  stored: { hash: string; bytes: number },
+): ManifestTensor => ({
+  ...tensor,
+  dtype: intDtype(scheme),
+  bytes: stored.bytes,
+  payload: stored.hash,
+})
+
+/** Streams: no tensor is held whole. */
+const roundAll = (
+  { tensors }: BuildableModel,
+  schemes: ReadonlyMap<string, IntScheme>,
+  done: Done,
+  context: HandlerContext,
+) =>
+  inBatch(context, async batch => {
+    const { payloads, signal } = context
+    for (const [role, scheme] of schemes) {
+      signal.throwIfAborted()
+      const tensor = tensors.get(role)!
+      const stream = converted(storedStream(tensor, tensor.name, payloads), intDtype(scheme))
+      done(role, quantised(tensor, scheme, await batch.put(stream.chunks(signal))))
+    }
+  })
+
+async function calibrateAll(
+  manifest: Manifest,
+  source: BuildableModel,
+  schemes: ReadonlyMap<string, IntScheme>,
+  options: Quantization,
+  probeSet: string | undefined,
+  done: Done,
+  context: HandlerContext,
+) {
+  const { payloads, signal, dataFolder, env } = context
+  if (probeSet === undefined)
+    throw new DomainError('BAD_USER_INPUT', 'Calibration needs a probe set', { field: ['input', 'probeDatasetId'] })
+  const tokenizer = await loadTokenizer(manifest, payloads)
+  const { contextLength, layerCount } = source.dimensions
+  const texts = await payloads.get(probeSet)
+  const sequences = await calibrationSequences(texts, tokenizer, contextLength, options.calibrationTokens)
+  const calibration = await openCalibration(source, sequences, context)
+  const product = await multiplyAddSession({ weightsFolder: dataFolder, threads: env.HARTONOMOUS_THREADS })
+  // The model as far as it is quantised.
+  const tensors = new Map(source.tensors)
+  const model: BuildableModel = { ...source, tensors }
+  // A batch each: the next layer is calibrated on what this one gives, so that its bytes must be in the store to run.
+  const replace = (grams: ReadonlyMap<string, Float32Array>) =>
+    inBatch(context, async batch => {
+      let known: { gram: Float32Array; factor: ReturnType<typeof feedbackFactor> } | undefined
+      for (const [role, gram] of grams) {
+        const scheme = schemes.get(role)
+        if (!scheme) continue
+        signal.throwIfAborted()
+        const tensor = source.tensors.get(role)!
+        const [rows, columns] = tensor.shape as [number, number]
+        // Roles of one input follow each other.
+        if (known?.gram !== gram) known = { gram, factor: feedbackFactor(gram, columns) }
+        const values = await readTensorFloat32(payloads, tensor)
+        const bytes = await quantiseMatrix(values, rows, scheme, known.factor, product.multiplyAdd, signal).catch(
+          error => {
+            if (error instanceof DomainError)
+              throw new DomainError(error.code, `tensor ${tensor.name}: ${error.message}`)
+            throw error
+          },
+        )
+        const stored = quantised(tensor, scheme, await batch.putBytes(bytes))
+        tensors.set(role, stored)
+        done(role, stored)
+      }
+    })
+  try {
+    let state = await calibration.embed(model)
+    for (let layer = 0; layer < layerCount; layer++) {
+      signal.throwIfAborted()
+      await replace(await calibration.layerGrams(model, layer, state))
+      state = await calibration.layer(model, layer, state)
+    }
+    await replace(await calibration.headGram(model, state))
+    // Tables that no calibration reaches: embeddings apart from the head.
+    const rest = [...schemes].filter(([role]) => tensors.get(role) === source.tensors.get(role))
+    await roundAll(source, new Map(rest), done, context)
+  } finally {
+    await product.dispose()
+  }
+}

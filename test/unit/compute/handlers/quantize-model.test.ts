@@ -1,0 +1,189 @@
+// Quantising a small model: what is stored, what it says against the model before, and every refusal.
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { intDtype, intScheme } from '../../../../compute/formats/int-blocks.js'
+import { readManifest } from '../../../../compute/formats/manifest.js'
+import { buildStudent } from '../../../../compute/handlers/build-student.js'
+import { exportModel } from '../../../../compute/handlers/export-model.js'
+import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { quantizeModel } from '../../../../compute/handlers/quantize-model.js'
+import { openModel } from '../../../../compute/inference/model.js'
+import { seededRandom } from '../../../../compute/inference/sampling.js'
+import { quantizationSchema } from '../../../../lib/quantization.js'
+import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+import { writePicoLlama } from '../../../testkit/pico-llama.js'
+
+let context: TestHandlerContext
+let folder: string
+let source: string
+let probeSet: string
+
+/** Words of random letters: enough tokens to calibrate with and to compare on. */
+function lines(): Buffer {
+  const random = seededRandom(5)
+  const word = () =>
+    Array.from({ length: 3 + Math.floor(random() * 5) }, () => 'abcdefghijkl'[Math.floor(random() * 12)]).join('')
+  const text = (words: number) => Array.from({ length: words }, word).join(' ')
+  const samples = Array.from({ length: 60 }, (_, i) => ({
+    task: i % 2 ? 'odd' : 'even',
+    subtask: 'words',
+    split: i < 48 ? 'probe' : 'validation',
+    prompt: text(4),
+    completion: text(3),
+  }))
+  return Buffer.from(samples.map(s => JSON.stringify(s)).join('\n'))
+}
+
+beforeAll(async () => {
+  context = await handlerContext({ HARTONOMOUS_THREADS: '1' })
+  folder = await mkdtemp(join(tmpdir(), 'pico-'))
+  await writePicoLlama(folder, { hidden: 64, intermediate: 96, heads: 4, keyValueHeads: 2, layers: 3 })
+  source = (await ingestModel({ source: folder }, context)).manifest
+  probeSet = (await context.payloads.put([lines()])).hash
+})
+afterAll(async () => {
+  await context.dispose()
+  await rm(folder, { recursive: true, force: true })
+})
+
+const quantise = (given: Record<string, unknown>, manifest = source) =>
+  quantizeModel({ manifest, options: quantizationSchema.parse(given), probeSet, maxTokens: 64 }, context)
+
+test('4 bits, calibrated: smaller, nearer to the model before than rounding to nearest, and told per capability', async () => {
+  const nearest = await quantise({ type: 'INT4', method: 'ROUND_TO_NEAREST' })
+  const calibrated = await quantise({ type: 'INT4', calibrationTokens: 2048 })
+  expect(calibrated.types).toEqual({ F32: 7, Q4_0: 21, Q8_0: 1 })
+  expect(nearest.types).toEqual(calibrated.types)
+  const { comparison } = calibrated
+  expect(comparison.sizeBytes).toBe(nearest.comparison.sizeBytes)
+  expect(comparison.sizeBytes).toBeLessThan(comparison.referenceSizeBytes * 0.2)
+  expect(comparison.divergence).toBeLessThan(nearest.comparison.divergence * 0.8)
+  expect(comparison.divergence).toBeGreaterThan(0)
+  expect(comparison.capabilities.map(c => c.capability)).toEqual(['even', 'odd'])
+  const weighted = comparison.capabilities.reduce((sum, c) => sum + c.divergence * c.positions, 0)
+  expect(weighted / comparison.positions).toBeCloseTo(comparison.divergence, 10)
+  expect(comparison.tokensPerSecond).toBeGreaterThan(0)
+  const manifest = await readManifest(context.payloads, calibrated.manifest)
+  expect(manifest.quantisedFrom).toBe(source)
+  expect(manifest.sourceFiles).toBeUndefined()
+})
+
+test('calibrating twice gives the same bytes', async () => {
+  const [a, b] = [await quantise({ type: 'INT4' }), await quantise({ type: 'INT4' })]
+  expect(a.manifest).toBe(b.manifest)
+})
+
+test('8 bits say nearly what the model before says', async () => {
+  const { comparison } = await quantise({ type: 'INT8', method: 'ROUND_TO_NEAREST' })
+  expect(comparison.agreement).toBeGreaterThan(0.97)
+  expect(comparison.divergence).toBeLessThan(1e-3)
+})
+
+test('matrices that are raised get 8 bits, tables are left where asked', async () => {
+  const { manifest } = await quantise({
+    type: 'INT4',
+    method: 'ROUND_TO_NEAREST',
+    head: 'KEEP',
+    raised: ['layers.1.down'],
+  })
+  const { tensors } = await readManifest(context.payloads, manifest)
+  const types = Object.fromEntries(tensors.map(t => [t.role, t.dtype]))
+  expect(types['layers.1.down']).toBe('Q8_0')
+  expect(types['layers.0.down']).toBe('Q4_0')
+  expect(types.embed).toBe('F32')
+  await expect(quantise({ type: 'INT4', raised: ['layers.9.down'] })).rejects.toMatchObject({ code: 'BAD_USER_INPUT' })
+})
+
+describe.each([
+  ['INT4', true, 64],
+  ['INT4', false, 64],
+  ['INT8', true, 64],
+  ['INT8', false, 32],
+  ['INT4', false, 128],
+] as const)('%s, symmetric %s, blocks of %i', (type, symmetric, blockSize) => {
+  test('runs the same in float32 and on kernels, and goes out as GGUF with the same weights', async () => {
+    const options = { type, symmetric, blockSize, method: 'ROUND_TO_NEAREST' }
+    const { manifest: hash } = await quantise(options)
+    const manifest = await readManifest(context.payloads, hash)
+    const q = manifest.tensors.find(t => t.role === 'layers.0.q')!
+    // 64 columns hold no block of 128, 96 only blocks of 32.
+    const size = Math.min(blockSize, 64) as 32 | 64
+    const bits = type === 'INT4' ? 4 : 8
+    expect(q.dtype).toBe(intDtype({ bits, symmetric, blockSize: size }))
+    expect(intScheme(manifest.tensors.find(t => t.role === 'layers.0.down')!.dtype)?.blockSize).toBe(32)
+
+    const ids = [1, 5, 9, 12, 7, 20]
+    const logits = async (of: string, kernels: 'float32' | 'quantised') => {
+      const opened = await openModel(await readManifest(context.payloads, of), {
+        ...context,
+        env: { ...context.env, HARTONOMOUS_KERNELS: kernels },
+      })
+      const result = (await opened.startSequence().append(ids)).slice()
+      await opened.dispose()
+      return result
+    }
+    const exact = await logits(hash, 'float32')
+    const scale = Math.max(...exact.map(Math.abs))
+    const worst = (a: Float32Array) => Math.max(...a.map((value, i) => Math.abs(value - exact[i]!))) / scale
+    // The kernels round activations to 8 bits.
+    expect(worst(await logits(hash, 'quantised'))).toBeLessThan(0.05)
+
+    const { files } = await exportModel({ manifest: hash, name: 'pico', format: 'GGUF' }, context)
+    const again = await ingestModel({ source: join(context.dataFolder, 'exports', files[0]!.path) }, context)
+    const types = new Set((await readManifest(context.payloads, again.manifest)).tensors.map(t => t.dtype))
+    expect(types.has(bits === 4 ? (symmetric ? 'Q4_0' : 'Q4_1') : symmetric ? 'Q8_0' : 'F32')).toBe(true)
+    expect([...types].some(t => t.startsWith('INT'))).toBe(false)
+    expect(worst(await logits(again.manifest, 'float32'))).toBeLessThan(1e-5)
+  })
+})
+
+describe('quantising what is quantised', () => {
+  test('starts again from the full-precision source that is kept', async () => {
+    const four = await quantise({ type: 'INT4', method: 'ROUND_TO_NEAREST' })
+    const eight = await quantise({ type: 'INT8', method: 'ROUND_TO_NEAREST' }, four.manifest)
+    expect(eight.source).toBe(source)
+    expect(eight.manifest).toBe((await quantise({ type: 'INT8', method: 'ROUND_TO_NEAREST' })).manifest)
+  })
+
+  test('is refused where that is gone, cut, or never was here, each with its reason', async () => {
+    const { manifest } = await quantise({ type: 'INT4', method: 'ROUND_TO_NEAREST' })
+    const student = await buildStudent({ parent: manifest, layers: [{ from: 0, to: 2 }] }, context)
+    await expect(quantise({ type: 'INT8' }, student.manifest)).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringContaining('cut after it was quantised'),
+    })
+    const exporting = { ...context, jobId: 'came-quantised' }
+    const { files } = await exportModel({ manifest, name: 'pico', format: 'GGUF' }, exporting)
+    const came = (await ingestModel({ source: join(context.dataFolder, 'exports', files[0]!.path) }, context)).manifest
+    await expect(quantise({ type: 'INT8' }, came)).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringContaining('is Q4_0'),
+    })
+    const taken = await quantise({ type: 'INT8', requantize: true, method: 'ROUND_TO_NEAREST' }, came)
+    expect(taken.comparison.divergence).toBeLessThan(1e-3)
+    const lost = await quantise({ type: 'INT4', method: 'ROUND_TO_NEAREST', head: 'INT4' })
+    const bytes = await context.payloads.get(source)
+    await context.payloads.remove(source)
+    try {
+      await expect(quantise({ type: 'INT8' }, lost.manifest)).rejects.toMatchObject({
+        code: 'CONFLICT',
+        message: expect.stringContaining('was deleted'),
+      })
+    } finally {
+      await context.payloads.put([bytes])
+    }
+  })
+})
+
+test('a cancelled job stops and leaves no manifest', async () => {
+  const before = []
+  for await (const { hash } of context.payloads.list()) before.push(hash)
+  const options = quantizationSchema.parse({ type: 'INT4', calibrationTokens: 4096 })
+  const input = { manifest: source, options, probeSet, maxTokens: 64 }
+  await expect(quantizeModel(input, context.withSignal(AbortSignal.abort()))).rejects.toThrow()
+  const after = []
+  for await (const { hash } of context.payloads.list()) after.push(hash)
+  expect(after).toEqual(before)
+})
