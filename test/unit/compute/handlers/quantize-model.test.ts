@@ -159,7 +159,7 @@ describe('quantising what is quantised', () => {
     const came = (await ingestModel({ source: join(context.dataFolder, 'exports', files[0]!.path) }, context)).manifest
     await expect(quantise({ type: 'INT8' }, came)).rejects.toMatchObject({
       code: 'CONFLICT',
-      message: expect.stringContaining('is Q4_0'),
+      message: expect.stringContaining('is Q8_0'),
     })
     const taken = await quantise({ type: 'INT8', requantize: true, method: 'ROUND_TO_NEAREST' }, came)
     expect(taken.comparison.divergence).toBeLessThan(1e-3)
