@@ -1,5 +1,5 @@
 // How good a student of two thirds of the layers becomes by 40,960 tokens of healing: perplexity per task of the uncut model, the cut one and the
-// healed one, with the recipe in the figures. The model and the texts are SmolLM2-135M-Instruct and the probe lines beside the project.
+// healed one, with the recipe in the figures, beside what torch made of the same budget (quoted from the peers' results, with their date). The model and the texts are SmolLM2-135M-Instruct and the probe lines beside the project.
 import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -31,29 +31,75 @@ interface Line {
 const readLines = async (file: string): Promise<Line[]> =>
   (await readFile(file, 'utf8')).split('\n').flatMap(line => (line.trim() ? [JSON.parse(line) as Line] : []))
 
+const options = {
+  data: { type: 'string', default: '/tmp/hartonomous-quality' },
+  drop: { type: 'string', default: '14,13,17,12,26,16,15,18' },
+  tokens: { type: 'string', default: '40960' },
+  seeds: { type: 'string', default: '1' },
+  batch: { type: 'string', default: '1' },
+  rate: { type: 'string', default: '5e-4' },
+  warmup: { type: 'string', default: '0.1' },
+  ce: { type: 'string', default: '0' },
+  hidden: { type: 'string', default: '0' },
+  prompt: { type: 'string', default: '1' },
+  beta2: { type: 'string', default: '0.95' },
+  schedule: { type: 'string', default: 'COSINE' },
+  order: { type: 'string', default: 'balanced' },
+  perTask: { type: 'string', default: '20' },
+  label: { type: 'string', default: '' },
+  sequence: { type: 'string', default: '256' },
+  unhealed: { type: 'boolean', default: false },
+} as const
+
+interface Healed {
+  perTask: Record<string, number>
+  mean: number
+}
+interface PeerRun {
+  loss: string | null
+  tokens?: number
+  seed: number
+  block_influence?: number[]
+  keep: number[] | null
+  perplexity: Record<string, number>
+  geomean_perplexity: number
+}
+
+/** What torch made of the same budget, as it was measured once. */
+async function peers() {
+  const text = await readFile(shared('peers', 'results.json'), 'utf8')
+  const { date, heal_baseline: runs } = JSON.parse(text) as { date: string; heal_baseline: PeerRun[] }
+  const pick = (name: string, is: (run: PeerRun) => boolean) => {
+    const found = runs.find(is)
+    return found ? { name, mean: found.geomean_perplexity, perTask: found.perplexity, seed: found.seed } : undefined
+  }
+  const influence = (run: PeerRun) => run.block_influence !== undefined
+  return {
+    date,
+    uncut: pick('uncut', run => run.keep === null),
+    lastLayersCe: pick('last layers, cross-entropy', run => run.loss === 'ce'),
+    blockInfluence: pick('block influence, not healed', run => influence(run) && run.loss === null),
+    blockInfluenceKl: pick('block influence, divergence', run => influence(run) && run.loss === 'kl'),
+  }
+}
+
+/** One run per seed; the mean of their geometric means is `ours`. */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
-  const { values: o } = parseArgs({
-    args,
-    options: {
-      data: { type: 'string', default: '/tmp/hartonomous-quality' },
-      drop: { type: 'string', default: '14,13,17,12,26,16,15,18' },
-      tokens: { type: 'string', default: '40960' },
-      seed: { type: 'string', default: '1' },
-      batch: { type: 'string', default: '1' },
-      rate: { type: 'string', default: '5e-4' },
-      warmup: { type: 'string', default: '0.1' },
-      ce: { type: 'string', default: '0' },
-      hidden: { type: 'string', default: '0' },
-      prompt: { type: 'string', default: '1' },
-      beta2: { type: 'string', default: '0.95' },
-      schedule: { type: 'string', default: 'COSINE' },
-      order: { type: 'string', default: 'balanced' },
-      perTask: { type: 'string', default: '20' },
-      label: { type: 'string', default: '' },
-      sequence: { type: 'string', default: '256' },
-      unhealed: { type: 'boolean', default: false },
-    },
-  })
+  const { values: o } = parseArgs({ args, options })
+  const runs = []
+  for (const seed of o.seeds.split(',')) runs.push(await healOnce(o, Number(seed)))
+  const torch = await peers()
+  return {
+    recipe: o,
+    runs,
+    torch,
+    ours: runs.reduce((sum, { healed }) => sum + healed.mean, 0) / runs.length,
+    lastLayersCe: torch.lastLayersCe?.mean,
+    blockInfluenceKl: torch.blockInfluenceKl?.mean,
+  }
+}
+
+async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options }>>['values'], seed: number) {
   await mkdir(o.data, { recursive: true })
   const context: HandlerContext = {
     jobId: 'bench',
@@ -72,7 +118,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   const kept = Array.from({ length: parent.dimensions.layerCount }, (_, i) => i).filter(i => !dropped.includes(i))
   const cut = extractLayers(parent, kept, parentHash)
   const tokenizer = await loadTokenizer(parent, context.payloads)
-  const say = (line: string) => process.stderr.write(`${o.label} ${line}\n`)
+  const say = (line: string) => process.stderr.write(`${o.label} seed ${seed}: ${line}\n`)
 
   const validation = await readLines(shared('data', 'probes', 'validation.jsonl'))
   const taken = new Map<string, number>()
@@ -112,7 +158,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   const rows = packRows(texts, {
     sequence: Number(o.sequence),
     tokens: Number(o.tokens),
-    seed: Number(o.seed),
+    seed,
     promptWeight: Number(o.prompt),
     balanced: o.order === 'balanced',
     separator: 0,
@@ -180,14 +226,13 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   await training.dispose()
   const healed = await perplexities(await readManifest(context.payloads, hash))
   return {
-    label: o.label,
-    options: o,
+    seed,
     steps: state.step,
+    tokens: state.step * batchRows * Number(o.sequence),
     teacherSeconds,
     trainingSeconds,
-    unhealed,
-    healed,
+    unhealed: unhealed satisfies Healed | undefined,
+    healed: healed satisfies Healed,
     lastDivergence: mean,
-    ours: healed.mean,
   }
 }

@@ -228,8 +228,19 @@ function describeBuild(
     models.size > 1
       ? `${countLayers(recipe.layers)} layers of ${parent.name} and ${models.size - 1} other ${models.size > 2 ? 'models' : 'model'}`
       : `${countLayers(recipe.layers)} of the ${parent.layerCount} layers of ${parent.name}`
-  const further = stages.map(({ stage }) => stage).filter(stage => stage !== 'extract')
+  const further = stages.filter(({ stage }) => stage !== 'extract').map(describeStage)
   return `Built from recipe "${recipe.name}": ${layers}, ${further.length > 0 ? `then ${further.join(', ')}` : 'sharing their tensors'}`
+}
+
+function describeStage({
+  stage,
+  measurements = {},
+}: NonNullable<JobOutput<'student.build'>['stages']>[number]): string {
+  if (stage !== 'heal') return stage
+  const loss = (key: string) => Number(measurements[key]).toFixed(3)
+  return measurements.improved === true
+    ? `distilled from its teacher (held-out loss ${loss('heldOutBefore')}, then ${loss('heldOutAfter')})`
+    : `healing tried and not kept (held-out loss ${loss('heldOutBefore')} did not fall)`
 }
 
 /** What the search measured holds until the student itself has been measured. */

@@ -132,7 +132,7 @@ export async function heal(
     const known = await readCheckpoint<TrainingState>(folder, 'checkpoint', key, training.tensors)
     const batches = heldOutBatches(texts.heldOut, sequence)
     let begin = performance.now()
-    let doneBefore = known?.step ?? 0
+    const doneBefore = known?.step ?? 0
     let trouble: string | undefined
     const state = await train(
       training,
@@ -184,7 +184,6 @@ export async function heal(
       },
       known,
     )
-    doneBefore = state.step
     const heldOutBefore = state.firstHeldOut!
     const best = state.best!
     const tenth = Math.max(1, Math.floor(state.losses.length / 10))
