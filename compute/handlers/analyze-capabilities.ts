@@ -112,7 +112,7 @@ function checkSomethingLeft(
   const { capability, count } = empty
   throw new DomainError(
     'INVALID_PROBE_DATASET',
-    `${capability}: ${count === 1 ? 'the prompt of its only sample fills' : `the prompts of all its ${count} samples fill`} the ${limit} tokens that the model takes, with no room for a completion`,
+    `${capability}: ${count === 1 ? 'the prompt of its only sample fills' : `the prompts of all its ${count} samples fill`} the ${limit} tokens that are read, with no room for a completion; raise maxTokens (as far as the model’s context goes) or shorten the prompts`,
   )
 }
 

@@ -73,7 +73,7 @@ test('prompts longer than the context are left out and counted; where none is le
   await expect(analyse(manifest, none)).rejects.toMatchObject({
     code: 'INVALID_PROBE_DATASET',
     message:
-      'novel: the prompts of all its 2 samples fill the 64 tokens that the model takes, with no room for a completion',
+      'novel: the prompts of all its 2 samples fill the 64 tokens that are read, with no room for a completion; raise maxTokens (as far as the model’s context goes) or shorten the prompts',
   })
 })
 

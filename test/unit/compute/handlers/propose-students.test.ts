@@ -92,7 +92,9 @@ describe('capability.analyze on the demo model', () => {
     const stored = await writeManifest(context.payloads, { ...parent, tensors, sourceName: 'broken' })
     const error = await analyzeCapabilities({ manifest: stored.hash, probeSet, maxTokens }, context).catch(e => e)
     expect(error.code).toBe('NOT_A_NUMBER')
-    expect(error.message).toBe('model broken: the output of layer 5 holds NaN or infinity')
+    expect(error.message).toBe(
+      'model broken: tensor model.layers.5.mlp.down_proj.weight holds NaN at [0, 0]; nothing can be measured with it',
+    )
   })
 
   it('refuses a probe set whose completions are all cut away', async () => {

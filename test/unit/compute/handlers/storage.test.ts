@@ -57,7 +57,7 @@ test('verification names payloads that living models need and that are gone, wit
   expect(corrupt).toEqual([])
   expect(missing.toSorted()).toEqual([payload, header, probeSet].toSorted())
   expect(affected).toEqual([
-    { hash: probeSet, part: 'probe set' },
+    { hash: probeSet, part: 'probe set or mean activations' },
     { hash: payload, part: `tensor ${name}`, manifest },
     { hash: header, part: 'header of m.gguf', manifest },
   ])
