@@ -1,4 +1,4 @@
-// Models kept open between requests, the least recently used closed first; the one owner of a serving process's sessions.
+// Models kept open between requests, the least recently used closed first. Their sessions' memory is the pool's (`session-pool.ts`).
 import { totalmem } from 'node:os'
 import { readManifest } from '../formats/manifest.js'
 import { loadTokenizer, type ModelTokenizer } from '../formats/tokenizer.js'

@@ -32,3 +32,12 @@ test('a malformed database address is refused without its password', () => {
   expect(read).toThrow(/HARTONOMOUS_DATABASE: expected sqlite or mssql/)
   expect(read).not.toThrow(/hunter2/)
 })
+
+test('devices are a list of providers, each with the number of one of its devices or all', () => {
+  expect(readEnv({ HARTONOMOUS_DEVICES: 'webgpu, cuda:1,cpu' }).HARTONOMOUS_DEVICES).toEqual([
+    { provider: 'webgpu', index: undefined },
+    { provider: 'cuda', index: 1 },
+    { provider: 'cpu', index: undefined },
+  ])
+  expect(() => readEnv({ HARTONOMOUS_DEVICES: 'cpu,tpu' })).toThrow(/"tpu" is none of cpu, webgpu, cuda and cuda:1/)
+})
