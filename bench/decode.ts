@@ -1,49 +1,64 @@
-// `npm run bench -- decode [model]`: prefill and decoding speed on float32 and quantised kernels, against the memory bandwidth measured in turns with them.
+// `npm run bench -- decode [model] [--peer PYTHON]`: prefill and decoding speed as a user gets it, in turns with the memory bandwidth and the matrix
+// multiplication of the same process and, with a Python that has llama-cpp-python, with llama.cpp on the same files as Q4_1, Q8_0 and F32.
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import Table from 'cli-table3'
 import { readManifest } from '../compute/formats/manifest.js'
-import { graphBuilder } from '../compute/graph/builder.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { type LoadedModel, openModel } from '../compute/inference/model.js'
-import { apply } from '../compute/ops/apply.js'
-import { createSession, floats } from '../compute/runtime/session.js'
+import { greatest } from '../compute/inference/sampling.js'
 import { readEnv } from '../lib/env.js'
 import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+import { llamaPeer, quantisedFile } from './llama-peer.js'
+import { bandwidth, matrixMultiply, seconds } from './machine-rates.js'
 
 const defaultModel = () =>
   projectFile('..', 'shared', 'models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
+/** What llama.cpp makes of the default model, to measure other types on. */
+const otherTypes = ['q8_0', 'f32']
+/** Tokens before those whose decoding is timed, as the peer has. */
+const decodingPrompt = 16
 
-const seconds = async (work: () => Promise<unknown>): Promise<number> => {
-  const started = performance.now()
-  await work()
-  return (performance.now() - started) / 1000
-}
-const median = (values: number[]) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!
+const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!
 
-/** Reads 512 MB of float32 once per call, summing them on all threads: bytes per second are the memory's. */
-async function bandwidthProbe(threads: number, weightsFolder: string) {
-  const shape = [32768, 4096]
-  const g = graphBuilder('bandwidth')
-  const x = g.input('x', 'float32', shape)
-  const sum = apply(g, 'ReduceSum', [x, g.int64s([-1])], { keepdims: 0 }, { name: 'sum' })
-  g.output(sum)
-  const session = await createSession(g.build(), { weightsFolder, threads })
-  const feeds = { x: floats(new Float32Array(32768 * 4096).fill(1), shape) }
-  return {
-    bytesPerSecond: async () => (32768 * 4096 * 4) / (await seconds(() => session.run(feeds, ['sum']))),
-    dispose: () => session.dispose(),
-  }
-}
+/** Parameters that every token is multiplied by: of the model's matrices all but the embedding. */
+const linearParameters = ({ manifest }: LoadedModel) =>
+  manifest.tensors
+    .filter(({ shape, component }) => shape.length === 2 && component !== 'EMBEDDING' && component !== 'LM_HEAD')
+    .reduce((sum, { shape }) => sum + shape[0]! * shape[1]!, 0)
 
 /** Bytes of float32 weights that one decoded token reads: all of them, but of an untied embedding only one row. */
-function bytesPerToken({ manifest, dimensions }: LoadedModel): number {
-  const embedding = dimensions.tiedEmbeddings ? 0 : dimensions.vocabularySize * dimensions.hiddenSize
-  return (manifest.parameterCount - embedding) * 4
+function bytesPerToken({ manifest, dimensions: d }: LoadedModel): number {
+  return (manifest.parameterCount - (d.tiedEmbeddings ? 0 : d.vocabularySize * d.hiddenSize)) * 4
+}
+
+/** Multiplications and additions of a prompt: linear layers, causal attention (half of all pairs), one row of the head. */
+function prefillOperations(model: LoadedModel, tokens: number): number {
+  const d = model.dimensions
+  const attention = 2 * d.layerCount * tokens ** 2 * d.attentionHeadCount * d.headSize
+  return 2 * linearParameters(model) * tokens + attention + 2 * d.vocabularySize * d.hiddenSize
+}
+
+interface Speeds {
+  prefill: number
+  decode: number
+}
+
+/** Tokens per second of a prompt, and of greedy decoding one token at a time. */
+async function speedsOf(model: LoadedModel, prefill: number, decode: number): Promise<Speeds> {
+  const ids = Array.from({ length: prefill }, (_, i) => (1000 + 37 * i) % model.dimensions.vocabularySize)
+  const whole = model.startSequence()
+  const prefillSeconds = await seconds(() => whole.append(ids))
+  const sequence = model.startSequence()
+  let logits = await sequence.append(ids.slice(0, decodingPrompt))
+  const decodeSeconds = await seconds(async () => {
+    for (let i = 0; i < decode; i++) logits = await sequence.append([greatest(logits)])
+  })
+  return { prefill: prefill / prefillSeconds, decode: decode / decodeSeconds }
 }
 
 export async function run(args: string[]): Promise<Record<string, unknown>> {
@@ -51,9 +66,11 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     args,
     allowPositionals: true,
     options: {
-      rounds: { type: 'string', default: '5' },
+      rounds: { type: 'string', default: '3' },
       prefill: { type: 'string', default: '256' },
       decode: { type: 'string', default: '64' },
+      peer: { type: 'string' },
+      profile: { type: 'string' },
     },
   })
   const [rounds, prefillTokens, decodeTokens] = [values.rounds, values.prefill, values.decode].map(Number) as [
@@ -62,95 +79,78 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     number,
   ]
   const dataFolder = await mkdtemp(join(tmpdir(), 'bench-decode-'))
-  const env = { ...readEnv(), HARTONOMOUS_DATA: dataFolder, HARTONOMOUS_KERNELS: 'float32' as const }
+  const env = { ...readEnv(), HARTONOMOUS_DATA: dataFolder }
   const threads = env.HARTONOMOUS_THREADS || availableParallelism()
+  const place = { threads, weightsFolder: dataFolder }
+  const peer = values.peer === undefined ? undefined : llamaPeer(values.peer)
+  const context = {
+    jobId: 'bench',
+    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
+    dataFolder,
+    env,
+    log: makeLogger('bench', 'silent'),
+    signal: new AbortController().signal,
+    progress: () => {},
+    delta: () => {},
+  }
   try {
-    const context = {
-      jobId: 'bench',
-      payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-      dataFolder,
-      env,
-      log: makeLogger('bench', 'silent'),
-      signal: new AbortController().signal,
-      progress: () => {},
-      delta: () => {},
+    const files = [positionals[0] ?? defaultModel()]
+    for (const type of peer ? otherTypes : []) {
+      const file = quantisedFile(dataFolder, type)
+      await peer!.requantise(files[0]!, file, type)
+      files.push(file)
     }
-    const { manifest } = await ingestModel({ source: positionals[0] ?? defaultModel() }, context)
-    let model!: LoadedModel
-    const openSeconds = await seconds(async () => {
-      model = await openModel(await readManifest(context.payloads, manifest), context)
-    })
-    const firstTokenSeconds = await seconds(() => model.startSequence().append([1]))
-    await model.dispose()
-    const reopenSeconds = await seconds(async () => {
-      model = await openModel(await readManifest(context.payloads, manifest), context)
-      await model.startSequence().append([1])
-    })
+    const open = async (source: string) => {
+      const { manifest } = await ingestModel({ source }, context)
+      const profile = values.profile && `${values.profile}-${basename(source)}`
+      const model = await openModel(await readManifest(context.payloads, manifest), { ...context, profile })
+      // Both kinds of run once, so that their sessions are there.
+      await speedsOf(model, prefillTokens, 2)
+      return { source, name: basename(source, '.gguf'), model }
+    }
+    const models = []
+    for (const file of files) models.push(await open(file))
 
-    const probe = await bandwidthProbe(threads, dataFolder)
-    const ids = Array.from({ length: prefillTokens }, (_, i) => (i * 37 + 11) % model.dimensions.vocabularySize)
-    const speeds = async (opened: LoadedModel) => {
-      const sequence = opened.startSequence()
-      const prefill = prefillTokens / (await seconds(() => sequence.append(ids)))
-      const decode =
-        decodeTokens /
-        (await seconds(async () => {
-          for (let i = 0; i < decodeTokens; i++) await sequence.append([ids[i % ids.length]!])
-        }))
-      return { prefill, decode }
-    }
-    const quantised = await openModel(model.manifest, { ...context, env: { ...env, HARTONOMOUS_KERNELS: 'quantised' } })
-    await quantised.startSequence().append([1])
-    const measured = {
-      bandwidth: [] as number[],
-      prefill: [] as number[],
-      decode: [] as number[],
-      ratio: [] as number[],
-      quantisedPrefill: [] as number[],
-      quantisedDecode: [] as number[],
-      speedup: [] as number[],
-    }
+    const measured = new Map<string, number[]>()
+    const note = (name: string, value: number) => measured.set(name, [...(measured.get(name) ?? []), value])
+    const memory = await bandwidth(place)
+    const multiply = await matrixMultiply(place)
     for (let round = 0; round < rounds; round++) {
-      const bandwidth = await probe.bytesPerSecond()
-      const { prefill, decode } = await speeds(model)
-      const other = await speeds(quantised)
-      measured.bandwidth.push(bandwidth)
-      measured.prefill.push(prefill)
-      measured.decode.push(decode)
-      measured.ratio.push((decode * bytesPerToken(model)) / bandwidth)
-      measured.quantisedPrefill.push(other.prefill)
-      measured.quantisedDecode.push(other.decode)
-      measured.speedup.push(other.decode / decode)
+      const bytes = await memory.measure()
+      const operations = await multiply.measure()
+      note('memory, GB/s', bytes / 1e9)
+      note('matrix multiply, GFLOP/s', operations / 1e9)
+      for (const { source, name, model } of models) {
+        const own = await speedsOf(model, prefillTokens, decodeTokens)
+        note(`${name}: prefill, tokens/s`, own.prefill)
+        note(
+          `${name}: prefill / matrix multiply`,
+          (own.prefill / prefillTokens) * (prefillOperations(model, prefillTokens) / operations),
+        )
+        note(`${name}: decode, tokens/s`, own.decode)
+        if (name.includes('f32')) note(`${name}: decode / memory bound`, (own.decode * bytesPerToken(model)) / bytes)
+        if (!peer) continue
+        const other = await peer.speeds(source, prefillTokens, decodeTokens, threads)
+        note(`${name}: prefill of llama.cpp, tokens/s`, other.prefill)
+        note(`${name}: prefill / llama.cpp`, own.prefill / other.prefill)
+        note(`${name}: decode of llama.cpp, tokens/s`, other.decode)
+        note(`${name}: decode / llama.cpp`, own.decode / other.decode)
+      }
     }
-    await probe.dispose()
-    await model.dispose()
-    await quantised.dispose()
+    for (const { model } of models) await model.dispose()
+    await memory.dispose()
+    await multiply.dispose()
 
-    const table = new Table({ head: ['', 'median', 'best'], colAligns: ['left', 'right', 'right'] })
-    const row = (name: string, list: number[], scale: number, digits: number) =>
-      table.push([name, (median(list) / scale).toFixed(digits), (Math.max(...list) / scale).toFixed(digits)])
-    row(`prefill ${prefillTokens}, tokens/s, float32`, measured.prefill, 1, 0)
-    row(`prefill ${prefillTokens}, tokens/s, quantised`, measured.quantisedPrefill, 1, 0)
-    row(`decode ${decodeTokens}, tokens/s, float32`, measured.decode, 1, 1)
-    row(`decode ${decodeTokens}, tokens/s, quantised`, measured.quantisedDecode, 1, 1)
-    row('decode, quantised / float32', measured.speedup, 1, 2)
-    row('memory, GB/s', measured.bandwidth, 1e9, 1)
-    row('decode / bandwidth bound, float32', measured.ratio, 1, 2)
+    const table = new Table({ head: ['', 'median', 'least', 'best'], colAligns: ['left', 'right', 'right', 'right'] })
+    const digits = (value: number) => value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)
+    for (const [name, list] of measured)
+      table.push([name, digits(median(list)), digits(Math.min(...list)), digits(Math.max(...list))])
     process.stderr.write(`${table.toString()}\n`)
     return {
-      model: model.manifest.sourceName ?? manifest,
       threads,
-      prefillTokensPerSecond: median(measured.prefill),
-      decodeTokensPerSecond: median(measured.decode),
-      decodeTokensPerSecondBest: Math.max(...measured.decode),
-      quantisedPrefillTokensPerSecond: median(measured.quantisedPrefill),
-      quantisedDecodeTokensPerSecond: median(measured.quantisedDecode),
-      quantisedToFloat32: median(measured.speedup),
-      memoryGigabytesPerSecond: median(measured.bandwidth) / 1e9,
-      decodeToBandwidthBound: median(measured.ratio),
-      firstOpenSeconds: openSeconds,
-      firstTokenSeconds,
-      reopenToFirstTokenSeconds: reopenSeconds,
+      prefillTokens,
+      decodeTokens,
+      ...Object.fromEntries([...measured].map(([name, list]) => [name, Number(median(list).toPrecision(4))])),
     }
   } finally {
     await rm(dataFolder, { recursive: true, force: true })

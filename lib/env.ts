@@ -51,8 +51,11 @@ const schema = z.object({
     ),
   /** Threads ONNX Runtime may use in one worker; 0 lets it choose (one per core). */
   HARTONOMOUS_THREADS: z.coerce.number().int().min(0).max(1024).default(0),
-  /** What generation computes with: float32 weights, or weights as stored in quantised blocks with activations rounded to 8 bits. */
-  HARTONOMOUS_KERNELS: z.enum(['float32', 'quantised']).default('float32'),
+  /**
+   * What generation decodes with where weights are stored in quantised blocks: those, with activations rounded to 8 bits, or their
+   * float32 forms. Prompts and measurements always run in float32.
+   */
+  HARTONOMOUS_KERNELS: z.enum(['quantised', 'float32']).default('quantised'),
   /** Largest source that may be ingested, in bytes. */
   HARTONOMOUS_MAX_SOURCE_BYTES: z.coerce
     .number()

@@ -60,6 +60,12 @@ function layout(form: QuantisedForm, rows: number, columns: number) {
   return { sections, bytes: at }
 }
 
+/** Bytes of the derived file of a tensor by itself, which is its share of a file of several; 0 where it has no quantised form. */
+export function quantisedBytes(tensor: Pick<StoredTensor, 'dtype' | 'shape'>): number {
+  const form = matrixForm(tensor)
+  return form ? layout(form, tensor.shape[0]!, tensor.shape[1]!).bytes : 0
+}
+
 /**
  * The rows of all tensors, one after the other, as one matrix. They must have one form (`matrixForm`) and width.
  * @throws DomainError SHAPE_MISMATCH, PAYLOAD_MISSING, DISK_FULL

@@ -23,9 +23,10 @@ import { throwIfCancelled } from './cancellation.js'
 import { headGradientGraph, layerGradientGraph, lossGradientGraph } from './gradient-graphs.js'
 import type { ModelContext } from './model.js'
 import { buildModelGraph, type GraphVariant, type LocateWeight } from './model-graph.js'
-import { useQuantisedKernels } from './quantised-kernels.js'
+import { takesQuantisedKernels, useQuantisedKernels } from './quantised-kernels.js'
 
-export type SessionGraph = GraphVariant | 'head_gradients' | 'loss_gradient' | `layer_gradient.${number}`
+/** `step`: the graph `generate` on quantised kernels. */
+export type SessionGraph = GraphVariant | 'step' | 'head_gradients' | 'loss_gradient' | `layer_gradient.${number}`
 
 export interface ModelSessions {
   /** The session of a graph. Throws DISK_FULL where the float32 form of its weights is more than the cache may hold. */
@@ -35,10 +36,13 @@ export interface ModelSessions {
    * more than the cache of derived files.
    */
   readonly pieceByPiece: boolean
+  /** The graph that runs one token of each sequence. */
+  readonly stepGraph: 'step' | 'generate'
   dispose(): Promise<void>
 }
 
 function buildGraph(model: BuildableModel, variant: SessionGraph, locate: LocateWeight): Graph {
+  if (variant === 'step') return buildModelGraph(model, 'generate', locate)
   if (variant === 'head_gradients') return headGradientGraph(model, locate)
   if (variant === 'loss_gradient') return lossGradientGraph(model, locate)
   if (variant.startsWith('layer_gradient.'))
@@ -86,8 +90,12 @@ export async function modelSessions(
     const location = relative(context.dataFolder, float32Path(context, tensor))
     return { location, offset: 0, length: elementCount(tensor.shape) * 4 }
   }
-  /** Only decoding may run on quantised kernels: measurements compare losses closer than those round. */
-  const quantised = (variant: SessionGraph) => variant === 'generate' && context.env.HARTONOMOUS_KERNELS === 'quantised'
+  /**
+   * What runs one token at a time. That reads every weight for little work, so stored codes are faster; several tokens at once are faster
+   * in float32, and so is what measures, because losses are compared closer than quantised kernels round.
+   */
+  const stepGraph =
+    context.env.HARTONOMOUS_KERNELS === 'quantised' && takesQuantisedKernels(model, context.env) ? 'step' : 'generate'
   const sessions = new Map<SessionGraph, Promise<Session>>()
   let disposed = false
 
@@ -100,14 +108,16 @@ export async function modelSessions(
         name,
       )
     const onKernels = (graph: Graph) =>
-      quantised(variant) ? useQuantisedKernels(graph, model, { ...context, signal: undefined, kept: ofModel }) : graph
+      variant === 'step' ? useQuantisedKernels(graph, model, { ...context, signal: undefined, kept: ofModel }) : graph
     const graph = buildGraph(model, variant, locate)
     return createSession(await onKernels(graph), {
       weightsFolder: context.dataFolder,
       threads: context.env.HARTONOMOUS_THREADS,
       backend: context.backend,
       device: context.device,
-      prepack: quantised(variant),
+      profile: variant === stepGraph ? context.profile : undefined,
+      prepack: variant === 'step',
+      spin: variant === 'step' || variant === 'generate',
       arena: !/^(layer|tail|masked)/.test(variant),
       async prepare() {
         const kept = fitsCache ? ofModel : keepFiles()
@@ -126,6 +136,7 @@ export async function modelSessions(
 
   return {
     pieceByPiece,
+    stepGraph,
     session(variant) {
       if (disposed) return Promise.reject(new Error(`model ${name} was disposed`))
       const known = sessions.get(variant)

@@ -35,6 +35,8 @@ export interface ModelContext {
   signal?: AbortSignal
   /** How ONNX Runtime is called; absent: the best way there is. */
   backend?: BackendName
+  /** Where the times of the decoding graph's nodes are written (see `SessionOptions.profile`). */
+  profile?: string
   /** What computes; absent: the process's own device. */
   device?: DeviceChoice
   /** Where sequences that ended are kept for those that begin alike; absent: nowhere. */
@@ -128,7 +130,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   const ropeFactors = factors && (await readTensorFloat32(context.payloads, factors))
   const asked = positionInputs(model)
   let rope: RopeTables = ropeTables(d, asked.tables ? ropeStep : 0, ropeFactors)
-  const { session, pieceByPiece, dispose } = await modelSessions(manifest, model, context)
+  const { session, stepGraph, pieceByPiece, dispose } = await modelSessions(manifest, model, context)
 
   const checkIds = (ids: readonly number[], length: number) => {
     if (length > d.contextLength) {
@@ -206,7 +208,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       ...past,
     }
     const fetches = [...Object.keys(present), ...(rows.length > 0 ? ['logits'] : [])]
-    return (await session('generate')).run(feeds, fetches, { into: present, signal })
+    return (await session(seq === 1 ? stepGraph : 'generate')).run(feeds, fetches, { into: present, signal })
   }
 
   const batch = decodingBatch(

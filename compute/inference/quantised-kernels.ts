@@ -1,11 +1,18 @@
 // Rewrites a float32 graph to multiply by weights as they are stored in quantised blocks: MatMulNBits for Gemm, GatherBlockQuantized for Gather.
 import { relative } from 'node:path'
 import type { BuildableModel } from '../architectures/registry.js'
-import type { DerivedContext, StoredTensor } from '../formats/float-weights.js'
-import { ensureQuantised, matrixForm, type QuantisedMatrix, type Section } from '../formats/quantised-weights.js'
+import { type DerivedContext, derivedBytes, type StoredTensor } from '../formats/float-weights.js'
+import {
+  ensureQuantised,
+  matrixForm,
+  type QuantisedMatrix,
+  quantisedBytes,
+  type Section,
+} from '../formats/quantised-weights.js'
 import { type GraphBuilder, graphBuilder } from '../graph/builder.js'
 import type { Constant, Graph, GraphNode, Value } from '../graph/ir.js'
 import { apply, applyAll, reshape } from '../ops/apply.js'
+import { packHeads } from './pack-heads.js'
 
 /** Activations rounded to 8 bits per block: twice as fast as exact ones at 4 bits, and the only form with a kernel worth using at 8. */
 const accuracyLevel = 4
@@ -59,7 +66,25 @@ export async function useQuantisedKernels(
   const { nodes, constants: own } = g.build()
   const used = new Set(nodes.flatMap(node => node.inputs.map(input => input?.name)))
   const kept = graph.constants.filter(known => used.has(known.name) && !own.some(other => other.name === known.name))
-  return { ...graph, name: `${graph.name}, quantised kernels`, nodes, constants: [...kept, ...own, ...constants] }
+  const rewritten = {
+    ...graph,
+    name: `${graph.name}, quantised kernels`,
+    nodes,
+    constants: [...kept, ...own, ...constants],
+  }
+  return packHeads(rewritten)
+}
+
+/**
+ * Whether a model can decode on quantised kernels: some matrix is stored in a form that they take, and the cache of derived files has room for
+ * these forms beside the float32 ones.
+ */
+export function takesQuantisedKernels(
+  { tensors }: Pick<BuildableModel, 'tensors'>,
+  env: DerivedContext['env'],
+): boolean {
+  const bytes = [...tensors.values()].reduce((sum, tensor) => sum + quantisedBytes(tensor), 0)
+  return bytes > 0 && bytes + derivedBytes(tensors.values()) <= env.HARTONOMOUS_DERIVED_BYTES
 }
 
 type AddConstant = (

@@ -15,23 +15,31 @@ export interface Backend {
 }
 
 /** Session settings of both backends, as ONNX Runtime names them. */
-export const sessionConfig = ({ weightsFolder, prepack = false }: SessionOptions): Record<string, string> => ({
+export const sessionConfig = ({
+  weightsFolder,
+  prepack = false,
+  spin = false,
+}: SessionOptions): Record<string, string> => ({
   // Prepacking copies every weight into private memory and costs seconds; without it they are mapped.
   'session.disable_prepacking': prepack ? '0' : '1',
   'session.model_external_initializers_file_folder_path': weightsFolder,
-  // Waiting threads sleep rather than spin: the machine also serves.
-  'session.intra_op.allow_spinning': '0',
+  // Waiting threads sleep rather than spin: the machine also serves. Those that spin do so within a run only.
+  'session.intra_op.allow_spinning': spin ? '1' : '0',
+  'session.force_spinning_stop': '1',
 })
 
 /** Fatal only: errors come as exceptions anyway, warnings are about the machine. */
 export const logSeverity = 4
 
-/** @throws Error where a name is none of the graph's: both backends say so alike, before native code is asked */
-export function checkNames(graph: Graph, feeds: Readonly<Record<string, RuntimeTensor>>, fetches: readonly string[]) {
-  const unknown = (names: readonly string[], values: Graph['inputs']) =>
-    names.find(name => !values.some(value => value.name === name))
-  const input = unknown(Object.keys(feeds), graph.inputs)
-  if (input !== undefined) throw new Error(`session ${graph.name} has no input ${input}`)
-  const output = unknown(fetches, graph.outputs)
-  if (output !== undefined) throw new Error(`session ${graph.name} has no output ${output}`)
+/**
+ * Checks names of feeds and fetches; made once per session.
+ * @throws Error where a name is none of the graph's: both backends say so alike, before native code is asked
+ */
+export function nameCheck(graph: Graph) {
+  const inputs = new Set(graph.inputs.map(({ name }) => name))
+  const outputs = new Set(graph.outputs.map(({ name }) => name))
+  return (feeds: Readonly<Record<string, RuntimeTensor>>, fetches: readonly string[]): void => {
+    for (const name in feeds) if (!inputs.has(name)) throw new Error(`session ${graph.name} has no input ${name}`)
+    for (const name of fetches) if (!outputs.has(name)) throw new Error(`session ${graph.name} has no output ${name}`)
+  }
 }

@@ -2,7 +2,7 @@
 import type { InferenceSession, Tensor } from 'onnxruntime-node'
 import type { ElementType } from '../graph/ir.js'
 import { encodeModel } from '../onnx/encode.js'
-import { type Backend, checkNames, logSeverity, sessionConfig } from './backend-face.js'
+import { type Backend, logSeverity, nameCheck, sessionConfig } from './backend-face.js'
 import { throwIfCancelled } from './cancellation.js'
 import { providerOf } from './providers.js'
 import type { RuntimeTensor, TensorData } from './tensor.js'
@@ -25,6 +25,7 @@ export const bindingBackend: Backend = {
       extra: sessionConfig(options),
     })
     const toOrt = ({ type, data, shape }: RuntimeTensor) => new ort.Tensor(type, data as Float32Array, shape)
+    const checkNames = nameCheck(graph)
     let disposed = false
     return {
       backend: 'binding',
@@ -33,7 +34,7 @@ export const bindingBackend: Backend = {
       async run(feeds, fetches, { signal, into = {} } = {}) {
         if (disposed) throw new Error(`session ${graph.name} was disposed`)
         throwIfCancelled(signal)
-        checkNames(graph, feeds, fetches)
+        checkNames(feeds, fetches)
         const tensors = Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, toOrt(tensor)]))
         const wanted = Object.fromEntries(fetches.map(name => [name, into[name] ? toOrt(into[name]) : null]))
         const results = await session.run(tensors, wanted)

@@ -1,7 +1,7 @@
 // The native backend: sessions and runs through ONNX Runtime's C API.
 import type { ElementType, Graph, Value } from '../graph/ir.js'
 import { encodeModel } from '../onnx/encode.js'
-import { type Backend, checkNames, logSeverity, sessionConfig } from './backend-face.js'
+import { type Backend, logSeverity, nameCheck, sessionConfig } from './backend-face.js'
 import { cancellationOf, throwIfCancelled } from './cancellation.js'
 import { addressOf, loadOrtApi, type OrtApi, type Pointer, viewOf } from './ort-api.js'
 import type { RunOptions, Session, SessionOptions } from './session.js'
@@ -43,7 +43,7 @@ export function nativeBackend(): Backend {
   }
 
   const createHandle = async (graph: Graph, sessionOptions: SessionOptions): Promise<Pointer> => {
-    const { threads = 0, arena = true } = sessionOptions
+    const { threads = 0, arena = true, profile } = sessionOptions
     const model = encodeModel(graph)
     const options = api.create('CreateSessionOptions')
     try {
@@ -52,6 +52,7 @@ export function nativeBackend(): Backend {
       // A kept memory pattern fits one batch shape only, and lengths vary from run to run.
       api.check('DisableMemPattern', options)
       if (!arena) api.check('DisableCpuMemArena', options)
+      if (profile) api.check('EnableProfiling', options, profile)
       if (threads > 0) api.check('SetIntraOpNumThreads', options, threads)
       for (const [key, value] of Object.entries(sessionConfig(sessionOptions))) {
         api.check('AddSessionConfigEntry', options, key, value)
@@ -79,7 +80,9 @@ export function nativeBackend(): Backend {
       const handle = await createHandle(graph, options)
       const outputs = new Map(graph.outputs.map(output => [output.name, output]))
       const names = new Map([...graph.inputs, ...graph.outputs].map(({ name }) => [name, cString(name)]))
-      const nameAddresses = (list: readonly string[]) => pointers(list.map(name => addressOf(names.get(name)!)))
+      const addresses = new Map([...names].map(([name, text]) => [name, addressOf(text)]))
+      const nameAddresses = (list: readonly string[]) => pointers(list.map(name => addresses.get(name)!))
+      const checkNames = nameCheck(graph)
       const atWork = new Set<Promise<void>>()
       let disposed = false
 
@@ -176,7 +179,7 @@ export function nativeBackend(): Backend {
             if (disposed) throw new Error(`session ${graph.name} was disposed`)
           }
           check()
-          checkNames(graph, feeds, fetches)
+          checkNames(feeds, fetches)
           const endTurn = await takeTurn(options.signal, () => cancellationOf(options.signal!))
           try {
             check()

@@ -27,6 +27,7 @@ const functions = {
   CreateSessionFromArray: [8, 'p', 'ppzpp'],
   Run: [9, 'p', 'ppppzpzp'],
   CreateSessionOptions: [10, 'p', 'p'],
+  EnableProfiling: [14, 'p', 'ps'],
   DisableMemPattern: [17, 'p', 'p'],
   DisableCpuMemArena: [19, 'p', 'p'],
   SetSessionLogSeverityLevel: [22, 'p', 'pi'],

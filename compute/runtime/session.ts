@@ -52,6 +52,16 @@ export interface SessionOptions {
    * kernels are slow by an order of magnitude without.
    */
   prepack?: boolean
+  /**
+   * Whether threads that wait for each other within a run do so busily: faster where a graph is many small kernels and cores are free.
+   * Absent: false.
+   */
+  spin?: boolean
+  /**
+   * Times every node of every run and writes them as JSON to a file of this name, with the time of day added, when the session is
+   * disposed. The `binding` backend does not.
+   */
+  profile?: string | undefined
   /** Absent: the device's best, which is `native` on a CPU where it loads. */
   backend?: BackendName | undefined
   /** Absent: this process's device. */

@@ -137,13 +137,21 @@ test.each(families)('%s in blocks of Q8_0 decodes on quantised kernels as in flo
   const golden = await readGolden(name)
   const source = await writeGoldenGguf(golden, join(folder, `${name}-q8`), 'Q8_0')
   const manifest = await readManifest(context.payloads, (await ingestModel({ source }, context)).manifest)
-  const logits = []
+  const logits: Float32Array[][] = []
   for (const kernels of ['float32', 'quantised'] as const) {
     const model = await openModel(manifest, { ...context, env: { ...context.env, HARTONOMOUS_KERNELS: kernels } })
     open.push(model)
-    logits.push(await model.startSequence().append(golden.ids))
+    const sequence = model.startSequence()
+    const steps = []
+    for (const id of golden.ids) steps.push(await sequence.append([id]))
+    // Prompts run in float32 whatever the kernels.
+    logits.push([steps.at(-1)!, await model.startSequence().append(golden.ids)])
   }
-  const [exact, quantised] = logits as [Float32Array, Float32Array]
+  const [[exact, prompt], [quantised, quantisedPrompt]] = logits as [Float32Array[], Float32Array[]] as [
+    [Float32Array, Float32Array],
+    [Float32Array, Float32Array],
+  ]
+  expect(quantisedPrompt).toEqual(prompt)
   // Blocks of this scale are coarse. The kernels round activations to 8 bits too, which costs less than the rounding of the weights.
   const roundedWeights = worst(exact, golden.logits[last(golden)]!)
   expect(roundedWeights).toBeLessThan(0.2)

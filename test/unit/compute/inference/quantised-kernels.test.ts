@@ -6,7 +6,7 @@ import { ggmlTypeByName } from '../../../../compute/formats/ggml-types.js'
 import { ensureQuantised, matrixForm } from '../../../../compute/formats/quantised-weights.js'
 import { graphBuilder } from '../../../../compute/graph/builder.js'
 import type { Graph } from '../../../../compute/graph/ir.js'
-import { useQuantisedKernels } from '../../../../compute/inference/quantised-kernels.js'
+import { takesQuantisedKernels, useQuantisedKernels } from '../../../../compute/inference/quantised-kernels.js'
 import { apply } from '../../../../compute/ops/apply.js'
 import { evaluate, type Tensor, tensor } from '../../../../compute/ops/reference.js'
 import { createSession, floats, int64s } from '../../../../compute/runtime/session.js'
@@ -171,4 +171,15 @@ test('a lost or cut derived file is made again, the same bytes, and is known by 
   const listed = []
   for await (const file of listDerived(context.dataFolder)) listed.push(file)
   expect(listed.find(file => file.path === path)).toMatchObject({ payload: stored.payload, bytes: before.length })
+})
+
+test('quantised kernels are used only where the cache holds their forms beside the float32 ones', async () => {
+  const stored = await storedMatrix('Q4_1', 64, columns, 78)
+  const tensors = new Map([['w', stored]]) as never
+  // 4 bits, and a scale and an offset of 4 bytes for 32 elements; beside 4 bytes each.
+  const bytes = 64 * columns * (0.5 + 8 / 32 + 4)
+  expect(takesQuantisedKernels({ tensors }, { HARTONOMOUS_DERIVED_BYTES: bytes })).toBe(true)
+  expect(takesQuantisedKernels({ tensors }, { HARTONOMOUS_DERIVED_BYTES: bytes - 1 })).toBe(false)
+  const plain = new Map([['w', { ...stored, dtype: 'F32' }]]) as never
+  expect(takesQuantisedKernels({ tensors: plain }, { HARTONOMOUS_DERIVED_BYTES: 1e12 })).toBe(false)
 })

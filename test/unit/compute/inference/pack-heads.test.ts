@@ -1,0 +1,64 @@
+import { expect, test } from 'vitest'
+import { graphBuilder } from '../../../../compute/graph/builder.js'
+import type { Graph } from '../../../../compute/graph/ir.js'
+import { printGraph } from '../../../../compute/graph/print.js'
+import { packHeads } from '../../../../compute/inference/pack-heads.js'
+import { apply, applyAll, reshapeTo } from '../../../../compute/ops/apply.js'
+import { createSession, floats, int32s, int64s } from '../../../../compute/runtime/session.js'
+
+const [batch, seq, heads, kvHeads, size] = [2, 3, 4, 2, 16]
+const widths = [heads * size, kvHeads * size, kvHeads * size]
+const width = widths.reduce((a, b) => a + b)
+
+/** Attention over the parts of one value; `spoil` puts something between the parts and it. */
+function attentionGraph(spoil: boolean): Graph {
+  const g = graphBuilder('heads')
+  const ids = g.input('input_ids', 'int64', ['batch', 'seq'])
+  const x = g.input('x', 'float32', ['tokens', width])
+  const last = g.input('last_positions', 'int32', ['batch'])
+  const total = g.input('total_length', 'int32', [])
+  const shape = apply(g, 'Shape', [ids], {}, { name: 'batch_and_seq' })
+  const parts = applyAll(g, 'Split', [x, g.int64s(widths)], { axis: 1 }, { name: ['q', 'k', 'v'] })
+  const inputs = parts.map((part, i) => {
+    const own = widths[i]!
+    const sizes = apply(g, 'Concat', [shape, g.int64s([own])], { axis: 0 }, { name: `shape.${i}` })
+    const value = spoil && i === 1 ? apply(g, 'Neg', [part!], {}, { name: 'spoilt' }) : part!
+    return reshapeTo(g, value, sizes, ['batch', 'seq', own], `heads.${i}`)
+  })
+  const attributes = { num_heads: heads, kv_num_heads: kvHeads, scale: 0.25, do_rotary: 0 }
+  const [attended] = applyAll(g, 'GroupQueryAttention', [...inputs, null, null, last, total], attributes, {
+    name: ['attended', 'keys', 'values'],
+  })
+  g.output(attended!)
+  return g.build()
+}
+
+async function run(graph: Graph) {
+  const session = await createSession(graph, { weightsFolder: '/tmp', threads: 1 })
+  const tokens = batch * seq
+  const x = Float32Array.from({ length: tokens * width }, (_, i) => Math.sin(i * 1.7))
+  const feeds = {
+    input_ids: int64s(new Array<number>(tokens).fill(0), [batch, seq]),
+    x: floats(x, [tokens, width]),
+    last_positions: int32s([seq - 1, seq - 1]),
+    total_length: int32s([seq], []),
+  }
+  const results = await session.run(feeds, ['attended'])
+  await session.dispose()
+  return results.attended!
+}
+
+test('parts of one value go to attention as one, with the same result', async () => {
+  const graph = attentionGraph(false)
+  const packed = packHeads(graph)
+  expect(graph.nodes.map(node => node.op).filter(op => op === 'Reshape')).toHaveLength(3)
+  expect(printGraph(packed)).toMatchInlineSnapshot()
+  const [expected, given] = [await run(graph), await run(packed)]
+  expect(given.shape).toEqual(expected.shape)
+  expect(given.data).toEqual(expected.data)
+})
+
+test('a graph with something between the parts and attention stays as it is', () => {
+  const graph = attentionGraph(true)
+  expect(packHeads(graph)).toBe(graph)
+})
