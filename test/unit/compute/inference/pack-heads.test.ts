@@ -17,6 +17,8 @@ function attentionGraph(spoil: boolean): Graph {
   const x = g.input('x', 'float32', ['tokens', width])
   const last = g.input('last_positions', 'int32', ['batch'])
   const total = g.input('total_length', 'int32', [])
+  // Room for positions as in a model: without it ONNX Runtime works out the wrong width for the packed form.
+  const past = ['keys', 'values'].map(name => g.input(`past.${name}`, 'float32', ['batch', kvHeads, 'past', size]))
   const shape = apply(g, 'Shape', [ids], {}, { name: 'batch_and_seq' })
   const parts = applyAll(g, 'Split', [x, g.int64s(widths)], { axis: 1 }, { name: ['q', 'k', 'v'] })
   const inputs = parts.map((part, i) => {
@@ -26,7 +28,7 @@ function attentionGraph(spoil: boolean): Graph {
     return reshapeTo(g, value, sizes, ['batch', 'seq', own], `heads.${i}`)
   })
   const attributes = { num_heads: heads, kv_num_heads: kvHeads, scale: 0.25, do_rotary: 0 }
-  const [attended] = applyAll(g, 'GroupQueryAttention', [...inputs, null, null, last, total], attributes, {
+  const [attended] = applyAll(g, 'GroupQueryAttention', [...inputs, ...past, last, total], attributes, {
     name: ['attended', 'keys', 'values'],
   })
   g.output(attended!)
@@ -42,6 +44,8 @@ async function run(graph: Graph) {
     x: floats(x, [tokens, width]),
     last_positions: int32s([seq - 1, seq - 1]),
     total_length: int32s([seq], []),
+    'past.keys': floats(new Float32Array(batch * kvHeads * seq * size), [batch, kvHeads, seq, size]),
+    'past.values': floats(new Float32Array(batch * kvHeads * seq * size), [batch, kvHeads, seq, size]),
   }
   const results = await session.run(feeds, ['attended'])
   await session.dispose()
@@ -52,7 +56,27 @@ test('parts of one value go to attention as one, with the same result', async ()
   const graph = attentionGraph(false)
   const packed = packHeads(graph)
   expect(graph.nodes.map(node => node.op).filter(op => op === 'Reshape')).toHaveLength(3)
-  expect(printGraph(packed)).toMatchInlineSnapshot()
+  expect(printGraph(packed)).toMatchInlineSnapshot(`
+    "graph heads
+      input input_ids: int64[batch, seq]
+      input x: float32[tokens, 128]
+      input last_positions: int32[batch]
+      input total_length: int32[]
+      input past.keys: float32[batch, 2, past, 16]
+      input past.values: float32[batch, 2, past, 16]
+      constant int64[64]: int64[1] = {64}
+      constant int64[32]: int64[1] = {32}
+      constant packed_heads.128: int64[1] = {128}
+      batch_and_seq: int64[2] = Shape(input_ids)
+      packed_shape.128: int64[3] = Concat(batch_and_seq, packed_heads.128, axis=0)
+      shape.0: int64[3] = Concat(batch_and_seq, int64[64], axis=0)
+      shape.1: int64[3] = Concat(batch_and_seq, int64[32], axis=0)
+      shape.2: int64[3] = Concat(batch_and_seq, int64[32], axis=0)
+      x.packed: float32[batch, seq, 128] = Reshape(x, packed_shape.128)
+      attended: float32[batch, seq, 64]; keys: float32[batch, 2, total, 16]; values: float32[batch, 2, total, 16] = GroupQueryAttention(x.packed, _, _, past.keys, past.values, last_positions, total_length, num_heads=4, kv_num_heads=2, scale=0.25, do_rotary=0)
+      output attended: float32[batch, seq, 64]
+    "
+  `)
   const [expected, given] = [await run(graph), await run(packed)]
   expect(given.shape).toEqual(expected.shape)
   expect(given.data).toEqual(expected.data)
