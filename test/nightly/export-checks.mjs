@@ -61,7 +61,8 @@ export function readArguments() {
 /** A platform on a fresh data folder, and what the checks ask of it. */
 export async function startPlatform() {
   const dataFolder = mkdtempSync(join(tmpdir(), 'hartonomous-nightly-'))
-  const platform = await launchPlatform(dataFolder)
+  // Whose tokens are compared with float32 elsewhere.
+  const platform = await launchPlatform(dataFolder, { HARTONOMOUS_KERNELS: 'float32' })
 
   async function query(operation, variables) {
     const response = await fetch(`${platform.url}/graphql`, {
