@@ -3,7 +3,7 @@ import { graphBuilder } from '../../../../compute/graph/builder.js'
 import type { Graph } from '../../../../compute/graph/ir.js'
 import { printGraph } from '../../../../compute/graph/print.js'
 import { packHeads } from '../../../../compute/inference/pack-heads.js'
-import { apply, applyAll, reshapeTo } from '../../../../compute/ops/apply.js'
+import { apply, applyAll, reshape, reshapeTo } from '../../../../compute/ops/apply.js'
 import { createSession, floats, int32s, int64s } from '../../../../compute/runtime/session.js'
 
 const [batch, seq, heads, kvHeads, size] = [2, 3, 4, 2, 16]
@@ -31,7 +31,8 @@ function attentionGraph(spoil: boolean): Graph {
   const [attended] = applyAll(g, 'GroupQueryAttention', [...inputs, ...past, last, total], attributes, {
     name: ['attended', 'keys', 'values'],
   })
-  g.output(attended!)
+  // As in a model. ONNX Runtime's shape inference does not know packed heads: as an output of the graph their width would be said to be 0.
+  g.output(reshape(g, attended!, [-1, heads * size], ['tokens', heads * size], 'flat'))
   return g.build()
 }
 
@@ -47,36 +48,16 @@ async function run(graph: Graph) {
     'past.keys': floats(new Float32Array(batch * kvHeads * seq * size), [batch, kvHeads, seq, size]),
     'past.values': floats(new Float32Array(batch * kvHeads * seq * size), [batch, kvHeads, seq, size]),
   }
-  const results = await session.run(feeds, ['attended'])
+  const results = await session.run(feeds, ['flat'])
   await session.dispose()
-  return results.attended!
+  return results.flat!
 }
 
 test('parts of one value go to attention as one, with the same result', async () => {
   const graph = attentionGraph(false)
   const packed = packHeads(graph)
-  expect(graph.nodes.map(node => node.op).filter(op => op === 'Reshape')).toHaveLength(3)
-  expect(printGraph(packed)).toMatchInlineSnapshot(`
-    "graph heads
-      input input_ids: int64[batch, seq]
-      input x: float32[tokens, 128]
-      input last_positions: int32[batch]
-      input total_length: int32[]
-      input past.keys: float32[batch, 2, past, 16]
-      input past.values: float32[batch, 2, past, 16]
-      constant int64[64]: int64[1] = {64}
-      constant int64[32]: int64[1] = {32}
-      constant packed_heads.128: int64[1] = {128}
-      batch_and_seq: int64[2] = Shape(input_ids)
-      packed_shape.128: int64[3] = Concat(batch_and_seq, packed_heads.128, axis=0)
-      shape.0: int64[3] = Concat(batch_and_seq, int64[64], axis=0)
-      shape.1: int64[3] = Concat(batch_and_seq, int64[32], axis=0)
-      shape.2: int64[3] = Concat(batch_and_seq, int64[32], axis=0)
-      x.packed: float32[batch, seq, 128] = Reshape(x, packed_shape.128)
-      attended: float32[batch, seq, 64]; keys: float32[batch, 2, total, 16]; values: float32[batch, 2, total, 16] = GroupQueryAttention(x.packed, _, _, past.keys, past.values, last_positions, total_length, num_heads=4, kv_num_heads=2, scale=0.25, do_rotary=0)
-      output attended: float32[batch, seq, 64]
-    "
-  `)
+  expect(graph.nodes.map(node => node.op).filter(op => op === 'Reshape')).toHaveLength(4)
+  expect(printGraph(packed)).toMatchInlineSnapshot()
   const [expected, given] = [await run(graph), await run(packed)]
   expect(given.shape).toEqual(expected.shape)
   expect(given.data).toEqual(expected.data)
