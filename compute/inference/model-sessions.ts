@@ -92,10 +92,12 @@ export async function modelSessions(
   }
   /**
    * What runs one token at a time. That reads every weight for little work, so stored codes are faster; several tokens at once are faster
-   * in float32, and so is what measures, because losses are compared closer than quantised kernels round.
+   * in float32, and so is what measures, because losses are compared closer than quantised kernels round. Only on the CPU: nobody has
+   * measured what these kernels do elsewhere.
    */
-  const stepGraph =
-    context.env.HARTONOMOUS_KERNELS === 'quantised' && takesQuantisedKernels(model, context.env) ? 'step' : 'generate'
+  const onCpu = (context.device?.provider ?? 'cpu') === 'cpu'
+  const wanted = onCpu && context.env.HARTONOMOUS_KERNELS === 'quantised'
+  const stepGraph = wanted && takesQuantisedKernels(model, context.env) ? 'step' : 'generate'
   const sessions = new Map<SessionGraph, Promise<Session>>()
   let disposed = false
 
