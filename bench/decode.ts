@@ -1,5 +1,6 @@
 // `npm run bench -- decode [model] [--peer PYTHON]`: prefill and decoding speed as a user gets it, in turns with the memory bandwidth and the matrix
 // multiplication of the same process and, with a Python that has llama-cpp-python, with llama.cpp on the same files as Q4_1, Q8_0 and F32.
+// `--profile PREFIX` times every kernel of a step too, at some cost in speed, and keeps ONNX Runtime's files beginning with PREFIX.
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
@@ -15,6 +16,7 @@ import { projectFile } from '../lib/project.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 import { llamaPeer, quantisedFile } from './llama-peer.js'
 import { bandwidth, matrixMultiply, seconds } from './machine-rates.js'
+import { nodeTimes } from './node-times.js'
 
 const defaultModel = () =>
   projectFile('..', 'shared', 'models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
@@ -138,6 +140,14 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       }
     }
     for (const { model } of models) await model.dispose()
+    const profiles = values.profile === undefined ? [] : models
+    for (const { source, name } of profiles) {
+      // Written when the sessions were disposed.
+      const times = await nodeTimes(`${values.profile}-${basename(source)}`)
+      const nodes = new Table({ head: [`${name}: a step`, 'nodes', 'µs'], colAligns: ['left', 'right', 'right'] })
+      for (const { op, nodes: count, microseconds } of times) nodes.push([op, count, microseconds])
+      process.stderr.write(`${nodes.toString()}\n`)
+    }
     await memory.dispose()
     await multiply.dispose()
 
