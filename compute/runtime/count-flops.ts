@@ -51,8 +51,9 @@ const counts: Readonly<Record<string, Count>> = {
   FusedMatMul: product,
   MatMulNBits: ({ outputs: [y], attributes }, sizes) => 2 * elements(shapeOf(y), sizes) * Number(attributes.K),
   // Scores and what they mix, over all positions so far: half of it is masked, and computed all the same.
-  GroupQueryAttention: ({ inputs: [q] }, sizes) =>
-    4 * elements(shapeOf(q), sizes) * (sizes.get('total') ?? sizes.get('seq') ?? 1),
+  // Its output is as wide as the queries, which may come packed with keys and values.
+  GroupQueryAttention: ({ outputs: [y] }, sizes) =>
+    4 * elements(shapeOf(y), sizes) * (sizes.get('total') ?? sizes.get('seq') ?? 1),
 }
 
 /** A function from the inputs of a run to its floating-point operations; additions of norms, activations and the like are not counted. */
@@ -82,7 +83,7 @@ export function counted(session: Session, graph: Graph): Session {
     ...session,
     async run(feeds, fetches, options) {
       const results = await session.run(feeds, fetches, options)
-      addFlops(flops(feeds))
+      if (counters.getStore()) addFlops(flops(feeds))
       return results
     },
   }
