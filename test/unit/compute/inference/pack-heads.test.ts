@@ -57,7 +57,29 @@ test('parts of one value go to attention as one, with the same result', async ()
   const graph = attentionGraph(false)
   const packed = packHeads(graph)
   expect(graph.nodes.map(node => node.op).filter(op => op === 'Reshape')).toHaveLength(4)
-  expect(printGraph(packed)).toMatchInlineSnapshot()
+  expect(printGraph(packed)).toMatchInlineSnapshot(`
+    "graph heads
+      input input_ids: int64[batch, seq]
+      input x: float32[tokens, 128]
+      input last_positions: int32[batch]
+      input total_length: int32[]
+      input past.keys: float32[batch, 2, past, 16]
+      input past.values: float32[batch, 2, past, 16]
+      constant int64[64]: int64[1] = {64}
+      constant int64[32]: int64[1] = {32}
+      constant int64[-1,64]: int64[2] = {-1, 64}
+      constant packed_heads.128: int64[1] = {128}
+      batch_and_seq: int64[2] = Shape(input_ids)
+      packed_shape.128: int64[3] = Concat(batch_and_seq, packed_heads.128, axis=0)
+      shape.0: int64[3] = Concat(batch_and_seq, int64[64], axis=0)
+      shape.1: int64[3] = Concat(batch_and_seq, int64[32], axis=0)
+      shape.2: int64[3] = Concat(batch_and_seq, int64[32], axis=0)
+      x.packed: float32[batch, seq, 128] = Reshape(x, packed_shape.128)
+      attended: float32[batch, seq, 64]; keys: float32[batch, 2, total, 16]; values: float32[batch, 2, total, 16] = GroupQueryAttention(x.packed, _, _, past.keys, past.values, last_positions, total_length, num_heads=4, kv_num_heads=2, scale=0.25, do_rotary=0)
+      flat: float32[tokens, 64] = Reshape(attended, int64[-1,64])
+      output flat: float32[tokens, 64]
+    "
+  `)
   const [expected, given] = [await run(graph), await run(packed)]
   expect(given.shape).toEqual(expected.shape)
   expect(given.data).toEqual(expected.data)
