@@ -12,8 +12,8 @@ import type { FromWorker } from './messages.js'
 import type { DeviceRecord, JobQueue, JobRecord, JobStore } from './queue.js'
 import { startWorker, type WorkerProcess } from './worker-process.js'
 
-/** Jobs one worker of the lane runs at once: devices are exclusive, generations share a loaded model, io waits for disks and networks. */
-export const laneConcurrency: Record<Lane, number> = { device: 1, interactive: 4, io: 2 }
+/** Jobs one worker of the lane runs at once: devices are exclusive, generations are one batch on a loaded model, io waits for disks and networks. */
+export const laneConcurrency: Record<Lane, number> = { device: 1, interactive: 16, io: 2 }
 
 /** How often the store is looked at for jobs and cancellations of other processes; own ones come by wake() at once. */
 const pollMs = 250
