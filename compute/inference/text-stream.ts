@@ -11,34 +11,48 @@ export interface TextStream {
 /** Tokens of the prompt that give the first new token its spacing: some decoders drop the space that begins a text. */
 const contextTokens = 8
 
+/** An unfinished character has at most so many bytes, each of which a decoder may show as U+FFFD. */
+const unfinishedBytes = 3
+/** Tokens after which bytes that make no character are given up. */
+const mostPending = 256
+
 /**
  * Decodes as a difference: the text of a window with the new tokens minus the text without them, since a decoder may change what
- * stands before (spaces) and a character may need several byte tokens.
+ * stands before (spaces) and a character may need several byte tokens. What ends in U+FFFD may be half a character yet: all before is
+ * certain and given out, though its tokens stay in the window.
  */
 export function textStream(tokenizer: Pick<ModelTokenizer, 'decode'>, promptIds: readonly number[]): TextStream {
   let emitted = promptIds.slice(-contextTokens)
   let pending: number[] = []
+  /** Characters of the pending tokens' text that were given out. */
+  let shown = 0
   const difference = () => {
     const before = tokenizer.decode(emitted)
-    return { text: tokenizer.decode([...emitted, ...pending]).slice(before.length) }
+    return tokenizer.decode([...emitted, ...pending]).slice(before.length)
   }
   const advance = () => {
     emitted = [...emitted, ...pending].slice(-contextTokens)
     pending = []
+    shown = 0
   }
   return {
     push(id) {
       pending.push(id)
-      const { text } = difference()
-      if (text === '' || text.endsWith('\ufffd')) return ''
-      advance()
-      return text
+      const text = difference()
+      if (text === '') return ''
+      const broken = /\ufffd*$/.exec(text)![0].length
+      const uncertain = broken > unfinishedBytes && pending.length > mostPending ? 0 : Math.min(broken, unfinishedBytes)
+      const end = text.length - uncertain
+      const piece = text.slice(shown, end)
+      if (uncertain === 0) advance()
+      else shown = Math.max(shown, end)
+      return piece
     },
     flush() {
       if (pending.length === 0) return ''
-      const { text } = difference()
+      const rest = difference().slice(shown)
       advance()
-      return text
+      return rest
     },
   }
 }
