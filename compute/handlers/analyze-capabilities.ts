@@ -81,6 +81,7 @@ const headsOutput = (importance: readonly CapabilityHeads[], keyValueHeadCount: 
   importance.map(({ capability, layers }) => ({
     capability,
     keyValueHeadCount,
+    keyValueHeadCounts: layers.map(layer => layer.keyValueGroups.length),
     layers: layers.map(layer => layer.heads),
     entropy: layers.map(layer => layer.entropy),
   }))

@@ -78,7 +78,10 @@ const headModel = (name: string, { dimensions: d, headGradients }: LoadedModel):
   layerCount: d.layerCount,
   headCount: d.attentionHeadCount,
   keyValueHeadCount: d.keyValueHeadCount,
-  keyValueHeadsIn: layer => layerDimensions(d, layer).keyValueHeadCount,
+  headsOf(layer) {
+    const { attentionHeadCount, keyValueHeadCount } = layerDimensions(d, layer)
+    return { heads: attentionHeadCount, keyValueHeads: keyValueHeadCount }
+  },
   async gradients(rows, { signal, batchDone }) {
     // Plain numbers: records of them are written as JSON.
     const plain = ({ loss, gradients, entropies }: HeadGradients): HeadRecord => ({

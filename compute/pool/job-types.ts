@@ -105,6 +105,8 @@ export const headImportanceSchema = z.object({
   capability: z.string(),
   /** Heads that share a key/value head follow each other. */
   keyValueHeadCount: z.number().int().positive(),
+  /** [layer] where layers have different numbers, as pruning leaves them; the one above is then the largest. */
+  keyValueHeadCounts: z.array(z.number().int().positive()).optional(),
   /** [layer][query head] mean over samples of |d loss / d gate|, nats per completion token (Michel et al. 2019, arXiv 1905.10650). */
   layers: z.array(z.array(z.number())),
   /**

@@ -26,8 +26,8 @@ export interface HeadModel {
   /** Query heads per layer. */
   headCount: number
   keyValueHeadCount: number
-  /** Of a layer, where pruning left layers with different numbers; the counts above are then the largest. */
-  keyValueHeadsIn(layer: number): number
+  /** Of one layer, where pruning left layers with different numbers; the counts above are then the largest. */
+  headsOf(layer: number): { heads: number; keyValueHeads: number }
   /**
    * Per row its mean completion loss, [layers * heads] the derivatives of that for a factor of each head's output, and entropies.
    * Throws NOT_A_NUMBER, and CANCELLED between two batches.
@@ -124,16 +124,17 @@ export async function headImportance(
 }
 
 function layerHeads(
-  { headCount, keyValueHeadCount, keyValueHeadsIn }: HeadModel,
+  { headCount, headsOf }: HeadModel,
   importance: Float64Array,
   entropy: Float64Array,
   layerIndex: number,
 ): LayerHeads {
-  const ofLayer = (values: Float64Array) => [...values.subarray(layerIndex * headCount, (layerIndex + 1) * headCount)]
-  const heads = ofLayer(importance)
-  const perGroup = headCount / keyValueHeadCount
-  const keyValueGroups = Array.from({ length: keyValueHeadsIn(layerIndex) }, (_, group) =>
+  const own = headsOf(layerIndex)
+  const start = layerIndex * headCount
+  const heads = [...importance.subarray(start, start + own.heads)]
+  const perGroup = own.heads / own.keyValueHeads
+  const keyValueGroups = Array.from({ length: own.keyValueHeads }, (_, group) =>
     heads.slice(group * perGroup, (group + 1) * perGroup).reduce((sum, head) => sum + head, 0),
   )
-  return { layerIndex, heads, keyValueGroups, entropy: ofLayer(entropy) }
+  return { layerIndex, heads, keyValueGroups, entropy: [...entropy.subarray(start, start + own.heads)] }
 }

@@ -97,13 +97,13 @@ async function insertHeads(
   shared: Pick<ModelHeadImportance, 'tenantId' | 'analysisId' | 'modelId'>,
   heads: NonNullable<JobOutput<'capability.analyze'>['heads']>,
 ) {
-  const rows = heads.flatMap(({ capability, keyValueHeadCount, layers, entropy }) =>
+  const rows = heads.flatMap(({ capability, keyValueHeadCount, keyValueHeadCounts, layers, entropy }) =>
     layers.map((importance, layerIndex) => ({
       ...shared,
       id: newId(),
       layerIndex,
       slug: capability,
-      keyValueHeadCount,
+      keyValueHeadCount: keyValueHeadCounts?.[layerIndex] ?? keyValueHeadCount,
       importance,
       entropy: entropy?.[layerIndex] ?? null,
     })),
