@@ -102,6 +102,12 @@ function compareAll(found: LayerInfluence, reference: Record<string, Influence>,
   return [...rows, compare('all', reference.all, layers, block, skip)]
 }
 
+/** Also on standard error at once: a run that is stopped later has said what it found. */
+function said<T extends object>(figures: T): T {
+  process.stderr.write(`${JSON.stringify(figures)}\n`)
+  return figures
+}
+
 /** Losses of every variant, each run whole through the gated graph: [variant][sample]. */
 async function runWhole(
   scorer: Scorer,
@@ -248,7 +254,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     const { manifest } = await ingestModel({ source }, context)
     const opening = performance.now()
     const second = Number(values.second)
-    const twice = second > 0 ? await compareSecond(manifest, second, context) : {}
+    const twice = second > 0 ? said(await compareSecond(manifest, second, context)) : {}
     return await withScoringModel(manifest, context, async opened => {
       const { model, scorer } = opened
       const openSeconds = (performance.now() - opening) / 1000
@@ -281,7 +287,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         // Rank correlation over all tasks together, deviations the worst of any task.
         ...(only || !perTask.all || values.tasks ? {} : compareAngles(found, perTask.all)),
         ...(perCapability > 0
-          ? await compareSharing(scorer, model.layerCount, await encodeSamples(model, compared, 256), layers)
+          ? said(await compareSharing(scorer, model.layerCount, await encodeSamples(model, compared, 256), layers))
           : {}),
         ...twice,
         ...summary(compareAll(found, perTask, tasks, layers)),
