@@ -41,6 +41,9 @@ export interface ModelSessions {
   dispose(): Promise<void>
 }
 
+/** Of what all sessions may hold, one model's private copy takes at most this part. */
+const largestCopyShare = 4
+
 function buildGraph(model: BuildableModel, variant: SessionGraph, locate: LocateWeight): Graph {
   if (variant === 'step') return buildModelGraph(model, 'generate', locate)
   if (variant === 'head_gradients') return headGradientGraph(model, locate)
@@ -98,6 +101,8 @@ export async function modelSessions(
   const onCpu = (context.device?.provider ?? 'cpu') === 'cpu'
   const wanted = onCpu && context.env.HARTONOMOUS_KERNELS === 'quantised'
   const stepGraph = wanted && takesQuantisedKernels(model, context.env) ? 'step' : 'generate'
+  /** A model that decodes in float32 does so a fifth faster on a private copy in its kernels' layout (docs/decisions/0025). */
+  const copiesFloats = onCpu && stepGraph === 'generate' && floatBytes <= sessionPool.budget / largestCopyShare
   const sessions = new Map<SessionGraph, Promise<Session>>()
   let disposed = false
 
@@ -118,7 +123,7 @@ export async function modelSessions(
       backend: context.backend,
       device: context.device,
       profile: variant === stepGraph ? context.profile : undefined,
-      prepack: variant === 'step',
+      prepack: variant === 'step' || (variant === 'generate' && copiesFloats),
       spin: variant === 'step' || variant === 'generate',
       arena: !/^(layer|tail|masked)/.test(variant),
       async prepare() {
