@@ -82,7 +82,7 @@ describe.skipIf(problem !== undefined)('a WebGPU device', () => {
       'CPU',
     ])
 
-    const killed = await evaluate(both, 60)
+    const killed = await evaluate(both, 30)
     await expect
       .poll(async () => (await jobOf(both, killed)).state === 'RUNNING' && workerPids('device', both.pid).length, {
         timeout: 60_000,
@@ -94,6 +94,7 @@ describe.skipIf(problem !== undefined)('a WebGPU device', () => {
 
     rmSync(driver)
     for (const pid of workerPids('device', both.pid)) process.kill(pid, 'SIGKILL')
+    await expect.poll(() => workerPids('device', both.pid)).toEqual([])
     const moved = await evaluate(both, 1)
     await both.succeeded(moved, 200)
     expect(await jobOf(both, moved)).toMatchObject({ state: 'SUCCEEDED', attempts: 2, device: { kind: 'CPU' } })
