@@ -24,8 +24,7 @@ export interface ActivationStatistics {
 export const firstCounted = (tokens: number) => (tokens > 1 ? 1 : 0)
 
 /**
- * Adds one sample's rows of a layer's output, [tokens, size] from `start` on. Runs inside the pass that compares input and output anyway:
- * half a percent of an analysis.
+ * Adds one sample's rows of a layer's output, [tokens, size] from `start` on. Runs inside the pass that compares input and output anyway.
  * @param centroid [size] where the mean over the counted tokens is written
  */
 export function activationSums(

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { createClient } from 'graphql-sse'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import WebSocket from 'ws'
+import { parseGlobalId } from '../../../lib/ids.js'
 import { compiledFile, projectFile } from '../../../lib/project.js'
 import { type GraphqlAnswer, startTestPlatform, type TestPlatform } from '../../testkit/platform.js'
 
@@ -32,6 +33,12 @@ const http = (path: string, headers: Record<string, string> = {}, method = 'GET'
     })
     req.on('error', reject).end(body)
   })
+
+test('the processor is a device, with an id of its own', async () => {
+  const { devices } = await p.gql('{ devices { id kind name busy job { id } memoryBytes } }')
+  expect(devices[0]).toMatchObject({ kind: 'CPU', busy: false, job: null })
+  expect(parseGlobalId(devices[0].id)?.type).toBe('Device')
+})
 
 const progressQuery =
   'subscription($id: ID!) { jobProgress(id: $id) { state progress { completed sequence } model { name tensors(first: 1) { totalCount } } } }'

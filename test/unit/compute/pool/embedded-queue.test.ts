@@ -307,8 +307,10 @@ describe('a worker that cannot start', () => {
 })
 
 describe('devices', () => {
-  it('names the processor, idle', async () => {
+  it('names the processor, idle, once it was started', async () => {
     pool = await openTestPool({ start: false })
+    expect(pool.queue.devices()).toEqual([])
+    await pool.queue.start()
     expect(pool.queue.devices()).toMatchObject([{ id: 'cpu-0', kind: 'CPU', busy: false, jobId: null }])
   })
 })
