@@ -151,7 +151,8 @@ test.each(families)('%s in blocks of Q8_0 decodes on quantised kernels as in flo
     [Float32Array, Float32Array],
     [Float32Array, Float32Array],
   ]
-  expect(quantisedPrompt).toEqual(prompt)
+  // Both in float32; a model that decodes on codes runs its prompts from weights that were not prepacked, which sums in another order.
+  expect(worst(quantisedPrompt, [...prompt])).toBeLessThan(1e-5)
   // Blocks of this scale are coarse. The kernels round activations to 8 bits too, which costs less than the rounding of the weights.
   const roundedWeights = worst(exact, golden.logits[last(golden)]!)
   expect(roundedWeights).toBeLessThan(0.2)
