@@ -14,9 +14,9 @@ import { readEnv } from '../lib/env.js'
 import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
-import { llamaPeer, quantisedFile } from './llama-peer.js'
-import { bandwidth, matrixMultiply, seconds } from './machine-rates.js'
-import { nodeTimes } from './node-times.js'
+import { llamaPeer, quantisedFile } from './kit/llama-peer.js'
+import { bandwidth, matrixMultiply, seconds } from './kit/machine-rates.js'
+import { nodeTimes } from './kit/node-times.js'
 
 const defaultModel = () =>
   projectFile('..', 'shared', 'models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')

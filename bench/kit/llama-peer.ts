@@ -2,7 +2,7 @@
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { projectFile } from '../lib/project.js'
+import { projectFile } from '../../lib/project.js'
 
 const run = promisify(execFile)
 

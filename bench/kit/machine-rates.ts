@@ -1,8 +1,8 @@
 // What the machine gives at most, measured in the same process as what is held against it: memory bandwidth and matrix multiplication.
-import { graphBuilder } from '../compute/graph/builder.js'
-import type { Graph } from '../compute/graph/ir.js'
-import { apply } from '../compute/ops/apply.js'
-import { createSession, floats, type RuntimeTensor } from '../compute/runtime/session.js'
+import { graphBuilder } from '../../compute/graph/builder.js'
+import type { Graph } from '../../compute/graph/ir.js'
+import { apply } from '../../compute/ops/apply.js'
+import { createSession, floats, type RuntimeTensor } from '../../compute/runtime/session.js'
 
 export const seconds = async (work: () => Promise<unknown>): Promise<number> => {
   const started = performance.now()
