@@ -98,7 +98,7 @@ function groupLines({ maskedGroups }: Analysis): string[] {
   return [
     '',
     'Without the key/value groups of the least importance, nats lost per token:',
-    table(['group', 'predicted at most', 'measured', 'most on'], rows),
+    table(['group', 'first-order estimate', 'measured', 'most on'], rows),
   ]
 }
 
