@@ -1,6 +1,7 @@
 // A model of any source as a GGUF file that llama.cpp opens: names, row orders and types as its converter writes them.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
+import type { ModelFacts } from '../../lib/model-facts.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { LayerSizes, ResolvedDimensions, TensorPlace } from '../architectures/architecture.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
@@ -12,6 +13,7 @@ import { parseJsonObject } from '../formats/json-scan.js'
 import { plainRopeFrequencies, ropeFrequencies } from '../inference/rope.js'
 import type { ExportQuantization } from '../pool/job-types.js'
 import { inConvention, placeOf } from './export-tensors.js'
+import { lineageText, scoresText } from './model-card.js'
 import { asGgml, converted, storedStream, type TensorStream } from './tensor-streams.js'
 
 export interface GgufExport {
@@ -38,6 +40,7 @@ const fileTypes: Readonly<Record<string, number>> = {
 /**
  * Plans the file; nothing is read but the tokenizer.
  * @param quantization type of all matrices; absent: as stored
+ * @param about the manifest's hash, and what the database knows of the model
  * @throws DomainError UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_FORMAT naming the tensor or the tokenizer's part, SHAPE_MISMATCH
  */
 export async function planGguf(
@@ -45,6 +48,7 @@ export async function planGguf(
   name: string,
   quantization: ExportQuantization | undefined,
   payloads: PayloadStore,
+  about: { hash: string; facts?: ModelFacts | undefined },
 ): Promise<GgufExport> {
   const model = checkBuildable(manifest)
   const tensors: TensorStream[] = []
@@ -61,6 +65,7 @@ export async function planGguf(
     ['general.type', { text: 'model' }],
     ['general.name', { text: name }],
     ...(manifest.license ? [['general.license', { text: manifest.license }] as const] : []),
+    ...factEntries(name, about.hash, about.facts),
     ['general.file_type', { u32: fileTypes[label] ?? 0 }],
     ...(tensors.some(t => isQuantized(t.dtype)) ? [['general.quantization_version', { u32: 2 }] as const] : []),
     ...dimensionEntries(manifest, model, ggufName(model, name)),
@@ -75,6 +80,24 @@ export async function planGguf(
     ...(manifest.chatTemplate ? [['tokenizer.chat_template', { text: manifest.chatTemplate }] as const] : []),
   ])
   return { header: writeGgufHeader(entries, tensors), tensors, label }
+}
+
+/** What the card of a folder says, as far as GGUF has keys for it; our own keys keep the rest. */
+function factEntries(name: string, hash: string, facts: ModelFacts | undefined): [string, GgufEntry][] {
+  const own: [string, GgufEntry] = ['hartonomous.manifest', { text: hash }]
+  if (!facts) return [own]
+  const { version, lineage, recipe, scores } = facts
+  const bases = lineage.slice(1)
+  return [
+    ['general.description', { text: `${lineageText(name, facts)} ${scoresText(facts)}` }],
+    ...(version ? [['general.version', { text: version }] as [string, GgufEntry]] : []),
+    ...(bases.length > 0 ? [['general.base_model.count', { u32: bases.length }] as [string, GgufEntry]] : []),
+    ...bases.map((base, i): [string, GgufEntry] => [`general.base_model.${i}.name`, { text: base.name }]),
+    ['general.tags', { texts: ['hartonomous', 'text-generation', ...new Set(scores.map(s => s.capability))] }],
+    own,
+    ...(recipe ? [['hartonomous.recipe', { text: recipe }] as [string, GgufEntry]] : []),
+    ['hartonomous.scores', { text: JSON.stringify(scores) }],
+  ]
 }
 
 /** Bytes of the whole file. */

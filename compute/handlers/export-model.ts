@@ -1,6 +1,7 @@
 // `model.export`: the original files where the model is as it came, else a Hugging Face folder or a GGUF file made of its tensors.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
+import { isQuantized } from '../formats/ggml-types.js'
 import { parseJsonObject } from '../formats/json-scan.js'
 import { readManifest } from '../formats/manifest.js'
 import { writeSafetensorsHeader } from '../formats/safetensors.js'
@@ -10,8 +11,10 @@ import { writeExport } from './export-folder.js'
 import { type GgufExport, ggufBytes, ggufChunks, planGguf } from './export-gguf.js'
 import { exportTensors } from './export-tensors.js'
 import type { Handler, HandlerContext } from './handler.js'
+import { type CardSubject, modelCard } from './model-card.js'
 import { restoreFile } from './restore-file.js'
 
+type Card = CardSubject | undefined
 type WriteFile = (name: string, chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>) => Promise<void>
 
 const unsupported = (message: string, field: string) =>
@@ -37,10 +40,20 @@ export const exportModel: Handler<'model.export'> = async (input, context) => {
   const original = manifest.format === wanted && manifest.sourceFiles !== undefined && quantization === undefined
   const checked = { ...context, payloads: checkedPayloads(context.payloads, manifest) }
   const gguf =
-    format === 'GGUF' && !original ? await planGguf(manifest, name, quantization, checked.payloads) : undefined
-  const files = await writeExport(context.dataFolder, context.jobId, write => {
-    if (original) return restoreAll(manifest, write, checked)
-    return gguf ? writeGguf(name, gguf, write, context) : convert(manifest, write, checked)
+    format === 'GGUF' && !original
+      ? await planGguf(manifest, name, quantization, checked.payloads, { hash: input.manifest, facts: input.facts })
+      : undefined
+  const card = (tensors: CardSubject['tensors'], notes?: string[]): Card =>
+    input.facts && {
+      ...{ name, manifest, manifestHash: input.manifest, facts: input.facts, library: 'transformers' as const },
+      ...{ tensors, ...(notes ? { notes } : {}) },
+    }
+  const files = await writeExport(context.dataFolder, context.jobId, async write => {
+    if (gguf) return writeGguf(name, gguf, write, context)
+    if (!original) return convert(manifest, write, checked, card)
+    await restoreAll(manifest, write, checked)
+    const own = manifest.sourceFiles?.some(file => file.name === 'README.md')
+    if (format === 'SAFETENSORS') await writeCard(write, card(manifest.tensors), own ? 'model-card.md' : 'README.md')
   })
   return { files }
 }
@@ -80,7 +93,16 @@ async function restoreAll(manifest: Manifest, write: WriteFile, context: Handler
     await write(file.name, counted(restoreFile(context.payloads, manifest, file), context, total, counter))
 }
 
-async function convert(manifest: Manifest, write: WriteFile, context: HandlerContext) {
+async function writeCard(write: WriteFile, card: Card, file = 'README.md') {
+  if (card) await write(file, [Buffer.from(modelCard(card))])
+}
+
+async function convert(
+  manifest: Manifest,
+  write: WriteFile,
+  context: HandlerContext,
+  card: (tensors: CardSubject['tensors'], notes: string[]) => Card,
+) {
   const { payloads, signal } = context
   const tensors = exportTensors(manifest, payloads)
   const header = writeSafetensorsHeader(tensors)
@@ -94,6 +116,9 @@ async function convert(manifest: Manifest, write: WriteFile, context: HandlerCon
   const json = (name: string, value: unknown) => write(name, [Buffer.from(`${JSON.stringify(value, null, 2)}\n`)])
   const config = await exportConfig(manifest, tensors, payloads)
   if (config) await json('config.json', config)
+  const unpacked = manifest.tensors.some(t => isQuantized(t.dtype))
+  const notes = unpacked ? ['Blocks of codes are written out as float32 numbers: the same weights in more bytes.'] : []
+  await writeCard(write, card(tensors, notes))
   const { tokenizer } = manifest
   if (!tokenizer) return
   await json('generation_config.json', exportGenerationConfig(tokenizer))

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { buildStagesSchema, needsDevice } from '../../lib/build-stages.js'
 import { hashSchema } from '../../lib/manifest.js'
+import { modelFactsSchema } from '../../lib/model-facts.js'
 import { quantizationSchema } from '../../lib/quantization.js'
 
 /** [from, to) layer indices. */
@@ -302,6 +303,8 @@ export const jobTypes = {
       format: z.enum(['SAFETENSORS', 'GGUF', 'ONNX']),
       /** Type of all matrices; absent: as they are stored, as far as the format can say it. */
       quantization: z.enum(exportQuantizations).optional(),
+      /** For the model card, filled in when the job is claimed; absent: no card is written. */
+      facts: modelFactsSchema.optional(),
     }),
     output: z.object({
       /** `path` is relative to the exports folder: `<job id>/<file>`. */

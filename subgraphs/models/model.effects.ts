@@ -4,12 +4,13 @@ import { type EntityManager, In, IsNull } from 'typeorm'
 import type { JobOutput } from '../../compute/pool/job-types.js'
 import { Job, ModelAtom, StudentModelRecipe } from '../../db/entities/index.js'
 import { addModelEvent, alivePayloads, registerModel } from '../../db/models.js'
-import { anyOf } from '../../db/scope.js'
+import { anyOf, scoped } from '../../db/scope.js'
 import { quantity } from '../../lib/quantity.js'
 import type { JobEffects } from '../build/platform.js'
 import { afterIngest } from '../build/policy-steps.js'
 import { readManifest } from './model.loaders.js'
 import type { IngestContext } from './model.service.js'
+import { modelFacts } from './model-facts.js'
 import { quantizeEffect } from './quantize.service.js'
 
 function describeIngest(
@@ -67,6 +68,11 @@ export const modelEffects: JobEffects = {
   },
 
   'model.export': {
+    /** What is measured until then goes into the card; the rows of a model that was deleted meanwhile stay. */
+    async claim(em, job, input) {
+      const model = job.modelId && (await em.findOneBy(ModelAtom, { ...scoped(job.tenantId), id: job.modelId }))
+      return model ? { ...input, facts: await modelFacts(em, model) } : input
+    },
     async succeeded(em, job, output) {
       // The output is written after this: it leaves with the addresses that people download from.
       for (const file of output.files) file.url = `/exports/${file.path.split('/').map(encodeURIComponent).join('/')}`

@@ -1,10 +1,9 @@
-// Recipes as mergekit configurations: the `passthrough` method with one source per slice, read and written.
+// Recipes as mergekit configurations: the `passthrough` method with one source per slice, read here; `subgraphs/build/print-recipe.ts` writes them.
 // Format: https://github.com/arcee-ai/mergekit ("slices", "layer_range" is [from, to) as here).
-import { parseDocument, stringify } from 'yaml'
+import { parseDocument } from 'yaml'
 import { z } from 'zod'
-import { type BuildStages, buildStagesSchema } from '../../lib/build-stages.js'
+import { buildStagesSchema } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
-import type { LayerRangeValue } from './recipe-layers.js'
 
 /** A recipe that keeps every second of 1,000 layers is a tenth of this. */
 export const maximumYamlCharacters = 262_144
@@ -96,28 +95,4 @@ export function checkYamlDtype(
     `yaml.dtype: ${dtype}, but model "${parent.name}" is stored as ${parent.dtype} and a student shares its parent's tensors; leave dtype out`,
     { field },
   )
-}
-
-/** Writes a recipe so that `parseRecipeYaml` reads the same layers back; reasons become comments. */
-export function printRecipeYaml(recipe: {
-  model: string
-  name: string
-  objective: string
-  layers: readonly LayerRangeValue[]
-  stages?: BuildStages | null
-  /** How the models of ranges that are not of the parent are called, by row id. */
-  others?: ReadonlyMap<string, string>
-}): string {
-  const oneLine = (text: string) => text.replace(/\s+/g, ' ').trim()
-  const header = [recipe.name, recipe.objective].map(line => `# ${oneLine(line)}\n`).join('')
-  const slices = recipe.layers.map(({ from, to, reason, modelId }) => {
-    const comment = reason ? ` # ${oneLine(reason)}` : ''
-    const model = stringify((modelId !== undefined && recipe.others?.get(modelId)) || recipe.model, {
-      lineWidth: 0,
-    }).trimEnd()
-    return `  - sources:\n      - model: ${model}\n        layer_range: [${from}, ${to}]${comment}\n`
-  })
-  const { calibration: _measuredOn, ...own } = recipe.stages ?? {}
-  const section = Object.keys(own).length > 0 ? stringify({ hartonomous: own }, { lineWidth: 0 }) : ''
-  return `${header}merge_method: passthrough\nslices:\n${slices.join('')}${section}`
 }

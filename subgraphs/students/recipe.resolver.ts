@@ -4,6 +4,7 @@ import { fromGlobalId, parseGlobalId } from '../../lib/ids.js'
 import { ConnectionArguments } from '../build/connection.js'
 import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
+import { printRecipeYaml } from '../build/print-recipe.js'
 import { buildStudent, distillStudent, pruneHeads } from './build.service.js'
 import { decisionsOfRecipe } from './decisions.js'
 import { DistillStudentInput } from './healing.inputs.js'
@@ -37,7 +38,6 @@ import {
 import { approveRecipe, createRecipe, listRecipes, recipesOfModel, rejectRecipe } from './recipe.service.js'
 import { ApprovalPolicy, BuildStage, Recipe, RecipeConnection, RecipeDecision, RecipeStatus } from './recipe.type.js'
 import { estimatedCosts, measuredCosts } from './recipe-cost.js'
-import { printRecipeYaml } from './recipe-yaml.js'
 import { Capability, capabilityStub, Job, jobStub, Model, modelStub } from './stubs.js'
 
 /** The recipe as a mutation left it. */

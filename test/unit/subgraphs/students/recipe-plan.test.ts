@@ -3,11 +3,12 @@ import { existsSync, readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { type RecipeStatus, recipeStatuses } from '../../../../db/entities/index.js'
 import { buildStagesSchema } from '../../../../lib/build-stages.js'
+import { printRecipeYaml } from '../../../../subgraphs/build/print-recipe.js'
 import { applyPolicy } from '../../../../subgraphs/students/approval-policy.js'
 import { checkLayers, countLayers, keptLayers, layersKey } from '../../../../subgraphs/students/recipe-layers.js'
 import { type CountedModel, countStudentParameters } from '../../../../subgraphs/students/recipe-parameters.js'
 import { nextStatus, type RecipeAction, recipeTransitions } from '../../../../subgraphs/students/recipe-status.js'
-import { checkYamlDtype, parseRecipeYaml, printRecipeYaml } from '../../../../subgraphs/students/recipe-yaml.js'
+import { checkYamlDtype, parseRecipeYaml } from '../../../../subgraphs/students/recipe-yaml.js'
 import { sharedFile } from '../../../testkit/shared-files.js'
 
 describe('states of a recipe', () => {

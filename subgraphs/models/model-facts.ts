@@ -1,0 +1,109 @@
+// What the database knows of a model, for the card and the metadata of its exports.
+import { type EntityManager, In, Not } from 'typeorm'
+import { jobTypes, type StageResult } from '../../compute/pool/job-types.js'
+import {
+  Job,
+  ModelAtom,
+  ModelEvaluation,
+  ModelEvent,
+  ProbeDataset,
+  StudentModelRecipe,
+} from '../../db/entities/index.js'
+import { anyOf, scoped } from '../../db/scope.js'
+import type { Ancestor, FactScore, ModelFacts } from '../../lib/model-facts.js'
+import { printRecipeYaml } from '../build/print-recipe.js'
+
+/** Longer chains end here: a card is read by people. */
+const mostAncestors = 50
+
+/** Of a living model. */
+export async function modelFacts(em: EntityManager, model: ModelAtom): Promise<ModelFacts> {
+  const { tenantId } = model
+  const recipe = await em.findOneBy(StudentModelRecipe, { ...scoped(tenantId), studentModelId: model.id })
+  const events = await em.find(ModelEvent, {
+    where: { ...scoped(tenantId), modelId: model.id, kind: Not('EXPORTED') },
+    order: { id: 'ASC' },
+  })
+  return {
+    version: model.version,
+    lineage: await lineageOf(em, model),
+    recipe: recipe && (await recipeYaml(em, recipe)),
+    quality: recipe?.measuredQuality ?? null,
+    scores: await newestScores(em, model),
+    history: events.map(({ createdAt, description }) => `${createdAt.toISOString().slice(0, 10)} ${description}`),
+    built: await figuresOf(em, tenantId, events[0]?.jobId ?? null),
+  }
+}
+
+async function lineageOf(em: EntityManager, model: ModelAtom): Promise<Ancestor[]> {
+  const lineage: Ancestor[] = []
+  for (let at: ModelAtom | null = model; at && lineage.length < mostAncestors; ) {
+    const origin = await em.findOne(ModelEvent, {
+      where: { ...scoped(at.tenantId), modelId: at.id },
+      order: { id: 'ASC' },
+    })
+    const { name, manifestHash: manifest, parameterCount, layerCount, source, license, objective } = at
+    const description = origin?.description ?? null
+    lineage.push({ name, manifest, parameterCount, layerCount, source, license, objective, origin: description })
+    at = at.parentModelId ? await em.findOneBy(ModelAtom, { ...scoped(at.tenantId), id: at.parentModelId }) : null
+  }
+  return lineage
+}
+
+async function recipeYaml(em: EntityManager, recipe: StudentModelRecipe): Promise<string> {
+  const ids = [recipe.parentModelId, ...recipe.layers.flatMap(range => range.modelId ?? [])]
+  const rows = await em.find(ModelAtom, {
+    select: { id: true, name: true },
+    where: { ...scoped(recipe.tenantId), id: anyOf(ids) },
+  })
+  const names = new Map(rows.map(row => [row.id, row.name]))
+  const { name, objective, layers, stages, parentModelId } = recipe
+  return printRecipeYaml({ model: names.get(parentModelId)!, name, objective, layers, stages, others: names })
+}
+
+async function newestScores(em: EntityManager, { id: modelId, tenantId }: ModelAtom): Promise<FactScore[]> {
+  const rows = await em.find(ModelEvaluation, { where: { ...scoped(tenantId), modelId }, order: { id: 'ASC' } })
+  const sets = await em.findBy(ProbeDataset, {
+    ...scoped(tenantId),
+    id: In([...new Set(rows.map(row => row.probeDatasetId))]),
+  })
+  const names = new Map(sets.map(({ id, name, version }) => [id, `${name} (version ${version})`]))
+  const newest = new Map(rows.map(row => [`${row.split} ${row.probeDatasetId} ${row.slug}`, row]))
+  return [...newest.values()]
+    .sort((a, b) => b.split.localeCompare(a.split) || a.slug.localeCompare(b.slug))
+    .map(row => ({
+      capability: row.slug,
+      probeDataset: names.get(row.probeDatasetId) ?? row.probeDatasetId,
+      split: row.split,
+      loss: row.loss,
+      perplexity: row.perplexity,
+      accuracy: row.accuracy,
+      sampleCount: Number(row.sampleCount),
+      interval: row.lossInterval,
+      measuredAt: row.createdAt.toISOString().slice(0, 10),
+    }))
+}
+
+type Figures = ModelFacts['built'][number]['figures']
+
+/** Those that are one number, word or yes; lists by layer are no reading for a card. */
+const plain = (values: Record<string, unknown>): Figures =>
+  Object.fromEntries(
+    Object.entries(values).filter((entry): entry is [string, number | string | boolean] =>
+      ['number', 'string', 'boolean'].includes(typeof entry[1]),
+    ),
+  )
+
+async function figuresOf(em: EntityManager, tenantId: string, jobId: string | null): Promise<ModelFacts['built']> {
+  const job = jobId === null ? null : await em.findOneBy(Job, { ...scoped(tenantId), id: jobId })
+  if (job?.type === 'student.build') {
+    const { stages = [] } = jobTypes['student.build'].output.parse(job.output)
+    return stages.map(({ stage, measurements }: StageResult) => ({ step: stage, figures: plain(measurements ?? {}) }))
+  }
+  if (job?.type !== 'model.quantize') return []
+  const { options, samplesPerCapability } = jobTypes['model.quantize'].input.parse(job.input)
+  const { comparison, types } = jobTypes['model.quantize'].output.parse(job.output)
+  const tensors = Object.fromEntries(Object.entries(types).map(([dtype, count]) => [`tensors in ${dtype}`, count]))
+  const measured = { 'validation samples per capability': samplesPerCapability, ...plain(comparison) }
+  return [{ step: 'quantise', figures: plain({ ...options, ...tensors, ...measured }) }]
+}
