@@ -8,6 +8,7 @@ export const demoDocuments = {
   proposeStudents: `mutation($input: ProposeStudentsInput!) { proposeStudents(input: $input) { ${started} } }`,
   approveRecipe: `mutation($input: ApproveRecipeInput!) { approveRecipe(input: $input) { recipe { status } userErrors { field message code } } }`,
   buildStudent: `mutation($input: BuildStudentInput!) { buildStudent(input: $input) { ${started} } }`,
+  distillStudent: `mutation($input: DistillStudentInput!) { distillStudent(input: $input) { recipe { id } ${started} } }`,
   generate: `mutation($input: GenerateInput!) { generate(input: $input) { text userErrors { field message code } } }`,
   model: `query($id: ID!) {
     model(id: $id) { id name architecture layerCount parameterCount sizeBytes uniqueBytes tensors(first: 1) { totalCount } }
