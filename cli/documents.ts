@@ -1,6 +1,6 @@
 // Every GraphQL operation the CLI sends; a test validates them against the composed schema.
 const recipeFields =
-  'id name status objective estimatedParameterCount estimatedQuality measuredQuality estimatedCost measuredCost capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } parentModel { id name } student { id name } createdAt'
+  'id name status objective estimatedParameterCount estimatedQuality measuredQuality estimatedCost measuredCost capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } quantization { type symmetric blockSize method embeddings head } parentModel { id name } student { id name } createdAt'
 const capabilityFields =
   'id slug name level status description examples probeSampleCount discoveredIn { id name } mergedInto { slug }'
 const policyFields =
@@ -40,7 +40,7 @@ export const documents = {
   recipes: `query Recipes($parentModelId: ID, $status: RecipeStatus, $after: String) {
     recipes(parentModelId: $parentModelId, status: $status, first: 100, after: $after) { nodes { ${recipeFields} } pageInfo { hasNextPage endCursor } }
   }`,
-  recipe: `query Recipe($id: ID!) { recipe(id: $id) { ${recipeFields} yaml estimatedSizeBytes estimatedTokensPerSecond validationSamples estimatedQualityInterval decisions { outcome reason person policyVersion createdAt } } }`,
+  recipe: `query Recipe($id: ID!) { recipe(id: $id) { ${recipeFields} yaml estimatedSizeBytes measuredSizeBytes estimatedTokensPerSecond measuredTokensPerSecond validationSamples estimatedQualityInterval decisions { outcome reason person policyVersion createdAt } } }`,
   policy: `query Policy { approvalPolicy { ${policyFields} } }`,
   setPolicy: `mutation SetPolicy($input: SetApprovalPolicyInput!) { setApprovalPolicy(input: $input) { policy { ${policyFields} } userErrors { field message code } } }`,
   createRecipe: `mutation CreateRecipe($input: CreateRecipeInput!) { createRecipe(input: $input) { recipe { ${recipeFields} } userErrors { field message code } } }`,

@@ -113,7 +113,9 @@ program
   .action(run(students.showRecipe))
 program
   .command('create-recipe <file>')
-  .description('a recipe of your own from a mergekit passthrough YAML file, with a section `hartonomous` for pruning')
+  .description(
+    'a recipe of your own from a mergekit passthrough YAML file, with a section `hartonomous` for pruning, healing and quantisation',
+  )
   .option('--name <name>', 'name of the recipe and its student (default: `name:` in the file, or from the parent)')
   .action(run(students.createRecipe))
 program

@@ -182,10 +182,16 @@ export async function quantize(session: Session, reference: string, o: QuantizeO
   const job = await runJob(session, documents.quantizeModel, input, 'quantize')
   const { comparison } = job.output as { comparison: Comparison }
   if (session.json) return printJson({ model: job.model, comparison })
-  print(
-    `${job.model?.name}: ${quantity(comparison.sizeBytes, 'bytes')} instead of ${quantity(comparison.referenceSizeBytes, 'bytes')}` +
-      `${comparison.tokensPerSecond ? `, ${comparison.tokensPerSecond.toFixed(0)} tokens/s on quantised kernels (before ${comparison.referenceTokensPerSecond?.toFixed(0)} in float32)` : ''}.`,
-  )
+  print(`${job.model?.name}: ${comparisonText(comparison)}`)
+  print(`id ${job.model?.id}`)
+}
+
+/** Bytes, speed and a table by capability: what quantising changed. */
+export function comparisonText(comparison: Comparison): string {
+  const { sizeBytes, referenceSizeBytes, tokensPerSecond, referenceTokensPerSecond } = comparison
+  const speed = tokensPerSecond
+    ? `, ${tokensPerSecond.toFixed(0)} tokens/s on quantised kernels (before ${referenceTokensPerSecond?.toFixed(0)} in float32)`
+    : ''
   const rows = [{ capability: 'all', ...comparison }, ...comparison.capabilities].map(c => [
     c.capability,
     c.divergence.toFixed(4),
@@ -193,8 +199,8 @@ export async function quantize(session: Session, reference: string, o: QuantizeO
     c.referencePerplexity.toFixed(2),
     c.perplexity.toFixed(2),
   ])
-  print(table(['capability', 'KL (nats)', 'same best token', 'perplexity before', 'after'], rows))
-  print(`id ${job.model?.id}`)
+  const head = ['capability', 'KL (nats)', 'same best token', 'perplexity before', 'after']
+  return `${quantity(sizeBytes, 'bytes')} instead of ${quantity(referenceSizeBytes, 'bytes')}${speed}.\n${table(head, rows)}`
 }
 
 export async function deleteModel(session: Session, reference: string) {

@@ -96,6 +96,7 @@ export interface RecipeSummary {
   layers: { from: number; to: number; reason: string | null; model: { name: string } | null }[]
   headPruning: { unit: string; metric: string; removePerLayer: number[] } | null
   feedForwardPruning: { metric: string; keepPerLayer: number[] } | null
+  quantization: { type: string; symmetric: boolean; blockSize: number; method: string; head: string } | null
   parentModel: { id: string; name: string }
   student: { id: string; name: string } | null
   createdAt: string

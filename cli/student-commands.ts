@@ -6,9 +6,9 @@ import { colors, ranges, table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
 import { allPages, findModel, findRecipe, idCell } from './find.js'
-import { probeSetId } from './model-commands.js'
+import { comparisonText, probeSetId } from './model-commands.js'
 import type { MixtureOption } from './option-values.js'
-import type { BuildStage, JobSummary, ModelDetail, RecipeSummary } from './results.js'
+import type { BuildStage, Comparison, JobSummary, ModelDetail, RecipeSummary } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
 
@@ -91,7 +91,9 @@ export async function listRecipes(session: Session, o: { parent?: string; status
 interface RecipeDetail extends RecipeSummary {
   yaml: string
   estimatedSizeBytes: number | null
+  measuredSizeBytes: number | null
   estimatedTokensPerSecond: number | null
+  measuredTokensPerSecond: number | null
   estimatedQualityInterval: [number, number] | null
   validationSamples: number | null
   decisions: { reason: string; policyVersion: number | null; createdAt: string }[]
@@ -100,15 +102,28 @@ interface RecipeDetail extends RecipeSummary {
 /** What the search says of size, speed and quality; nothing of recipes written by hand. */
 function figures(recipe: RecipeDetail): string[] {
   const { estimatedSizeBytes: bytes, estimatedTokensPerSecond: speed, estimatedQualityInterval: interval } = recipe
+  const { measuredSizeBytes: trueBytes, measuredTokensPerSecond: trueSpeed } = recipe
   const quality = interval
     ? [
         `  quality between ${interval.map(bound => bound.toFixed(3)).join(' and ')} (95 %), on ${recipe.validationSamples ?? 'the'} held-out samples`,
       ]
     : []
-  if (bytes === null || speed === null) return quality
+  const before = [
+    ...(bytes === null ? [] : [quantity(Number(bytes), 'bytes')]),
+    ...(speed === null
+      ? []
+      : recipe.quantization
+        ? [`about ${speed.toFixed(0)} tokens per second`]
+        : [`at most ${speed.toFixed(0)} tokens per second on the device that searched`]),
+  ]
+  const after = [
+    ...(trueBytes === null ? [] : [quantity(Number(trueBytes), 'bytes')]),
+    ...(trueSpeed === null ? [] : [`${trueSpeed.toFixed(0)} tokens per second`]),
+  ]
   return [
     ...quality,
-    `  ${quantity(Number(bytes), 'bytes')}, at most ${speed.toFixed(0)} tokens per second on the device that searched`,
+    ...(before.length > 0 ? [`  expected: ${before.join(', ')}`] : []),
+    ...(after.length > 0 ? [`  built: ${after.join(', ')}`] : []),
   ]
 }
 
@@ -133,6 +148,12 @@ export async function showRecipe(session: Session, reference: string) {
     print(`  without ${what}: ${counts(heads.removePerLayer)}, chosen by ${heads.metric.toLowerCase()}`)
   }
   if (units) print(`  feed-forward units kept: ${counts(units.keepPerLayer)}, chosen by ${units.metric.toLowerCase()}`)
+  if (recipe.quantization) {
+    const { type, symmetric, blockSize, method, head } = recipe.quantization
+    print(
+      `  quantised: ${type}, ${symmetric ? 'symmetric' : 'asymmetric'}, blocks of ${blockSize}, ${method.toLowerCase().replaceAll('_', ' ')}, head ${head}`,
+    )
+  }
   for (const { createdAt, reason, policyVersion } of recipe.decisions)
     print(
       `  ${createdAt.slice(0, 19).replace('T', ' ')}  ${reason}${policyVersion === null ? '' : ` (policy version ${policyVersion})`}`,
@@ -265,8 +286,10 @@ async function showBuilt(session: Session, recipeId: string, job: { id: string; 
   )
   const { job: done } = await session.client.query<{ job: { stages: BuildStage[] } }>(documents.stages, { id: job.id })
   if (done.stages.length > 1)
-    for (const { stage, seconds, reused } of done.stages)
+    for (const { stage, seconds, reused, measurements } of done.stages) {
       print(`  ${stage}: ${reused ? 'was there already' : `${seconds.toFixed(1)} s`}`)
+      if (stage === 'quantise') print(comparisonText(measurements as unknown as Comparison))
+    }
   if (measuredQuality !== null)
     print(
       `Quality against its parent on held-out samples: ${quality(measuredQuality)} measured${estimatedQuality === null ? '' : `, ${quality(estimatedQuality)} predicted`}.`,

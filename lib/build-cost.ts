@@ -40,11 +40,22 @@ export function stagePasses(stages: BuildStages, { layers, keyValueHeads, queryH
   return passes
 }
 
+/** Calibrating runs each layer twice, for what goes into it and for what comes out; comparing runs the student before and after. */
+function quantisingFlops(stages: BuildStages | null, { studentParameters, capabilities }: BuildSize): number {
+  const { quantization } = stages ?? {}
+  if (!quantization) return 0
+  const calibrated = quantization.method === 'ROUND_TO_NEAREST' ? 0 : 2 * quantization.calibrationTokens
+  const compared = 2 * quantization.samplesPerCapability * capabilities * tokensPerSample
+  return (calibrated + compared) * 2 * studentParameters
+}
+
 /** Operations of building and of judging student and parent on the validation split. */
 export function estimateFlops(stages: BuildStages | null, size: BuildSize): number {
   const healed = stages?.healing ? stages.healing.tokens * (6 * size.studentParameters + 2 * size.parentParameters) : 0
   const judged =
-    healed + size.validationSamples * tokensPerSample * 2 * (size.parentParameters + size.studentParameters)
+    healed +
+    quantisingFlops(stages, size) +
+    size.validationSamples * tokensPerSample * 2 * (size.parentParameters + size.studentParameters)
   if (!stages?.calibration) return judged
   const samples =
     (stages.calibration.capabilities?.length ?? size.capabilities) * stages.calibration.samplesPerCapability

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { healingSchema } from './healing.js'
 import { hashSchema } from './manifest.js'
+import { recipeQuantizationSchema } from './quantization.js'
 
 /** One number for all layers, or one for each layer of the student. */
 const countsSchema = z.union([z.number().int().min(0), z.array(z.number().int().min(0)).min(1)])
@@ -72,6 +73,8 @@ export const buildStagesSchema = z.object({
   feedForwardPruning: feedForwardPruningSchema.optional(),
   /** Training after a teacher, kept only where held-out loss falls. */
   healing: healingSchema.optional(),
+  /** Matrices as 4- or 8-bit codes, and what that changed. */
+  quantization: recipeQuantizationSchema.optional(),
   /** Jobs of their own, queued when the student is registered. */
   exports: z.array(z.enum(studentExports)).min(1).optional(),
 })
@@ -87,9 +90,16 @@ export const measures = (pruning: { metric: string; correct: boolean } | undefin
   pruning !== undefined && (pruning.correct || measuring.includes(pruning.metric))
 
 /** Whether a build computes for more than a moment, so that it must wait for a device. */
-export const needsDevice = ({ correctCuts, headPruning, feedForwardPruning, healing }: BuildStages): boolean =>
+export const needsDevice = ({
+  correctCuts,
+  headPruning,
+  feedForwardPruning,
+  healing,
+  quantization,
+}: BuildStages): boolean =>
   correctCuts === true ||
   healing !== undefined ||
+  quantization !== undefined ||
   measures(headPruning) ||
   measures(feedForwardPruning) ||
   feedForwardPruning?.metric === 'MAGNITUDE'

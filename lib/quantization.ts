@@ -1,5 +1,6 @@
 // How a model's matrices are quantised, as a mutation, a recipe and a job say it.
 import { z } from 'zod'
+import { hashSchema } from './manifest.js'
 
 export const embeddingQuantizations = ['KEEP', 'INT8', 'INT4'] as const
 export type EmbeddingQuantization = (typeof embeddingQuantizations)[number]
@@ -25,3 +26,47 @@ export const quantizationSchema = z.object({
   requantize: z.boolean().default(false),
 })
 export type Quantization = z.output<typeof quantizationSchema>
+
+/** What a recipe asks for: the same, and which texts it is calibrated with (probe split) and compared on (validation split). */
+export const recipeQuantizationSchema = quantizationSchema.extend({
+  /** Payload: the probe set; filled in where the recipe does not say. */
+  probeSet: hashSchema.optional(),
+  /** Validation samples per capability that it is compared on. */
+  samplesPerCapability: z.number().int().min(1).max(100_000).default(8),
+})
+export type RecipeQuantization = z.output<typeof recipeQuantizationSchema>
+
+export const blockSizes = [32, 64, 128] as const
+
+/** How the weights of one matrix are rounded. */
+export interface WeightScheme {
+  bits: 4 | 8
+  /** weight = scale * code with signed codes; otherwise weight = scale * code + minimum with codes from 0. */
+  symmetric: boolean
+  /** Weights that share a scale. */
+  blockSize: (typeof blockSizes)[number]
+}
+
+/** Bytes of one block: float16 scale, float16 minimum where asymmetric, codes. */
+export const blockBytes = ({ bits, symmetric, blockSize }: WeightScheme): number =>
+  (symmetric ? 2 : 4) + (blockSize * bits) / 8
+
+/** Tables are read row by row by a kernel that has no minima, and 8 bits need none. */
+const tableScheme: WeightScheme = { bits: 8, symmetric: true, blockSize: 32 }
+
+/** What the options ask for of a matrix in this role; undefined: it stays as it is. @param tied whether embeddings are the head too */
+export function wantedScheme(role: string, tied: boolean, options: Quantization): WeightScheme | undefined {
+  const isTable = role === 'embed' || role === 'lm_head'
+  const own =
+    role === 'lm_head' || (role === 'embed' && tied) ? options.head : isTable ? options.embeddings : options.type
+  if (own === 'KEEP') return undefined
+  const bits = own === 'INT8' || options.raised?.includes(role) ? 8 : 4
+  if (isTable && bits === 8) return tableScheme
+  return { bits, symmetric: options.symmetric, blockSize: options.blockSize }
+}
+
+/** The scheme with the largest block, up to the wanted one, that rows are whole numbers of; undefined where none is. */
+export function fittingScheme(columns: number, wanted: WeightScheme): WeightScheme | undefined {
+  const blockSize = blockSizes.findLast(size => size <= wanted.blockSize && columns % size === 0)
+  return blockSize && { ...wanted, blockSize }
+}

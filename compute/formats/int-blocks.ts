@@ -2,18 +2,9 @@
 // the others are ours, laid out alike: float16 scale, float16 minimum where there is one, codes (4 bits: of 32 weights the first 16 in the
 // low halves of 16 bytes, the rest in the high halves).
 import { DomainError } from '../../lib/errors.js'
+import { blockSizes, blockBytes as sizeInBytes, type WeightScheme } from '../../lib/quantization.js'
 
-export interface IntScheme {
-  bits: 4 | 8
-  /** weight = scale * code with signed codes; otherwise weight = scale * code + minimum with codes from 0. */
-  symmetric: boolean
-  /** Weights that share a scale. */
-  blockSize: 32 | 64 | 128
-}
-
-export const blockSizes = [32, 64, 128] as const
-
-const sizeInBytes = ({ bits, symmetric, blockSize }: IntScheme) => (symmetric ? 2 : 4) + (blockSize * bits) / 8
+export type IntScheme = WeightScheme
 
 const ggmlNames: Readonly<Record<string, string>> = { '4 true 32': 'Q4_0', '4 false 32': 'Q4_1', '8 true 32': 'Q8_0' }
 

@@ -39,10 +39,15 @@ export const stage = <P>(one: BuildStage<P>): BuildStage => one as BuildStage
 const extract = stage({
   name: 'extract',
   version: 1,
-  parameters: ({ parent, layers }) => ({ parent, layers: layers.map(({ reason: _forPeople, ...range }) => range) }),
-  async run(_parent, { layers }, context) {
+  parameters: ({ parent, layers, stages }) => ({
+    parent,
+    layers: layers.map(({ reason: _forPeople, ...range }) => range),
+    // What is to be rounded begins with the values from before an earlier rounding.
+    ...(stages?.quantization ? { fullPrecision: true } : {}),
+  }),
+  async run(_parent, { layers, fullPrecision }, context) {
     const { extractStage } = await import('./stages/extract.js')
-    return extractStage(layers, context)
+    return extractStage(layers, fullPrecision === true, context)
   },
 })
 
@@ -93,7 +98,17 @@ const heal = stage({
   },
 })
 
-export const buildStages: readonly BuildStage[] = [extract, correctCuts, pruneHeads, pruneFeedForward, heal]
+const quantise = stage({
+  name: 'quantise',
+  version: 1,
+  parameters: ({ stages }) => stages?.quantization,
+  async run(manifest, quantization, context) {
+    const { quantiseStage } = await import('./stages/quantise.js')
+    return quantiseStage(manifest, quantization, context)
+  },
+})
+
+export const buildStages: readonly BuildStage[] = [extract, correctCuts, pruneHeads, pruneFeedForward, heal, quantise]
 
 /** The stages that a recipe asks for. @throws INVALID_RECIPE where it asks for one that is not known */
 export function stagesOf(input: BuildInput, stages: readonly BuildStage[] = buildStages) {

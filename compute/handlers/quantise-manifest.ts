@@ -1,19 +1,19 @@
 // A manifest to one with quantised matrices: layer by layer, each calibrated on what the layers before it have become.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
-import type { Quantization } from '../../lib/quantization.js'
+import { fittingScheme, type Quantization, wantedScheme } from '../../lib/quantization.js'
 import type { PayloadBatch } from '../../payloads/payload-store.js'
 import { type BuildableModel, checkBuildable, isInputFirst } from '../architectures/registry.js'
 import { elementCount, readTensorFloat32 } from '../formats/float-weights.js'
-import { isQuantized } from '../formats/ggml-types.js'
-import { blockSizes, type IntScheme, intDtype } from '../formats/int-blocks.js'
-import { readManifest, writeManifest } from '../formats/manifest.js'
+import { type IntScheme, intDtype } from '../formats/int-blocks.js'
+import { writeManifest } from '../formats/manifest.js'
 import { loadTokenizer } from '../formats/tokenizer.js'
 import { openCalibration } from '../inference/calibration.js'
 import { feedbackFactor } from '../surgery/cholesky.js'
 import { multiplyAddSession, quantiseMatrix } from '../surgery/quantise-matrix.js'
 import { calibrationSequences } from './calibration-sequences.js'
 import { placeOf } from './export-tensors.js'
+import { fullPrecision } from './full-precision.js'
 import type { HandlerContext } from './handler.js'
 import { converted, storedStream } from './tensor-streams.js'
 
@@ -27,56 +27,13 @@ export interface QuantisedManifest {
   kept: string[]
 }
 
-const conflict = (message: string) => new DomainError('CONFLICT', message, { field: ['input', 'modelId'] })
-
-/**
- * The manifest to start from: quantised models are quantised anew from the values they were made of.
- * @throws CONFLICT where those are gone or never were here
- */
-async function fullPrecision(hash: string, requantize: boolean, { payloads }: Pick<HandlerContext, 'payloads'>) {
-  const manifest = await readManifest(payloads, hash)
-  const { quantisedFrom } = manifest
-  if (quantisedFrom) {
-    if (!(await payloads.has(quantisedFrom)))
-      throw conflict(
-        `The model was quantised here, and the full-precision model it was made of (manifest ${quantisedFrom.slice(0, 12)}) was deleted: rounding rounded weights again would add up both errors`,
-      )
-    const source = await readManifest(payloads, quantisedFrom)
-    const same =
-      source.tensors.length === manifest.tensors.length &&
-      manifest.tensors.every(
-        (t, i) => t.name === source.tensors[i]!.name && t.shape.join() === source.tensors[i]!.shape.join(),
-      )
-    if (!same)
-      throw conflict(
-        'The model was cut after it was quantised, so that its full-precision source has other tensors: cut that one, then quantise',
-      )
-    return { hash: quantisedFrom, manifest: source }
-  }
-  const rounded = manifest.tensors.find(t => isQuantized(t.dtype))
-  if (rounded && !requantize)
-    throw conflict(
-      `The model came quantised (${rounded.name} is ${rounded.dtype}) and no full-precision source of it is here: rounding rounded weights again adds up both errors. With requantize its values are taken as they are`,
-    )
-  return { hash, manifest }
-}
-
-/** The largest block that rows are whole numbers of; undefined where none is. */
-function schemeFor(tensor: ManifestTensor, wanted: IntScheme): IntScheme | undefined {
-  const columns = tensor.shape.at(-1)!
-  const blockSize = blockSizes.findLast(size => size <= wanted.blockSize && columns % size === 0)
-  return blockSize && { ...wanted, blockSize }
-}
-
 /** What each tensor becomes, by role; tensors without an entry stay. */
 export function quantisationPlan(
   manifest: Manifest,
   model: BuildableModel,
   options: Quantization,
 ): { schemes: Map<string, IntScheme>; kept: string[] } {
-  const { type, symmetric, blockSize, embeddings, head } = options
   const tied = model.dimensions.tiedEmbeddings
-  const raised = new Set(options.raised)
   const schemes = new Map<string, IntScheme>()
   const kept: string[] = []
   for (const [role, tensor] of model.tensors) {
@@ -87,18 +44,13 @@ export function quantisationPlan(
         'UNSUPPORTED_FORMAT',
         `tensor ${tensor.name} is stored as [in, out], along which no kernel reads blocks: export the model as GGUF, ingest that and quantise it`,
       )
-    const own = role === 'lm_head' || (role === 'embed' && tied) ? head : role === 'embed' ? embeddings : type
-    if (own === 'KEEP') continue
-    const bits = own === 'INT8' || raised.has(role) ? 8 : 4
-    // Tables are read row by row by a kernel that has no minima, and 8 bits need none.
-    const isTable = role === 'embed' || role === 'lm_head'
-    const wanted: IntScheme =
-      isTable && bits === 8 ? { bits, symmetric: true, blockSize: 32 } : { bits, symmetric, blockSize }
-    const scheme = schemeFor(tensor, wanted)
+    const wanted = wantedScheme(role, tied, options)
+    if (!wanted) continue
+    const scheme = fittingScheme(tensor.shape[1]!, wanted)
     if (scheme) schemes.set(role, scheme)
     else kept.push(tensor.name)
   }
-  const unknown = [...raised].find(role => !schemes.has(role))
+  const unknown = options.raised?.find(role => !schemes.has(role))
   if (unknown !== undefined)
     throw new DomainError('BAD_USER_INPUT', `raised: the model has no quantised matrix ${unknown}`, {
       field: ['input', 'raised'],
@@ -117,7 +69,7 @@ export async function quantiseManifest(
   context: HandlerContext,
 ): Promise<QuantisedManifest> {
   const { payloads, signal } = context
-  const source = await fullPrecision(hash, options.requantize, context)
+  const source = await fullPrecision(hash, options.requantize, payloads)
   const model = checkBuildable(source.manifest)
   const { schemes, kept } = quantisationPlan(source.manifest, model, options)
   const total = [...schemes.keys()].reduce((sum, role) => sum + elementCount(model.tensors.get(role)!.shape), 0)

@@ -170,13 +170,16 @@ export function extractLayers(
   })
   const uniform = models.size === 1 && d.perLayer === undefined
   const dimensions = { ...manifest.dimensions, layerCount: layers.length }
-  const { sourceFiles: _ofTheParent, ...rest } = manifest
+  const { sourceFiles: _ofTheParent, quantisedFrom, ...rest } = manifest
+  const whole = uniform && used.length === d.layerCount && used.every(({ layer }, index) => layer === index)
   const sources = used.map(({ hash }) => hash)
   return {
     ...rest,
     dimensions: uniform ? dimensions : withSizes({ ...dimensions, headSize: d.headSize }, sizes),
     parameterCount: kept.reduce((count, t) => count + elements(t), parameterCountOf(manifest, [])),
     tensors: [...outside(i => i < firstLayer), ...kept, ...outside(i => i > firstLayer)],
+    // Those are values of all the parent's layers in their order.
+    ...(whole && quantisedFrom ? { quantisedFrom } : {}),
     parent: {
       manifest: parentHash,
       layers: used.map(({ layer }) => layer),

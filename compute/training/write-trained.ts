@@ -32,7 +32,7 @@ export async function writeTrained(
       ...(tensor.slice ? { slice: { ...tensor.slice, changed: true } } : {}),
     })
   }
-  const { sourceFiles: _ofTheOriginal, ...rest } = manifest
+  const { sourceFiles: _ofTheOriginal, quantisedFrom: _beforeTraining, ...rest } = manifest
   return writeManifest(payloads, { ...rest, ...changes, tensors: entries }, signal)
 }
 

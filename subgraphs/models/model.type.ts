@@ -5,8 +5,8 @@ import { toGlobalId } from '../../lib/ids.js'
 import type { ManifestTokenizer } from '../../lib/manifest.js'
 import { Node } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
+import { type QuantizationType, QuantizationTypeEnum, quantizationOf } from '../build/quantization.js'
 import { BigIntScalar, DateTimeScalar } from '../build/schema.js'
-import { type QuantizationType, QuantizationTypeEnum, quantizationOf } from './quantization.js'
 
 @Directive('@key(fields: "id")')
 @ObjectType('Model', {

@@ -1,31 +1,9 @@
 // Input and payload of quantizeModel.
 import { Field, ID, InputType, Int, ObjectType } from 'type-graphql'
 import type { EmbeddingQuantization, Quantization } from '../../lib/quantization.js'
-import { registerValues, UserError } from '../build/common-types.js'
+import { UserError } from '../build/common-types.js'
+import { QuantizationMethodEnum, TableQuantizationEnum, WeightTypeEnum } from '../build/quantization-input.js'
 import { JobStub } from './model.type.js'
-
-export const WeightTypeEnum = registerValues<Quantization['type']>('WeightType', 'Codes that weights are rounded to.', {
-  INT4: '4-bit codes: with scales 4.5 bits per weight in symmetric blocks of 32, 4.25 in blocks of 64.',
-  INT8: '8-bit codes: with scales 8.5 bits per weight in symmetric blocks of 32.',
-})
-export const TableQuantizationEnum = registerValues<EmbeddingQuantization>(
-  'TableQuantization',
-  'What becomes of the tables of embeddings and of the head.',
-  {
-    KEEP: 'Stays as it is.',
-    INT8: '8-bit codes in symmetric blocks of 32.',
-    INT4: '4-bit codes as the layers’ matrices.',
-  },
-)
-export const QuantizationMethodEnum = registerValues<Quantization['method']>(
-  'QuantizationMethod',
-  'How codes are found.',
-  {
-    CALIBRATED:
-      'With error feedback from activations on the probe split: what rounding one column does to the layer’s output is made up for by the next (GPTQ). Scales by least squares.',
-    ROUND_TO_NEAREST: 'From the weights alone; needs no run of the model.',
-  },
-)
 
 @InputType({ description: 'Which model to quantise, and how.' })
 export class QuantizeModelInput {

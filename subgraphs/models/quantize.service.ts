@@ -3,7 +3,6 @@ import { z } from 'zod'
 import { Job } from '../../db/entities/index.js'
 import { aliveModel, registerModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
-import { DomainError } from '../../lib/errors.js'
 import { quantizationSchema } from '../../lib/quantization.js'
 import { checkText } from '../build/check-text.js'
 import { enqueue } from '../build/enqueue.js'
@@ -11,6 +10,7 @@ import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
 import { checkSamplesPerCapability, chooseProbeDataset } from '../build/probe-dataset.js'
+import { checkQuantization } from '../build/quantization-input.js'
 import { readManifest } from './model.loaders.js'
 import type { QuantizeModelInput } from './quantize.inputs.js'
 
@@ -29,27 +29,11 @@ export async function quantizeModel(
 ): Promise<string> {
   const samples = checkSamplesPerCapability(input.samplesPerCapability) ?? usualSamples
   const name = checkText(input.name, 200, 'name')
-  const { type, symmetric, blockSize, method, embeddings, head, requantize } = input
-  const parsed = quantizationSchema.safeParse({
-    type,
-    symmetric,
-    blockSize,
-    method,
-    embeddings,
-    head,
-    requantize,
-    ...(input.raised ? { raised: input.raised } : {}),
-    ...(input.calibrationTokens == null ? {} : { calibrationTokens: input.calibrationTokens }),
-  })
-  if (!parsed.success) {
-    const { path, message } = parsed.error.issues[0]!
-    const field = String(path[0])
-    const allowed = field === 'blockSize' ? `${blockSize}, expected 32, 64 or 128` : message
-    throw new DomainError('BAD_USER_INPUT', `${field}: ${allowed}`, { field: ['input', field] })
-  }
+  const { modelId: _of, probeDatasetId: _with, samplesPerCapability: _on, name: _as, idempotencyKey, ...given } = input
+  const options = checkQuantization(quantizationSchema, given, 'BAD_USER_INPUT', [])
   await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, input.modelId))
   return platform.db.tx(async em => {
-    const { jobId } = await idempotent(em, tenantId, 'quantizeModel', input.idempotencyKey, input, async () => {
+    const { jobId } = await idempotent(em, tenantId, 'quantizeModel', idempotencyKey, input, async () => {
       const model = await liveModel(em, tenantId, input.modelId)
       const probes = await chooseProbeDataset(em, tenantId, input.probeDatasetId)
       const job = await enqueue(em, platform, {
@@ -58,12 +42,12 @@ export async function quantizeModel(
         modelId: model.id,
         input: {
           manifest: model.manifestHash,
-          options: parsed.data,
+          options,
           probeSet: probes.probeSetHash,
           samplesPerCapability: samples,
           maxTokens: 256,
         },
-        context: { name: name ?? `${model.name} ${type}`.slice(0, 200), parentId: model.id } satisfies z.infer<
+        context: { name: name ?? `${model.name} ${options.type}`.slice(0, 200), parentId: model.id } satisfies z.infer<
           typeof quantizeContext
         >,
       })

@@ -6,8 +6,8 @@ import { toGlobalId } from '../../lib/ids.js'
 import type { TensorSlice as StoredSlice, TensorComponent } from '../../lib/manifest.js'
 import { Node, registerValues } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
+import { type QuantizationType, QuantizationTypeEnum, quantizationOf } from '../build/quantization.js'
 import { BigIntScalar, DateTimeScalar } from '../build/schema.js'
-import { type QuantizationType, QuantizationTypeEnum, quantizationOf } from './quantization.js'
 
 export const TensorComponentEnum = registerValues<TensorComponent>(
   'TensorComponent',

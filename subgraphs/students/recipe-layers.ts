@@ -1,4 +1,4 @@
-// Which layers a recipe keeps: validation of its ranges. What they come to in parameters is in recipe-parameters.ts.
+// Which layers a recipe keeps: validation of its ranges. What they come to in parameters is in recipe-size.ts.
 import { DomainError } from '../../lib/errors.js'
 
 /** [from, to) layers of the parent, or of another model of its shape. */

@@ -9,13 +9,16 @@ import {
   type StudentExport,
 } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
+import { recipeQuantizationSchema } from '../../lib/quantization.js'
 import {
   checkCapabilities,
   checkSamplesPerCapability,
   chooseProbeDataset,
   samplesByCapability,
 } from '../build/probe-dataset.js'
+import { checkQuantization } from '../build/quantization-input.js'
 import type { FeedForwardPruningInput, HeadPruningInput } from './pruning.inputs.js'
+import type { RecipeQuantizationInput } from './quantization.inputs.js'
 import { type HealingWish, readHealing } from './recipe-healing.js'
 
 export interface StagesInput {
@@ -23,6 +26,7 @@ export interface StagesInput {
   feedForwardPruning?: FeedForwardPruningInput | null
   correctCuts?: boolean | null
   healing?: HealingWish | null
+  quantization?: RecipeQuantizationInput | null
   exports?: StudentExport[] | null
   /** What measured stages measure on. */
   probeDatasetId?: string | null
@@ -48,6 +52,9 @@ export async function readStages(em: EntityManager, tenantId: string, input: Sta
       feedForwardPruning,
       correctCuts: input.correctCuts || undefined,
       healing: input.healing ? await readHealing(em, tenantId, input.healing, input.capability) : undefined,
+      quantization: input.quantization
+        ? checkQuantization(recipeQuantizationSchema, { ...input.quantization }, 'INVALID_RECIPE', ['quantization'])
+        : undefined,
       exports: readExports(input.exports),
     },
     input,
@@ -58,13 +65,14 @@ export async function readStages(em: EntityManager, tenantId: string, input: Sta
 export async function completeStages(
   em: EntityManager,
   tenantId: string,
-  stages: Omit<BuildStages, 'calibration'>,
+  asked: Omit<BuildStages, 'calibration'>,
   {
     probeDatasetId,
     samplesPerCapability,
     capability,
-  }: Omit<StagesInput, 'headPruning' | 'feedForwardPruning' | 'correctCuts' | 'healing' | 'exports'>,
+  }: Pick<StagesInput, 'probeDatasetId' | 'samplesPerCapability' | 'capability'>,
 ): Promise<BuildStages | null> {
+  const stages = await withTexts(em, tenantId, asked, probeDatasetId)
   const { headPruning, feedForwardPruning } = stages
   if (Object.values(stages).every(value => value === undefined)) return null
   for (const [field, pruning] of Object.entries({ headPruning, feedForwardPruning }))
@@ -97,6 +105,26 @@ export async function completeStages(
       ...(capabilities ? { capabilities } : {}),
     },
   })
+}
+
+/** Quantisation, where it does not say which texts it is calibrated with and compared on, with those that stages measure on. */
+async function withTexts(
+  em: EntityManager,
+  tenantId: string,
+  stages: Omit<BuildStages, 'calibration'>,
+  probeDatasetId: string | null | undefined,
+): Promise<Omit<BuildStages, 'calibration'>> {
+  const { quantization } = stages
+  if (!quantization || quantization.probeSet) return stages
+  const { id, name, probeSetHash } = await chooseProbeDataset(em, tenantId, probeDatasetId)
+  const samples = [...(await samplesByCapability(em, tenantId, id)).values()]
+  if (!samples.some(({ probe }) => probe > 0) || !samples.some(({ validation }) => validation > 0))
+    throw new DomainError(
+      'INVALID_PROBE_DATASET',
+      `Probe set "${name}" has not both texts to calibrate with (probe split) and texts to compare on (validation split)`,
+      { field: ['input', 'probeDatasetId'] },
+    )
+  return { ...stages, quantization: { ...quantization, probeSet: probeSetHash } }
 }
 
 const readExports = (exports: StudentExport[] | null | undefined) =>

@@ -5,6 +5,7 @@ import { UserError } from '../build/common-types.js'
 import { BigIntScalar } from '../build/scalars.js'
 import { HealingInput } from './healing.inputs.js'
 import { FeedForwardPruningInput, HeadPruningInput, StudentExport } from './pruning.inputs.js'
+import { RecipeQuantizationInput } from './quantization.inputs.js'
 import { ApprovalPolicy, Recipe } from './recipe.type.js'
 import { Job } from './stubs.js'
 
@@ -139,6 +140,12 @@ export class CreateRecipeInput {
     description: 'Training of the student after its teacher, kept only where held-out loss falls; default: none.',
   })
   healing?: HealingInput | null
+  @Field(() => RecipeQuantizationInput, {
+    nullable: true,
+    description:
+      'Matrices as 4- or 8-bit codes, after everything else, from the full-precision source where the parent was quantised here; default: they stay as they are.',
+  })
+  quantization?: RecipeQuantizationInput | null
   @Field(() => [StudentExport], {
     nullable: true,
     description:
@@ -148,7 +155,7 @@ export class CreateRecipeInput {
   @Field(() => ID, {
     nullable: true,
     description:
-      'Probe set that pruning measures on (its probe split); default: the newest version of the built-in one.',
+      'Probe set that pruning measures on (its probe split) and that quantisation calibrates with (probe split) and is compared on (validation split); default: the newest version of the built-in one.',
   })
   probeDatasetId?: string | null
   @Field(() => Int, {
@@ -159,7 +166,7 @@ export class CreateRecipeInput {
   @Field(() => String, {
     nullable: true,
     description:
-      'A mergekit configuration instead of `layers`: merge_method passthrough, slices of one source each; `model` is the id or name of the parent, or of another model of its shape. The section `hartonomous`, which mergekit ignores, may hold headPruning and feedForwardPruning.',
+      'A mergekit configuration instead of `layers`: merge_method passthrough, slices of one source each; `model` is the id or name of the parent, or of another model of its shape. The section `hartonomous`, which mergekit ignores, may hold correctCuts, headPruning, feedForwardPruning, healing, quantization and exports.',
   })
   yaml?: string | null
   @Field(() => String, { nullable: true, description: keyDescription })

@@ -62,6 +62,16 @@ export const exportsOfModel = (context: RequestContext) =>
     return new Map([...groupBy(rows, row => row.modelId!)].map(([id, own]) => [id, own.map(row => row.id)]))
   })
 
+/** Bytes of models' tensors. */
+export const sizeOfModel = (context: RequestContext) =>
+  loader<string, number>(context, 'students.sizeOfModel', async modelIds => {
+    const rows = await context.platform.db.read.find(ModelAtom, {
+      select: { id: true, sizeBytes: true },
+      where: { ...scoped(context.tenantId), id: anyOf(modelIds) },
+    })
+    return new Map(rows.map(row => [row.id, row.sizeBytes]))
+  })
+
 /** The recipe that a student was built from. */
 export const recipeOfStudent = (context: RequestContext) =>
   loader<string, Recipe>(context, 'students.recipeOfStudent', async modelIds => {

@@ -5,6 +5,7 @@ import { ConnectionArguments } from '../build/connection.js'
 import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
 import { printRecipeYaml } from '../build/print-recipe.js'
+import { BigIntScalar } from '../build/scalars.js'
 import { buildStudent, distillStudent, pruneHeads } from './build.service.js'
 import { decisionsOfRecipe } from './decisions.js'
 import { DistillStudentInput } from './healing.inputs.js'
@@ -33,6 +34,7 @@ import {
   recipeOfBuild,
   recipeOfStudent,
   recipesOfProposal,
+  sizeOfModel,
   stagesOfBuild,
 } from './recipe.loaders.js'
 import { approveRecipe, createRecipe, listRecipes, recipesOfModel, rejectRecipe } from './recipe.service.js'
@@ -127,6 +129,25 @@ export class RecipeResolver {
   })
   async measuredCost(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<number | null> {
     return row.jobId === null ? null : ((await measuredCosts(context).load(row.id)) ?? null)
+  }
+
+  @FieldResolver(() => BigIntScalar, {
+    nullable: true,
+    description: 'Bytes of all tensors of the student that was built; null until then.',
+  })
+  async measuredSizeBytes(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<number | null> {
+    return row.studentModelId === null ? null : ((await sizeOfModel(context).load(row.studentModelId)) ?? null)
+  }
+
+  @FieldResolver(() => Float, {
+    nullable: true,
+    description:
+      'Tokens per second at which its build decoded the quantised student, one stream; null before its build, and where it does not quantise.',
+  })
+  async measuredTokensPerSecond(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<number | null> {
+    const stages = row.jobId === null ? [] : ((await stagesOfBuild(context).load(row.jobId)) ?? [])
+    const found = stages.findLast(({ stage }) => stage === 'quantise')?.measurements?.tokensPerSecond
+    return row.studentModelId !== null && typeof found === 'number' ? found : null
   }
 
   @FieldResolver(() => String, {

@@ -11,17 +11,20 @@ import { aliveModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId, newId, parseGlobalId, toGlobalId } from '../../lib/ids.js'
+import { manifestSchema } from '../../lib/manifest.js'
 import { checkText } from '../build/check-text.js'
 import { type ConnectionArguments, paginate, paginateEach } from '../build/connection.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel } from '../build/live-model.js'
 import { loader } from '../build/loader.js'
-import type { RequestContext } from '../build/platform.js'
+import type { Platform, RequestContext } from '../build/platform.js'
+import { quantizationOf } from '../build/quantization.js'
 import { recordDecision } from './decisions.js'
 import type { RecipeStatus } from './recipe.type.js'
 import { toRecipe } from './recipe.type.js'
 import { checkLayers, countLayers, type LayerRangeValue } from './recipe-layers.js'
-import { type CountedModel, countStudentParameters } from './recipe-parameters.js'
+import { type CountedModel, type StudentSize, studentSize } from './recipe-size.js'
+import { codesSpeed } from './recipe-speed.js'
 import { completeStages, readStages, type StagesInput } from './recipe-stages.js'
 import { nextStatus, type RecipeAction } from './recipe-status.js'
 import { checkYamlDtype, parseRecipeYaml } from './recipe-yaml.js'
@@ -56,10 +59,34 @@ export async function createRecipe({ platform, tenantId }: RequestContext, input
   return platform.db.tx(async em => {
     const { recipeId } = await idempotent(em, tenantId, 'createRecipe', input.idempotencyKey, input, async () => {
       const recipe = await insertRecipe(em, tenantId, input)
+      await checkRoundable(em, platform, recipe)
       return { recipeId: recipe.id }
     })
     return recipeId
   })
+}
+
+/**
+ * Whether what a recipe quantises is not rounded already, or what it was rounded from is kept.
+ * @throws CONFLICT saying why and what can be done
+ */
+async function checkRoundable(em: EntityManager, { payloads }: Platform, recipe: StudentModelRecipe): Promise<void> {
+  const { quantization, healing } = recipe.stages ?? {}
+  // Healing all weights leaves none that is rounded.
+  if (!quantization || quantization.requantize || healing?.train === 'ALL') return
+  const used = new Set([recipe.parentModelId, ...recipe.layers.flatMap(({ modelId }) => modelId ?? [])])
+  for (const id of used) {
+    const { name, dtype, manifestHash } = await aliveModel(em, recipe.tenantId, id)
+    if (quantizationOf(dtype) === 'NONE') continue
+    const bytes = await payloads.get(manifestHash)
+    const { quantisedFrom } = manifestSchema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')))
+    if (quantisedFrom && (await payloads.has(quantisedFrom))) continue
+    throw new DomainError(
+      'CONFLICT',
+      `quantization: model "${name}" ${quantisedFrom ? 'was quantised here and the full-precision model it was made of was deleted' : `came quantised (most of it is ${dtype}) and no full-precision source of it is here`}: rounding rounded weights again adds up both errors. With requantize its values are taken as they are`,
+      { field: ['input', 'quantization', 'requantize'] },
+    )
+  }
 }
 
 /** Writes the row of a recipe as people give it, within a transaction; it begins PROPOSED. */
@@ -70,6 +97,7 @@ export async function insertRecipe(
 ): Promise<StudentModelRecipe> {
   const { parent, layers, name, stages, others } = await readCreateInput(em, tenantId, input)
   const kept = countLayers(layers)
+  const size = await sizeOfRecipe(em, parent, layers, stages, others)
   const recipe: StudentModelRecipe = {
     id: newId(),
     tenantId,
@@ -82,8 +110,10 @@ export async function insertRecipe(
     capability: await checkCapability(em, tenantId, input.capability),
     layers,
     stages,
-    estimatedParameterCount: await countRecipe(em, parent, layers, stages, others),
     ...unmeasured,
+    estimatedParameterCount: size.parameters,
+    estimatedSizeBytes: size.bytes,
+    estimatedTokensPerSecond: stages?.quantization ? await codesSpeed(em, tenantId, size.bytes) : null,
     measuredQuality: null,
     status: 'PROPOSED',
     decision: null,
@@ -125,11 +155,16 @@ async function readCreateInput(em: EntityManager, tenantId: string, input: Creat
     checkShapes(parent, others, field)
     if (
       parsed.stages &&
-      (input.headPruning || input.feedForwardPruning || input.correctCuts || input.healing || input.exports)
+      (input.headPruning ||
+        input.feedForwardPruning ||
+        input.correctCuts ||
+        input.healing ||
+        input.quantization ||
+        input.exports)
     )
       throw new DomainError(
         'BAD_USER_INPUT',
-        'yaml: says what is done; leave correctCuts, headPruning, feedForwardPruning, healing and exports out',
+        'yaml: says what is done; leave correctCuts, headPruning, feedForwardPruning, healing, quantization and exports out',
         {
           field,
         },
@@ -228,23 +263,23 @@ async function checkCapability(em: EntityManager, tenantId: string, slug: string
 async function countedModel(em: EntityManager, model: ModelAtom): Promise<CountedModel> {
   const { name, parameterCount, dimensions } = model
   const tensors = await em.find(TensorAtom, {
-    select: { id: true, layerIndex: true, role: true, shape: true },
+    select: { id: true, layerIndex: true, role: true, shape: true, dtype: true, sizeBytes: true },
     where: { ...scoped(model.tenantId), modelId: model.id },
   })
-  return { name, parameterCount, dimensions, tensors: tensors as Pick<TensorAtom, 'layerIndex' | 'role' | 'shape'>[] }
+  return { name, parameterCount, dimensions, tensors }
 }
 
-/** Parameters of the student, exactly. */
-async function countRecipe(
+/** Parameters of the student, exactly, and bytes. */
+async function sizeOfRecipe(
   em: EntityManager,
   parent: ModelAtom,
   layers: readonly LayerRangeValue[],
   stages: StudentModelRecipe['stages'],
   others: ReadonlyMap<string, ModelAtom>,
-): Promise<number> {
+): Promise<StudentSize> {
   const counted = new Map<string, CountedModel>()
   for (const [id, model] of others) counted.set(id, await countedModel(em, model))
-  return countStudentParameters(await countedModel(em, parent), layers, stages, counted)
+  return studentSize(await countedModel(em, parent), layers, stages, counted)
 }
 
 /** @throws NOT_FOUND */

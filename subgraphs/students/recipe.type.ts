@@ -9,6 +9,7 @@ import { connectionOf } from '../build/connection.js'
 import { BigIntScalar, JsonScalar } from '../build/scalars.js'
 import { Healing, toHealing } from './healing.inputs.js'
 import { FeedForwardPruning, HeadPruning, StudentExport } from './pruning.inputs.js'
+import { RecipeQuantization } from './quantization.inputs.js'
 import { countLayers } from './recipe-layers.js'
 import { Model, modelStub } from './stubs.js'
 
@@ -128,6 +129,11 @@ export class Recipe extends Node {
   feedForwardPruning!: FeedForwardPruning | null
   @Field(() => Healing, { nullable: true, description: 'How the student is trained after its teacher; null: not.' })
   healing!: Healing | null
+  @Field(() => RecipeQuantization, {
+    nullable: true,
+    description: 'How matrices are rounded to codes; null: they stay as they are.',
+  })
+  quantization!: RecipeQuantization | null
   @Field(() => BigIntScalar, { description: 'Parameters the student has: an exact count, not an estimate of it.' })
   estimatedParameterCount!: number
   @Field(() => Float, {
@@ -153,13 +159,13 @@ export class Recipe extends Node {
   @Field(() => BigIntScalar, {
     nullable: true,
     description:
-      'Bytes of all its tensors, shared ones included, as the parent stores them; null on recipes written by hand.',
+      'Bytes of all its tensors, shared ones included: as the parent stores them, or as the recipe quantises and heals them. Recipes written by hand before this was counted have null.',
   })
   estimatedSizeBytes!: number | null
   @Field(() => Float, {
     nullable: true,
     description:
-      'Most tokens per second that one stream can be decoded at on the device that searched: every weight read once per token at the rate measured there (a roofline, so an upper bound); null on recipes written by hand.',
+      'Most tokens per second that one stream can be decoded at on the device that searched: every weight read once per token at the rate measured there (a roofline, so an upper bound). On recipes written by hand that quantise: the bytes per second at which the last model quantised here decoded, over the estimated size; null where nothing was measured.',
   })
   estimatedTokensPerSecond!: number | null
   @Field(() => Float, {
@@ -248,6 +254,9 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     exports: row.stages?.exports ?? [],
     ...toPruning(row),
     healing: row.stages?.healing ? toHealing(row.stages.healing) : null,
+    quantization: row.stages?.quantization
+      ? Object.assign(new RecipeQuantization(), { raised: [], ...row.stages.quantization })
+      : null,
     estimatedParameterCount: row.estimatedParameterCount,
     estimatedQuality: row.estimatedQuality,
     estimatedQualityInterval: row.estimatedQualityInterval,

@@ -1,10 +1,10 @@
 // Carries a pruning plan out: slices go into the payload store, everything else is shared with the model they come from.
 import type { Manifest, ManifestTensor } from '../../../lib/manifest.js'
 import { elementCount } from '../../formats/float-weights.js'
-import { readManifest } from '../../formats/manifest.js'
 import { recordSlice, sliceTensor } from '../../formats/slice-tensor.js'
 import { type LayerKept, planPruning } from '../../surgery/prune.js'
 import type { StageContext } from '../build-stages.js'
+import { withFullPrecision } from '../full-precision.js'
 
 export interface Pruned {
   manifest: Manifest
@@ -18,8 +18,8 @@ export async function parentTensors({ input, payloads }: StageContext): Promise<
   const hashes = new Set([input.parent, ...input.layers.flatMap(range => range.manifest ?? [])])
   const found = new Map<string, ManifestTensor>()
   for (const hash of hashes)
-    for (const tensor of (await readManifest(payloads, hash)).tensors)
-      if (!found.has(tensor.payload)) found.set(tensor.payload, tensor)
+    for (const { manifest } of await withFullPrecision(hash, payloads))
+      for (const tensor of manifest.tensors) if (!found.has(tensor.payload)) found.set(tensor.payload, tensor)
   return found
 }
 
@@ -59,6 +59,7 @@ export async function applyPruning(
     (sum, index) => sum + elementCount(manifest.tensors[index]!.shape) - elementCount(tensors[index]!.shape),
     0,
   )
-  const pruned = { ...manifest, dimensions, tensors, parameterCount: manifest.parameterCount - removed }
+  const { quantisedFrom: _ofMore, ...rest } = manifest
+  const pruned = { ...rest, dimensions, tensors, parameterCount: manifest.parameterCount - removed }
   return { manifest: pruned, notes, slicedTensors: cuts.size }
 }

@@ -7,10 +7,13 @@ import { intDtype, intScheme } from '../../../../compute/formats/int-blocks.js'
 import { readManifest } from '../../../../compute/formats/manifest.js'
 import { buildStudent } from '../../../../compute/handlers/build-student.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
+import type { HandlerContext } from '../../../../compute/handlers/handler.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { quantizeModel } from '../../../../compute/handlers/quantize-model.js'
 import { openModel } from '../../../../compute/inference/model.js'
 import { seededRandom } from '../../../../compute/inference/sampling.js'
+import { jobTypes } from '../../../../compute/pool/job-types.js'
+import { writeTrained } from '../../../../compute/training/write-trained.js'
 import { quantizationSchema } from '../../../../lib/quantization.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { writePicoLlama } from '../../../testkit/pico-llama.js'
@@ -152,7 +155,7 @@ describe('quantising what is quantised', () => {
     const student = await buildStudent({ parent: manifest, layers: [{ from: 0, to: 2 }] }, context)
     await expect(quantise({ type: 'INT8' }, student.manifest)).rejects.toMatchObject({
       code: 'CONFLICT',
-      message: expect.stringContaining('cut after it was quantised'),
+      message: expect.stringContaining('had been quantised here'),
     })
     const exporting = { ...context, jobId: 'came-quantised' }
     const { files } = await exportModel({ manifest, name: 'pico', format: 'GGUF' }, exporting)
@@ -174,6 +177,71 @@ describe('quantising what is quantised', () => {
     } finally {
       await context.payloads.put([bytes])
     }
+  })
+})
+
+describe('as a stage of a build', () => {
+  const build = (
+    parent: string,
+    quantization: Record<string, unknown>,
+    more: Record<string, unknown> = {},
+    on: HandlerContext = context,
+  ) =>
+    buildStudent(
+      jobTypes['student.build'].input.parse({
+        parent,
+        layers: [{ from: 0, to: 2 }],
+        stages: { quantization: { probeSet, calibrationTokens: 512, ...quantization }, ...more },
+      }),
+      on,
+    )
+
+  test('the cut is quantised last, compared with what it was, and made once', async () => {
+    const built = await build(source, { type: 'INT4' })
+    expect(built.stages?.map(({ stage, reused }) => [stage, reused])).toEqual([
+      ['extract', false],
+      ['quantise', false],
+    ])
+    const [cut, quantised] = built.stages!
+    const student = await readManifest(context.payloads, built.manifest)
+    expect(student.quantisedFrom).toBe(cut!.manifest)
+    expect(student.parent?.manifest).toBe(source)
+    expect(new Set(student.tensors.map(t => t.dtype))).toEqual(new Set(['Q4_0', 'Q8_0', 'F32']))
+    expect(quantised!.measurements).toMatchObject({
+      sizeBytes: student.tensors.reduce((sum, t) => sum + t.bytes, 0),
+      tokensPerSecond: expect.any(Number),
+    })
+    const again = await build(source, { type: 'INT4' })
+    expect(again.manifest).toBe(built.manifest)
+    expect(again.stages?.every(({ reused }) => reused)).toBe(true)
+  })
+
+  test('a parent that was quantised here is cut from the values before', async () => {
+    const { manifest: rounded } = await quantise({ type: 'INT8', method: 'ROUND_TO_NEAREST' })
+    const [fromSource, fromRounded] = [await build(source, { type: 'INT4' }), await build(rounded, { type: 'INT4' })]
+    expect(fromRounded.manifest).toBe(fromSource.manifest)
+  })
+
+  test('training after quantising is not thrown away by quantising again', async () => {
+    const { manifest: rounded } = await quantise({ type: 'INT8', method: 'ROUND_TO_NEAREST' })
+    const before = await readManifest(context.payloads, rounded)
+    const norm = { ...before.tensors.find(t => t.role === 'layers.0.attn_norm')! }
+    const values = new Float32Array(norm.shape[0]!).fill(0.5)
+    const { hash: trained } = await writeTrained(before, [{ name: 'layers.0.attn_norm', weight: values }], context, {})
+    await expect(quantise({ type: 'INT4' }, trained)).rejects.toMatchObject({ code: 'CONFLICT' })
+  })
+
+  test('stops at once when cancelled, and keeps the stages before', async () => {
+    const stopping = new AbortController()
+    const on = {
+      ...context.withSignal(stopping.signal),
+      progress: ({ stage }: { stage: string }) => {
+        if (stage === 'quantise') stopping.abort()
+      },
+    }
+    await expect(build(source, { type: 'INT4', calibrationTokens: 1024 }, {}, on)).rejects.toThrow()
+    const { stages } = await build(source, { type: 'INT4', calibrationTokens: 1024 })
+    expect(stages?.map(({ reused }) => reused)).toEqual([true, false])
   })
 })
 

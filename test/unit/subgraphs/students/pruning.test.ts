@@ -108,6 +108,76 @@ describe('a recipe that prunes', () => {
   })
 })
 
+describe('a recipe that quantises', () => {
+  const own = 'quantization { type symmetric blockSize method embeddings head raised calibrationTokens requantize }'
+  const shown = `recipe { id yaml estimatedSizeBytes estimatedParameterCount ${own} }`
+
+  test('shows how, counts its bytes, waits for a device, and comes back from its YAML', async () => {
+    const { recipe, userErrors } = await mutate(
+      'createRecipe',
+      { parentModelId: modelId, layers: all, quantization: { type: 'INT4', head: 'KEEP', raised: ['layers.1.down'] } },
+      shown,
+    )
+    expect(userErrors).toEqual([])
+    expect(recipe.quantization).toEqual({
+      type: 'INT4',
+      symmetric: true,
+      blockSize: 32,
+      method: 'CALIBRATED',
+      embeddings: 'INT8',
+      head: 'KEEP',
+      raised: ['layers.1.down'],
+      calibrationTokens: 8192,
+      requantize: false,
+    })
+    expect(Number(recipe.estimatedParameterCount)).toBe(parent.parameterCount)
+    expect(Number(recipe.estimatedSizeBytes)).toBeLessThan(parent.sizeBytes)
+    const again = await mutate('createRecipe', { yaml: recipe.yaml }, shown)
+    expect(again.recipe.quantization).toEqual(recipe.quantization)
+    await mutate('approveRecipe', { recipeId: recipe.id })
+    const { job } = await mutate('buildStudent', { recipeId: recipe.id }, 'job { id }')
+    const { lane, input } = await jobOf(p.platform, 'student.build', fromGlobalId('Job', job.id))
+    expect(lane).toBe('device')
+    expect(input.stages?.quantization?.probeSet).toMatch(/^[0-9a-f]{64}$/)
+  })
+
+  test.each([
+    [{ type: 'INT4', blockSize: 48 }, 'quantization.blockSize: 48, expected 32, 64 or 128', 'blockSize'],
+    [{ type: 'INT4', calibrationTokens: 1 }, 'quantization.calibrationTokens', 'calibrationTokens'],
+  ])('%#: is refused where an option is out of range', async (quantization, message, option) => {
+    const { recipe, userErrors } = await create({ quantization })
+    expect(recipe).toBeNull()
+    expect(userErrors[0]).toMatchObject({
+      code: 'INVALID_RECIPE',
+      field: ['input', 'quantization', option],
+      message: expect.stringContaining(message),
+    })
+  })
+
+  test('is refused for a parent that is rounded already, unless its source is kept or its values are to be taken', async () => {
+    const rounded = {
+      ...manifest,
+      tensors: manifest.tensors.map(t => (t.shape.length === 2 ? { ...t, dtype: 'Q4_0' } : t)),
+    }
+    const came = await addModel(p.platform, 'came', rounded)
+    const lost = await addModel(p.platform, 'lost', { ...rounded, quantisedFrom: 'ab'.repeat(32) })
+    const kept = await addModel(p.platform, 'kept', { ...rounded, quantisedFrom: parent.manifestHash })
+    const ask = (row: ModelAtom, requantize = false) =>
+      create({ parentModelId: toGlobalId('Model', row.id), quantization: { type: 'INT8', requantize } })
+    const refused = { code: 'CONFLICT', field: ['input', 'quantization', 'requantize'] }
+    expect((await ask(came)).userErrors[0]).toMatchObject({
+      ...refused,
+      message: expect.stringContaining('came quantised'),
+    })
+    expect((await ask(lost)).userErrors[0]).toMatchObject({
+      ...refused,
+      message: expect.stringContaining('was deleted'),
+    })
+    expect((await ask(kept)).userErrors).toEqual([])
+    expect((await ask(came, true)).userErrors).toEqual([])
+  })
+})
+
 test('a recipe says what it is expected to cost before, and what it cost after', async () => {
   const ask = async (id: string) =>
     (

@@ -6,7 +6,7 @@ import { buildStagesSchema } from '../../../../lib/build-stages.js'
 import { printRecipeYaml } from '../../../../subgraphs/build/print-recipe.js'
 import { applyPolicy } from '../../../../subgraphs/students/approval-policy.js'
 import { checkLayers, countLayers, keptLayers, layersKey } from '../../../../subgraphs/students/recipe-layers.js'
-import { type CountedModel, countStudentParameters } from '../../../../subgraphs/students/recipe-parameters.js'
+import { type CountedModel, studentSize } from '../../../../subgraphs/students/recipe-size.js'
 import { nextStatus, type RecipeAction, recipeTransitions } from '../../../../subgraphs/students/recipe-status.js'
 import { checkYamlDtype, parseRecipeYaml } from '../../../../subgraphs/students/recipe-yaml.js'
 import { sharedFile } from '../../../testkit/shared-files.js'
@@ -105,30 +105,44 @@ describe('layer ranges', () => {
       dimensions: { layerCount: 30, attentionHeadCount: 9, keyValueHeadCount: 3, intermediateSize: 1536 },
       tensors: [
         ...tensors.map((t, i) => ({ ...t, role: `layers.${t.layerIndex}.${roles[i % 9]}` })),
-        ...outside.map(t => ({ ...t, role: 'outside' })),
-      ],
+        ...outside.map((t, i) => ({ ...t, role: ['embed', 'final_norm'][i]! })),
+      ].map(t => ({ ...t, dtype: 'F16', sizeBytes: 2 * t.shape.reduce((product, size) => product * size, 1) })),
     }
     const cut = [
       { from: 0, to: 21 },
       { from: 29, to: 30 },
     ]
-    expect(countStudentParameters(smollm2, cut, null)).toBe(106_194_240)
-    expect(countStudentParameters(smollm2, [...cut, { from: 29, to: 30 }], null)).toBe(106_194_240 + 3_540_096)
+    expect(studentSize(smollm2, cut, null).parameters).toBe(106_194_240)
+    expect(studentSize(smollm2, [...cut, { from: 29, to: 30 }], null).parameters).toBe(106_194_240 + 3_540_096)
     // A key/value group: 192 rows of q, 64 of k and of v, 192 columns of o.
     const stages = (given: Record<string, unknown>) => buildStagesSchema.parse(given)
     const group = 576 * (192 + 64 + 64 + 192)
     const heads = (pruning: Record<string, unknown>) =>
-      countStudentParameters(smollm2, cut, stages({ headPruning: { metric: 'GRADIENT', ...pruning } }))
+      studentSize(smollm2, cut, stages({ headPruning: { metric: 'GRADIENT', ...pruning } })).parameters
     expect(heads({ remove: 1 })).toBe(106_194_240 - 22 * group)
     expect(heads({ remove: [2, ...new Array(21).fill(0)] })).toBe(106_194_240 - 2 * group)
     expect(heads({ remove: 1, unit: 'QUERY_HEAD' })).toBe(106_194_240 - 22 * 3 * 576 * 128)
-    expect(countStudentParameters(smollm2, cut, stages({ feedForwardPruning: { keep: 1024 } }))).toBe(
+    expect(studentSize(smollm2, cut, stages({ feedForwardPruning: { keep: 1024 } })).parameters).toBe(
       106_194_240 - 22 * 3 * 576 * 512,
     )
     expect(() => heads({ remove: 3 })).toThrow(
       'layer 0: 3 of 3 key/value heads would be removed; at least one must stay',
     )
     expect(() => heads({ remove: [1, 1] })).toThrow('headPruning names 2 layers, the student has 22')
+
+    const bytes = (given: Record<string, unknown>) => studentSize(smollm2, cut, stages(given)).bytes
+    expect(bytes({})).toBe(2 * 106_194_240)
+    const [matrices, norms, table] = [22 * 3_538_944, 22 * 2 * 576 + 576, 49152 * 576]
+    // 18 bytes of 32 weights at 4 bits, 34 at 8; norms stay float16.
+    const int4 = { quantization: { type: 'INT4' } }
+    expect(bytes(int4)).toBe((matrices * 18) / 32 + (table * 34) / 32 + 2 * norms)
+    expect(bytes({ quantization: { type: 'INT4', head: 'KEEP' } })).toBe((matrices * 18) / 32 + 2 * (table + norms))
+    expect(bytes({ ...int4, headPruning: { metric: 'GRADIENT', remove: 1 } })).toBe(
+      ((matrices - 22 * group) * 18) / 32 + (table * 34) / 32 + 2 * norms,
+    )
+    expect(bytes({ quantization: { type: 'INT4', blockSize: 64, raised: ['layers.0.q'] } })).toBe(
+      ((matrices - 576 * 576) * 34) / 64 + (576 * 576 * 66) / 64 + (table * 34) / 32 + 2 * norms,
+    )
   })
 })
 

@@ -1,5 +1,5 @@
 // Quantised storage forms as the API names them: the ggml block types, and plain 8-bit integers.
-import { registerValues } from '../build/common-types.js'
+import { registerValues } from './common-types.js'
 
 export const quantizationTypes = {
   NONE: 'Plain numbers: float64, float32, float16, bfloat16 or float8.',

@@ -1,0 +1,48 @@
+// Where a model that was quantised here has its values from before: rounding rounded weights again would add up both errors.
+import { DomainError } from '../../lib/errors.js'
+import type { Manifest } from '../../lib/manifest.js'
+import type { PayloadStore } from '../../payloads/payload-store.js'
+import { isQuantized } from '../formats/ggml-types.js'
+import { readManifest } from '../formats/manifest.js'
+
+export interface NamedManifest {
+  hash: string
+  manifest: Manifest
+}
+
+/** The manifest, and after it the one it was quantised from where that is kept. */
+export async function withFullPrecision(hash: string, payloads: PayloadStore): Promise<NamedManifest[]> {
+  const manifest = await readManifest(payloads, hash)
+  const { quantisedFrom } = manifest
+  const own = { hash, manifest }
+  if (!quantisedFrom || !(await payloads.has(quantisedFrom))) return [own]
+  return [own, { hash: quantisedFrom, manifest: await readManifest(payloads, quantisedFrom) }]
+}
+
+const conflict = (message: string) => new DomainError('CONFLICT', message, { field: ['input', 'modelId'] })
+
+/**
+ * The manifest to quantise: models that were quantised here begin anew with the values they were made of.
+ * @param requantize takes rounded values as they are where there are no others
+ * @throws CONFLICT where those are gone or never were here
+ */
+export async function fullPrecision(hash: string, requantize: boolean, payloads: PayloadStore): Promise<NamedManifest> {
+  const [own, before] = await withFullPrecision(hash, payloads)
+  if (before) return before
+  const { manifest } = own!
+  const rounded = manifest.tensors.find(t => isQuantized(t.dtype))
+  if (!rounded || requantize) return own!
+  const what = `${rounded.name} is ${rounded.dtype}`
+  const way = 'rounding rounded weights again adds up both errors. With requantize its values are taken as they are'
+  if (manifest.quantisedFrom)
+    throw conflict(
+      `The model was quantised here (${what}), and the full-precision model it was made of (manifest ${manifest.quantisedFrom.slice(0, 12)}) was deleted: ${way}`,
+    )
+  const above = manifest.parent?.manifest
+  const ofRounded = above && (await payloads.has(above)) && (await readManifest(payloads, above)).quantisedFrom
+  if (ofRounded)
+    throw conflict(
+      `The model was made of one that had been quantised here (${what}): cut or prune the full-precision one, or say \`quantization\` in the recipe, which then begins with it; ${way}`,
+    )
+  throw conflict(`The model came quantised (${what}) and no full-precision source of it is here: ${way}`)
+}

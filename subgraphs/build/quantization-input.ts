@@ -1,0 +1,52 @@
+// How weights are rounded, as people ask for it in a mutation and in a recipe: the enums, and the check of what was given.
+import { DomainError } from '../../lib/errors.js'
+import type { EmbeddingQuantization, Quantization } from '../../lib/quantization.js'
+import { registerValues } from './common-types.js'
+
+export const WeightTypeEnum = registerValues<Quantization['type']>('WeightType', 'Codes that weights are rounded to.', {
+  INT4: '4-bit codes: with scales 4.5 bits per weight in symmetric blocks of 32, 4.25 in blocks of 64.',
+  INT8: '8-bit codes: with scales 8.5 bits per weight in symmetric blocks of 32.',
+})
+export const TableQuantizationEnum = registerValues<EmbeddingQuantization>(
+  'TableQuantization',
+  'What becomes of the tables of embeddings and of the head.',
+  {
+    KEEP: 'Stays as it is.',
+    INT8: '8-bit codes in symmetric blocks of 32.',
+    INT4: '4-bit codes as the layers’ matrices.',
+  },
+)
+export const QuantizationMethodEnum = registerValues<Quantization['method']>(
+  'QuantizationMethod',
+  'How codes are found.',
+  {
+    CALIBRATED:
+      'With error feedback from activations on the probe split: what rounding one column does to the layer’s output is made up for by the next (GPTQ). Scales by least squares.',
+    ROUND_TO_NEAREST: 'From the weights alone; needs no run of the model.',
+  },
+)
+
+interface Parser<T> {
+  safeParse(
+    value: unknown,
+  ): { success: true; data: T } | { success: false; error: { issues: { path: PropertyKey[]; message: string }[] } }
+}
+
+/**
+ * The options, defaults filled in; what is null is left out.
+ * @throws `code` naming the option
+ */
+export function checkQuantization<T>(
+  schema: Parser<T>,
+  given: Record<string, unknown>,
+  code: 'BAD_USER_INPUT' | 'INVALID_RECIPE',
+  path: readonly string[],
+): T {
+  const stated = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null && value !== undefined))
+  const parsed = schema.safeParse(stated)
+  if (parsed.success) return parsed.data
+  const { path: at, message } = parsed.error.issues[0]!
+  const field = String(at[0])
+  const why = field === 'blockSize' ? `${String(given.blockSize)}, expected 32, 64 or 128` : message
+  throw new DomainError(code, `${[...path, field].join('.')}: ${why}`, { field: ['input', ...path, field] })
+}
