@@ -5,10 +5,11 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { readManifest } from '../compute/formats/manifest.js'
 import { loadTokenizer } from '../compute/formats/tokenizer.js'
+import { runStages } from '../compute/handlers/build-student.js'
 import type { HandlerContext } from '../compute/handlers/handler.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { openModel } from '../compute/inference/model.js'
-import { extractLayers } from '../compute/surgery/extract-layers.js'
+import { canonicalProbeSet } from '../compute/probing/probe-set.js'
 import { adamWDefaults } from '../compute/training/adamw.js'
 import { packRows } from '../compute/training/pack-rows.js'
 import { openTeacher } from '../compute/training/teacher.js'
@@ -25,6 +26,7 @@ const shared = (...parts: string[]) => join(projectFile('..', 'shared'), ...part
 
 interface Line {
   task: string
+  subtask: string
   prompt: string
   completion: string
 }
@@ -46,6 +48,8 @@ const options = {
   schedule: { type: 'string', default: 'COSINE' },
   order: { type: 'string', default: 'balanced' },
   perTask: { type: 'string', default: '20' },
+  // Samples per task that projections at and behind the cuts are fitted to before training; 0: none.
+  correct: { type: 'string', default: '24' },
   label: { type: 'string', default: '' },
   sequence: { type: 'string', default: '256' },
   unhealed: { type: 'boolean', default: false },
@@ -116,9 +120,17 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
   const parent = await readManifest(context.payloads, parentHash)
   const dropped = o.drop.split(',').map(Number)
   const kept = Array.from({ length: parent.dimensions.layerCount }, (_, i) => i).filter(i => !dropped.includes(i))
-  const cut = extractLayers(parent, kept, parentHash)
-  const tokenizer = await loadTokenizer(parent, context.payloads)
   const say = (line: string) => process.stderr.write(`${o.label} seed ${seed}: ${line}\n`)
+  const probe = await readLines(shared('data', 'probes', 'probe.jsonl'))
+  const samples = probe.map(({ task, ...line }) => ({ ...line, capability: task, split: 'probe' as const }))
+  const { hash: probeSet } = await context.payloads.put([canonicalProbeSet(samples)])
+  const calibration = { probeSet, samplesPerCapability: Number(o.correct), maxTokens: 256 }
+  const stages = Number(o.correct) > 0 ? { calibration, correctCuts: true } : {}
+  const layers = kept.map(layer => ({ from: layer, to: layer + 1 }))
+  const made = (await runStages({ parent: parentHash, layers, stages }, context)).at(-1)!
+  if (made.measurements) say(JSON.stringify(made.measurements))
+  const cut = await readManifest(context.payloads, made.manifest)
+  const tokenizer = await loadTokenizer(parent, context.payloads)
 
   const validation = await readLines(shared('data', 'probes', 'validation.jsonl'))
   const taken = new Map<string, number>()
@@ -149,8 +161,10 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
     }
   }
   const unhealed = o.unhealed ? await perplexities(cut) : undefined
+  if (unhealed) say(`before training ${unhealed.mean.toFixed(2)}`)
+  if (Number(o.tokens) === 0) return { seed, unhealed, healed: unhealed ?? (await perplexities(cut)) }
 
-  const texts = (await readLines(shared('data', 'probes', 'probe.jsonl'))).map(({ task, prompt, completion }) => ({
+  const texts = probe.map(({ task, prompt, completion }) => ({
     group: task,
     prompt: tokenizer.encode(prompt),
     completion: tokenizer.encode(completion),

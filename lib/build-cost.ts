@@ -24,8 +24,8 @@ const sum = (counts: Counts, layers: number) =>
 export function stagePasses(stages: BuildStages, { layers, keyValueHeads, queryHeads }: BuildSize): number {
   const { correctCuts, headPruning, feedForwardPruning } = stages
   const perGroup = queryHeads / keyValueHeads
-  // The whole model on one half, and at each cut three maps judged on the other half: a handful of cuts.
-  let passes = correctCuts ? 5 : 0
+  // Both models over the samples with their insides seen, and each layer's fit judged on few of them by the layers behind it.
+  let passes = correctCuts ? 4 + layers / 8 : 0
   if (headPruning?.metric === 'GRADIENT') passes += 3
   if (headPruning?.metric === 'TASK_LOSS') {
     // Every candidate of every layer runs the layers behind it: on average half of the model.

@@ -67,7 +67,7 @@ export type StudentExport = (typeof studentExports)[number]
 export const buildStagesSchema = z.object({
   /** What measured stages measure on. */
   calibration: calibrationSchema.optional(),
-  /** Whether linear maps that stand in for removed layers are fitted at each cut, kept where that lowers the loss on held-out samples. */
+  /** Whether projections at and behind cuts are fitted anew, kept where that lowers the loss on held-out samples. */
   correctCuts: z.boolean().optional(),
   headPruning: headPruningSchema.optional(),
   feedForwardPruning: feedForwardPruningSchema.optional(),

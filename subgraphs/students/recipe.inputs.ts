@@ -125,7 +125,7 @@ export class CreateRecipeInput {
   @Field(() => Boolean, {
     nullable: true,
     description:
-      'Whether the layers that are left out are made up for without training: at each cut a linear map, fitted by least squares on half of the samples and folded into the feed-forward block before it (arXiv 2505.02819), kept only where the loss on the other half falls. Such a block no longer shares its parent’s tensor. Default: false.',
+      'Whether the layers that are left out are made up for without training: the output projections of the block before each cut and of the layers behind the first are fitted anew by least squares, so that the residual stream is where the parent’s is, each kept only where the loss on held-out samples falls. Such a block no longer shares its parent’s tensor. Default: false.',
   })
   correctCuts?: boolean | null
   @Field(() => HeadPruningInput, { nullable: true, description: 'Attention heads to remove; default: none.' })

@@ -116,7 +116,7 @@ export class Recipe extends Node {
   layers!: LayerRange[]
   @Field(() => Int, { description: 'Layers the student has.' })
   layerCount!: number
-  @Field(() => Boolean, { description: 'Whether linear maps make up for the layers that are left out.' })
+  @Field(() => Boolean, { description: 'Whether projections fitted anew make up for the layers that are left out.' })
   correctCuts!: boolean
   @Field(() => [StudentExport], { description: 'What the student is written as once it is built.' })
   exports!: StudentExportName[]

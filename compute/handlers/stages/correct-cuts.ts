@@ -1,5 +1,6 @@
-// The stage that makes up for removed layers without training: at each cut the linear map of the feed-forward output before it that comes
-// nearest to what the removed layers made, folded into that block's output projection (ReplaceMe, arXiv 2505.02819, eq. 5).
+// The stage that makes up for removed layers without training: at each cut the feed-forward block before it is fitted anew, so that the
+// residual stream is where the removed layers left it (after ReplaceMe, arXiv 2505.02819, whose map is a special case of it), and the
+// blocks behind cuts are fitted to the parent's stream, each kept only where the loss on held-out samples falls.
 import type { Calibration } from '../../../lib/build-stages.js'
 import type { Manifest, ManifestTensor } from '../../../lib/manifest.js'
 import { checkBuildable } from '../../architectures/registry.js'
@@ -12,10 +13,11 @@ import {
   type LayerRunner,
   openLayers,
   openStatistics,
+  type RunnerBatch,
   type Statistics,
   toBatches,
 } from '../../inference/layer-runner.js'
-import { floats } from '../../runtime/session.js'
+import { floats, type RuntimeTensor } from '../../runtime/session.js'
 import { ridgeFrom } from '../../surgery/least-squares.js'
 import type { StageContext, StageOutcome } from '../build-stages.js'
 import { parentTensors } from './apply-pruning.js'
@@ -24,10 +26,13 @@ import { finishLoss } from './choose-by-loss.js'
 
 const name = 'correctCuts'
 
-/**
- * Pulls towards the identity, times the mean square of what the map takes: from nearly free to nearly none. The held-out loss chooses.
- */
-const ridges = [0.03, 0.3, 3]
+/** Pulls towards the weights that are there, times the mean square of what a projection takes. At a cut the held-out loss chooses. */
+const ridgesAtCuts = [0.03, 0.3, 3]
+/** Behind cuts little is to be made up for, and one pull is tried. */
+const ridgesBehind = [0.1]
+
+/** Held-out samples per capability that fits are judged on; those beyond serve fitting. */
+const judges = 4
 
 export interface Cut {
   /** The student's layer before the cut. */
@@ -46,6 +51,33 @@ export function cutsOf(parent: NonNullable<Manifest['parent']>, layerCount: numb
   })
 }
 
+export interface Fit extends Cut {
+  /** Whether layers were removed behind it. */
+  cut: boolean
+}
+
+/** What is fitted in turn: at cuts the feed-forward block before them; behind the first, where layers ascend in one parent, both blocks of each layer. */
+export function fitsOf(parent: NonNullable<Manifest['parent']>, layerCount: number): Fit[] {
+  const cuts = cutsOf(parent, layerCount)
+  const { layers, sources, manifest } = parent
+  const ascending = layers.every((from, i) => i === 0 || from > layers[i - 1]!)
+  const one = sources?.every(source => source === manifest) ?? true
+  return layers.flatMap((from, layer): Fit[] => {
+    const cut = cuts.find(own => own.layer === layer)
+    if (cut) return [{ ...cut, cut: true }]
+    return ascending && one && cuts.some(own => own.layer < layer) ? [{ layer, target: from + 1, cut: false }] : []
+  })
+}
+
+interface Corrected {
+  layer: number
+  /** Layers of the parent that were removed behind it; 0: fitted because something before it was. */
+  removed: number
+  ridge: number
+  before: number
+  after: number
+}
+
 export async function correctCutsStage(
   hash: string,
   { calibration }: { calibration: Calibration | undefined },
@@ -54,143 +86,217 @@ export async function correctCutsStage(
   const { payloads, signal, input } = context
   const manifest = await readManifest(payloads, hash)
   const whole = await readManifest(payloads, input.parent)
-  const cuts = manifest.parent ? cutsOf(manifest.parent, whole.dimensions.layerCount) : []
-  const { fit, heldOut } = await calibrationSamples(calibration, manifest, context)
-  if (cuts.length === 0 || fit.length === 0 || heldOut.length === 0)
-    return { manifest: hash, measurements: { cuts: cuts.length, corrected: [] } }
+  const fits = manifest.parent ? fitsOf(manifest.parent, whole.dimensions.layerCount) : []
+  const cuts = fits.filter(({ cut }) => cut).length
+  const { fit, heldOut } = divided(await calibrationSamples(calibration, manifest, context))
+  if (cuts === 0 || fit.length === 0 || heldOut.length === 0)
+    return { manifest: hash, measurements: { cuts, corrected: [] } }
   const parents = await parentTensors(context)
   const [fitBatches, heldBatches] = [toBatches(fit), toBatches(heldOut)]
   const [teacher, student] = [await openLayers(whole, context), await openLayers(manifest, context)]
   const statistics = openStatistics(context)
-  const { hiddenSize, layerCount } = student.dimensions
-  const corrected: { layer: number; removed: number; ridge: number; before: number; after: number }[] = []
-  let made = manifest
+  const { layerCount } = student.dimensions
+  const corrected: Corrected[] = []
+  const made: Made = { manifest, model: student }
   let flops = 0
   try {
-    /** By parent's layer and batch: the residual stream that the whole model has there. */
-    const targets = new Map(cuts.map(({ target }) => [target, [] as Hidden[]]))
-    const last = Math.max(...targets.keys())
-    const steps = last + layerCount
-    const report = (completed: number) =>
-      context.progress({
-        stage: name,
-        completed,
-        total: steps,
-        unit: 'layers',
-        metrics: { corrected: corrected.length },
-      })
-    for (const [b, batch] of fitBatches.entries()) {
-      let hidden = await teacher.embed(batch)
-      for (let layer = 0; layer < last; layer++) {
-        hidden = await teacher.layer(layer, hidden, batch)
-        targets.get(layer + 1)?.push(hidden)
-        report(((b + (layer + 1) / last) / fitBatches.length) * last)
-      }
-    }
-    const start = async (batches: typeof fitBatches) => {
-      const states: Hidden[] = []
-      for (const batch of batches) states.push(await student.embed(batch))
-      return states
-    }
-    const [learnt, held] = [await start(fitBatches), await start(heldBatches)]
-    const through = async (
-      model: LayerRunner,
-      layer: number,
-      states: readonly Hidden[],
-      batches: typeof fitBatches,
-    ) => {
-      const after: Hidden[] = []
-      for (const [b, batch] of batches.entries()) after.push(await model.layer(layer, states[b]!, batch))
-      return after
-    }
+    const taught = parentStream(teacher, fitBatches)
+    let [learnt, held] = [await embedded(student, fitBatches), await embedded(student, heldBatches)]
     let before = await finishLoss(student, 0, held, heldBatches)
+    const from = (layer: number) => manifest.parent!.layers[layer]!
+
     for (let layer = 0; layer < layerCount; layer++) {
-      report(last + layer)
-      const cut = cuts.find(one => one.layer === layer)
-      const index = made.tensors.findIndex(t => t.role === `layers.${layer}.down`)
-      const tensor = made.tensors[index]
-      const { inputFirst, tensors } = checkBuildable(made)
-      const foldable = tensor && !inputFirst.has(tensor.role!) && !tensors.has(`layers.${layer}.down_bias`)
-      let best: { model: LayerRunner; manifest: Manifest; after: number; ridge: number } | undefined
-      if (cut && foldable) {
-        const pairs = []
-        const crosses = []
-        for (const [b, batch] of fitBatches.entries()) {
-          const { hidden, taps } = await student.observe(layer, learnt[b]!, batch, { taps: ['feed_forward'] })
-          const given = taps.feed_forward!
-          const target = targets.get(cut.target)![b]!
-          const wanted = new Float32Array(target.length)
-          const added = given.data as Float32Array
-          // What the block would have to add, so that the stream is where the removed layers would have left it.
-          for (let i = 0; i < wanted.length; i++) wanted[i] = target[i]! - (hidden[i]! - added[i]!)
-          const weights = countedTokens(batch)
-          pairs.push({ a: given, b: given, weights })
-          crosses.push({ a: given, b: floats(wanted, given.shape), weights })
-        }
-        const gram = await statistics.productSums(pairs)
-        const cross = await statistics.productSums(crosses)
-        const weight = await readTensorFloat32(payloads, tensor)
-        for (const ridge of ridges) {
-          const map = ridgeFrom(gram, cross, identity(hiddenSize), { inputs: hiddenSize, outputs: hiddenSize, ridge })
-          const values = await fold(statistics, map, weight, hiddenSize)
-          const { hash: payload, bytes } = await payloads.put([new Uint8Array(values.buffer)], signal)
-          const slice = recordSlice(tensor, [null, null], parents.get(tensor.payload), true)
-          const next: ManifestTensor = { ...tensor, dtype: 'F32', bytes, payload, slice }
-          const candidate = { ...made, tensors: made.tensors.with(index, next) }
-          const model = await openLayers(candidate, context)
+      const metrics = { corrected: corrected.length, heldOutLoss: before }
+      context.progress({ stage: name, completed: layer, total: layerCount, unit: 'layers', metrics })
+      const own = fits.find(one => one.layer === layer)
+      let best: (Made & { after: number; ridge: number }) | undefined
+      if (own) {
+        const attention = own.cut
+          ? undefined
+          : await attentionOf(teacher, from(layer), await taught(from(layer)), fitBatches)
+        for (const ridge of own.cut ? ridgesAtCuts : ridgesBehind) {
+          const tried = await refitted(
+            { manifest: made.manifest, model: student },
+            layer,
+            attention,
+            await taught(own.target),
+            ridge,
+          )
+          if (!tried) break
           const after = await finishLoss(
             student,
             layer + 1,
-            await through(model, layer, held, heldBatches),
+            await through(tried.model, layer, held, heldBatches),
             heldBatches,
           )
           if (after < (best?.after ?? before)) {
             await best?.model.dispose()
-            best = { model, manifest: candidate, after, ridge }
-          } else await model.dispose()
+            best = { ...tried, after, ridge }
+          } else await tried.model.dispose()
         }
       }
       const model = best?.model ?? student
-      learnt.splice(0, learnt.length, ...(await through(model, layer, learnt, fitBatches)))
-      held.splice(0, held.length, ...(await through(model, layer, held, heldBatches)))
-      if (best && cut) {
-        const removed = cut.target - manifest.parent!.layers[layer]! - 1
+      learnt = await through(model, layer, learnt, fitBatches)
+      held = await through(model, layer, held, heldBatches)
+      if (best && own) {
+        const removed = own.cut ? own.target - from(layer) - 1 : 0
         corrected.push({ layer, removed, ridge: best.ridge, before, after: best.after })
         before = best.after
-        made = best.manifest
+        made.manifest = best.manifest
         flops += best.model.flops
         await best.model.dispose()
       }
     }
+
+    /** The layer with its projections fitted: first attention's, where the parent's is given, then the feed-forward block's. Undefined where neither can be. */
+    async function refitted(
+      of: Made,
+      layer: number,
+      attention: Attended | undefined,
+      wanted: readonly Hidden[],
+      ridge: number,
+    ) {
+      let now: Made | undefined
+      if (attention) {
+        const given: RuntimeTensor[] = []
+        for (const [b, batch] of fitBatches.entries())
+          given.push((await of.model.observe(layer, learnt[b]!, batch, { taps: ['attended'] })).taps.attended!)
+        const targets = attention.middle.map((middle, b) => difference(middle, learnt[b]!))
+        now = await fitted(of, `layers.${layer}.o`, given, targets, attention.middle, ridge)
+      }
+      const given: RuntimeTensor[] = []
+      const targets: Hidden[] = []
+      for (const [b, batch] of fitBatches.entries()) {
+        const { hidden, taps } = await (now ?? of).model.observe(layer, learnt[b]!, batch, {
+          taps: ['units', 'feed_forward'],
+        })
+        given.push(taps.units!)
+        const added = taps.feed_forward!.data as Float32Array
+        // What the block has to add, so that the stream is where the parent's is.
+        targets.push(wanted[b]!.map((value, i) => value - (hidden[i]! - added[i]!)))
+      }
+      const after = await fitted(now ?? of, `layers.${layer}.down`, given, targets, wanted, ridge)
+      if (after && now) await now.model.dispose()
+      return after ?? now
+    }
+
+    /** One projection by least squares of relative errors: each token counts the inverse square of the length of the parent's state. */
+    async function fitted(
+      { manifest: of }: Made,
+      role: string,
+      given: readonly RuntimeTensor[],
+      targets: readonly Hidden[],
+      states: readonly Hidden[],
+      ridge: number,
+    ): Promise<Made | undefined> {
+      const index = of.tensors.findIndex(t => t.role === role)
+      const tensor = of.tensors[index]
+      const { inputFirst, tensors } = checkBuildable(of)
+      // A bias or a matrix stored the other way round is not fitted.
+      if (!tensor || inputFirst.has(role) || tensors.has(`${role}_bias`)) return undefined
+      const [outputs, inputs] = tensor.shape as [number, number]
+      const pairs = given.map((a, b) => ({ a, b: a, weights: relativeWeights(fitBatches[b]!, states[b]!, outputs) }))
+      const crosses = pairs.map((pair, b) => ({
+        ...pair,
+        b: floats(targets[b]!, [targets[b]!.length / outputs, outputs]),
+      }))
+      const values = await solve(statistics, pairs, crosses, await readTensorFloat32(payloads, tensor), {
+        inputs,
+        outputs,
+        ridge,
+      })
+      const { hash: payload, bytes } = await payloads.put([new Uint8Array(values.buffer)], signal)
+      const slice = recordSlice(tensor, [null, null], parents.get(tensor.payload), true)
+      const next: ManifestTensor = { ...tensor, dtype: 'F32', bytes, payload, slice }
+      const changed = { ...of, tensors: of.tensors.with(index, next) }
+      return { manifest: changed, model: await openLayers(changed, context) }
+    }
+
     flops += teacher.flops + student.flops
-    const { hash: written } = await writeManifest(payloads, made, signal)
-    return { manifest: written, flops, measurements: { cuts: cuts.length, corrected } }
+    const { hash: written } = await writeManifest(payloads, made.manifest, signal)
+    return { manifest: written, flops, measurements: { cuts, corrected } }
   } finally {
     await Promise.all([teacher.dispose(), student.dispose(), statistics.dispose()])
   }
 }
 
-const identity = (size: number) => {
-  const values = new Float32Array(size * size)
-  for (let i = 0; i < size; i++) values[i * size + i] = 1
-  return values
+interface Made {
+  manifest: Manifest
+  model: LayerRunner
+}
+interface Attended {
+  /** The parent's stream between the two blocks of a layer. */
+  middle: Hidden[]
 }
 
-/** map [hidden, hidden] times weight [hidden, units]. */
-async function fold(
-  statistics: Statistics,
-  map: Float32Array,
-  weight: Float32Array,
-  size: number,
-): Promise<Float32Array> {
-  const turned = new Float32Array(map.length)
-  for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) turned[j * size + i] = map[i * size + j]!
-  const sums = await statistics.productSums([
-    {
-      a: floats(turned, [size, size]),
-      b: floats(weight, [size, weight.length / size]),
-      weights: floats(new Float32Array(size).fill(1), [size, 1]),
-    },
-  ])
-  return Float32Array.from(sums)
+/** At most some of each capability judge; the rest of the held-out half fits too. */
+function divided({ fit, heldOut }: Awaited<ReturnType<typeof calibrationSamples>>) {
+  const counts = new Map<string, number>()
+  const judging = heldOut.filter(({ capability }) => {
+    counts.set(capability, (counts.get(capability) ?? 0) + 1)
+    return counts.get(capability)! <= judges
+  })
+  const chosen = new Set(judging)
+  return { fit: [...fit, ...heldOut.filter(sample => !chosen.has(sample))], heldOut: judging }
 }
+
+const embedded = async (model: LayerRunner, batches: readonly RunnerBatch[]): Promise<Hidden[]> => {
+  const states: Hidden[] = []
+  for (const batch of batches) states.push(await model.embed(batch))
+  return states
+}
+
+async function through(model: LayerRunner, layer: number, states: readonly Hidden[], batches: readonly RunnerBatch[]) {
+  const after: Hidden[] = []
+  for (const [b, batch] of batches.entries()) after.push(await model.layer(layer, states[b]!, batch))
+  return after
+}
+
+/** The residual stream before any layer, run on as far as it is asked for; asked for an earlier one, it begins again. */
+function parentStream(model: LayerRunner, batches: readonly RunnerBatch[]): (layer: number) => Promise<Hidden[]> {
+  let [at, states] = [0, undefined as Hidden[] | undefined]
+  return async layer => {
+    if (!states || layer < at) [at, states] = [0, await embedded(model, batches)]
+    for (; at < layer; at++) states = await through(model, at, states, batches)
+    return states
+  }
+}
+
+async function attentionOf(
+  model: LayerRunner,
+  layer: number,
+  states: readonly Hidden[],
+  batches: readonly RunnerBatch[],
+): Promise<Attended> {
+  const middle: Hidden[] = []
+  for (const [b, batch] of batches.entries()) {
+    const added = (await model.observe(layer, states[b]!, batch, { taps: ['attention'] })).taps.attention!
+      .data as Float32Array
+    middle.push(states[b]!.map((value, i) => value + added[i]!))
+  }
+  return { middle }
+}
+
+const difference = (a: Hidden, b: Hidden): Hidden => a.map((value, i) => value - b[i]!)
+
+/** Counted tokens, each by the inverse square of its state's length. */
+function relativeWeights(batch: RunnerBatch, states: Hidden, width: number): RuntimeTensor {
+  const weights = (countedTokens(batch).data as Float32Array).slice()
+  for (const [token, counted] of weights.entries()) {
+    if (counted === 0) continue
+    let squares = 0
+    for (let i = token * width; i < (token + 1) * width; i++) squares += states[i]! ** 2
+    weights[token] = squares > 0 ? 1 / squares : 0
+  }
+  return floats(weights, [weights.length, 1])
+}
+
+type Products = Parameters<Statistics['productSums']>[0]
+
+const solve = async (
+  statistics: Statistics,
+  pairs: Products,
+  crosses: Products,
+  prior: Float32Array,
+  options: { inputs: number; outputs: number; ridge: number },
+) => ridgeFrom(await statistics.productSums(pairs), await statistics.productSums(crosses), prior, options)

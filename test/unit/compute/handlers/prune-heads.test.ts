@@ -9,7 +9,7 @@ import { runStages } from '../../../../compute/handlers/build-student.js'
 import { importProbes } from '../../../../compute/handlers/import-probes.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { stageFolder, stageKey } from '../../../../compute/handlers/stage-records.js'
-import { cutsOf } from '../../../../compute/handlers/stages/correct-cuts.js'
+import { cutsOf, fitsOf } from '../../../../compute/handlers/stages/correct-cuts.js'
 import { type LoadedModel, openModel } from '../../../../compute/inference/model.js'
 import { seededRandom } from '../../../../compute/inference/sampling.js'
 import { jobTypes } from '../../../../compute/pool/job-types.js'
@@ -333,7 +333,19 @@ describe('cuts', () => {
     ])
   })
 
-  it('are made up for by a map that the held-out loss falls with, folded into the block before', async () => {
+  it('are fitted before, and the layers behind the first where layers ascend in one parent', () => {
+    const manifest = 'a'.repeat(64)
+    expect(fitsOf({ manifest, layers: [0, 1, 4, 5, 7] }, 8)).toEqual([
+      { layer: 1, target: 4, cut: true },
+      { layer: 2, target: 5, cut: false },
+      { layer: 3, target: 7, cut: true },
+      { layer: 4, target: 8, cut: false },
+    ])
+    expect(fitsOf({ manifest, layers: [0, 2, 1, 2] }, 3)).toEqual([{ layer: 0, target: 2, cut: true }])
+    expect(fitsOf({ manifest, layers: [0, 1, 2] }, 3)).toEqual([])
+  })
+
+  it('are made up for by fits that the held-out loss falls with', async () => {
     const layers = [
       { from: 0, to: 1 },
       { from: 2, to: 3 },
@@ -346,13 +358,14 @@ describe('cuts', () => {
     }
     expect(cuts).toBe(1)
     const changed = manifest.tensors.filter((t, i) => t.payload !== plain.manifest.tensors[i]!.payload)
-    expect(changed.map(t => t.role)).toEqual(corrected.map(({ layer }) => `layers.${layer}.down`))
-    for (const { before, after, removed } of corrected) {
-      expect(after).toBeLessThan(before)
-      expect(removed).toBe(1)
-    }
-    for (const { slice } of changed)
-      expect(slice).toMatchObject({ tensor: 'model.layers.0.mlp.down_proj.weight', changed: true })
+    expect(changed.map(t => t.role).sort()).toEqual(
+      corrected
+        .flatMap(({ layer, removed }) => [`layers.${layer}.down`, ...(removed > 0 ? [] : [`layers.${layer}.o`])])
+        .sort(),
+    )
+    expect(corrected[0]).toMatchObject({ layer: 0, removed: 1 })
+    for (const { before, after } of corrected) expect(after).toBeLessThan(before)
+    expect(changed[0]!.slice).toMatchObject({ tensor: 'model.layers.0.mlp.down_proj.weight', changed: true })
     expect(manifest.parameterCount).toBe(plain.manifest.parameterCount)
   })
 
