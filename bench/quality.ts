@@ -53,6 +53,7 @@ const options = {
   label: { type: 'string', default: '' },
   sequence: { type: 'string', default: '256' },
   unhealed: { type: 'boolean', default: false },
+  threads: { type: 'string', default: '0' },
 } as const
 
 interface Healed {
@@ -109,7 +110,7 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
     jobId: 'bench',
     payloads: await openFilePayloadStore(join(o.data, 'payloads')),
     dataFolder: o.data,
-    env: readEnv({ HARTONOMOUS_DATA: o.data }),
+    env: readEnv({ HARTONOMOUS_DATA: o.data, HARTONOMOUS_THREADS: o.threads }),
     log: makeLogger('bench', 'silent'),
     signal: new AbortController().signal,
     progress: () => {},
@@ -236,7 +237,7 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
     },
   })
   const trainingSeconds = (performance.now() - trainingBegin) / 1000
-  const { hash } = await writeTrained(cut, training.tensors, context, {})
+  const { hash } = await writeTrained(cut, training.tensors, context)
   await training.dispose()
   const healed = await perplexities(await readManifest(context.payloads, hash))
   return {

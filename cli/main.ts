@@ -185,6 +185,7 @@ program
     list.split(',').map(Number),
   )
   .option('--rank <n>', 'with --train lora: rank of the changes', wholeNumber(1), 16)
+  .option('--keep-adapter', 'with --train lora: keep the changes, for export --format peft')
   .option('--seed <n>', 'of the order of texts', wholeNumber(), 1)
   .option('--capability <slug>', 'the capability it is for (default: all)')
   .option('--data <set>', 'texts: probe set by id or name, or a JSONL file (default: the built-in one)')
@@ -219,8 +220,8 @@ program
   .description('write a model’s files for other programs')
   .option(
     '--format <format>',
-    'safetensors (opens in transformers) or gguf (opens in llama.cpp)',
-    oneOf(['safetensors', 'gguf']),
+    'safetensors (opens in transformers), gguf (opens in llama.cpp) or peft (the adapter of a model trained with --keep-adapter)',
+    oneOf(['safetensors', 'gguf', 'peft']),
     'safetensors',
   )
   .option(

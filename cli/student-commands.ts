@@ -239,6 +239,7 @@ export interface DistillOptions {
   train: string
   layers?: number[]
   rank: number
+  keepAdapter?: boolean
   seed: number
   capability?: string
   data?: string
@@ -260,7 +261,7 @@ export async function distill(session: Session, reference: string, o: DistillOpt
     temperature: o.temperature,
     train,
     layers: o.layers,
-    lora: train === 'LORA' ? { rank: o.rank, alpha: 2 * o.rank } : undefined,
+    lora: train === 'LORA' ? { rank: o.rank, alpha: 2 * o.rank, keepAdapter: o.keepAdapter ?? false } : undefined,
     seed: o.seed,
     capability: o.capability,
     probeDatasetId: await probeSetId(session, o.data),

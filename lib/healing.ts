@@ -40,6 +40,8 @@ export const healingSchema = z.object({
       rank: z.number().int().min(1).max(1024).default(16),
       alpha: z.number().positive().default(32),
       targets: z.array(z.enum(loraTargets)).min(1).default(['q', 'k', 'v', 'o', 'gate', 'up', 'down']),
+      /** Whether the factors are kept beside the weights they are merged into. */
+      keepAdapter: z.boolean().optional(),
     })
     .optional(),
   /** Of the divergence from the teacher. */

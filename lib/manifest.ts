@@ -108,6 +108,24 @@ export const sourceFileSchema = z.object({
   gaps: z.array(z.object({ offset: z.number().int().min(0), payload: hashSchema })).optional(),
 })
 
+/** Low-rank changes that were merged into a model's weights, kept so that they can be written as an adapter of what the model was before. */
+export const adapterSchema = z.object({
+  rank: z.number().int().positive(),
+  alpha: z.number().positive(),
+  changes: z.array(
+    z.object({
+      role: z.string(),
+      /** The tensor before, and the payload of its values after. */
+      base: manifestTensorSchema,
+      merged: hashSchema,
+      /** Payloads of float32 [rank, in] and [out, rank]. */
+      a: hashSchema,
+      b: hashSchema,
+    }),
+  ),
+})
+export type Adapter = z.infer<typeof adapterSchema>
+
 export const manifestSchema = z.object({
   manifestVersion: z.literal(1),
   format: z.enum(['safetensors', 'gguf']),
@@ -129,6 +147,8 @@ export const manifestSchema = z.object({
   unsupported: z.array(z.string()).min(1).optional(),
   /** On models quantised here: the manifest with the values before, tensor by tensor the same but for their types. */
   quantisedFrom: hashSchema.optional(),
+  /** On models trained by low-rank changes that were to be kept. */
+  adapter: adapterSchema.optional(),
   /** On models built here: the manifest they come from and which of its layers they keep, in order. */
   parent: z
     .object({
@@ -150,6 +170,11 @@ export function manifestParts(manifest: Manifest): { payload: string; part: stri
     ...(manifest.sourceFiles ?? []).flatMap(file => [
       { payload: file.header, part: file.tensors.length > 0 ? `header of ${file.name}` : file.name },
       ...(file.gaps ?? []).map(gap => ({ payload: gap.payload, part: `padding of ${file.name}` })),
+    ]),
+    ...(manifest.adapter?.changes ?? []).flatMap(({ base, a, b }) => [
+      { payload: base.payload, part: `tensor ${base.name} before its change`, bytes: base.bytes },
+      { payload: a, part: `low-rank change of ${base.name}` },
+      { payload: b, part: `low-rank change of ${base.name}` },
     ]),
     ...optional(tokenizer?.tokenizerJson, 'tokenizer'),
     ...optional(tokenizer?.tokenizerConfig, 'tokenizer configuration'),

@@ -6,6 +6,7 @@ import { parseJsonObject } from '../formats/json-scan.js'
 import { readManifest } from '../formats/manifest.js'
 import { writeSafetensorsHeader } from '../formats/safetensors.js'
 import { checkedPayloads } from './checked-payloads.js'
+import { type AdapterExport, planAdapter } from './export-adapter.js'
 import { exportConfig, exportGenerationConfig, exportTokenizerConfig } from './export-config.js'
 import { writeExport } from './export-folder.js'
 import { type GgufExport, ggufBytes, ggufChunks, planGguf } from './export-gguf.js'
@@ -23,7 +24,7 @@ const unsupported = (message: string, field: string) =>
 export const exportModel: Handler<'model.export'> = async (input, context) => {
   const { format, quantization, name } = input
   if (format === 'ONNX') throw unsupported('Export to ONNX is not offered; SAFETENSORS and GGUF are', 'format')
-  if (format === 'SAFETENSORS' && quantization !== undefined) {
+  if ((format === 'SAFETENSORS' || format === 'PEFT') && quantization !== undefined) {
     throw unsupported(
       `SafeTensors files hold plain numbers: quantization ${quantization} is offered for GGUF; without it tensors are written as stored`,
       'quantization',
@@ -35,6 +36,14 @@ export const exportModel: Handler<'model.export'> = async (input, context) => {
       `${name}: its layers have different numbers of heads or widths (key/value heads ${manifest.dimensions.perLayer.map(l => l.keyValueHeadCount).join(', ')}), and config.json has one number for all of them; GGUF can say it, for llama models`,
       'format',
     )
+  }
+  if (format === 'PEFT') {
+    const checked = checkedPayloads(context.payloads, manifest)
+    const before = input.facts?.lineage[1]?.name ?? manifest.sourceName ?? name
+    const adapter = planAdapter(manifest, name, before, checked)
+    return {
+      files: await writeExport(context.dataFolder, context.jobId, write => writeAdapter(adapter, write, context)),
+    }
   }
   const wanted = format === 'GGUF' ? 'gguf' : 'safetensors'
   const original = manifest.format === wanted && manifest.sourceFiles !== undefined && quantization === undefined
@@ -68,6 +77,17 @@ async function writeGguf(name: string, plan: GgufExport, write: WriteFile, conte
     .replace(/\.gguf$/i, '')
     .replace(new RegExp(`\\.${plan.label}$`, 'i'), '')
   await write(`${base}.${plan.label}.gguf`, chunks)
+}
+
+async function writeAdapter({ config, tensors, header }: AdapterExport, write: WriteFile, context: HandlerContext) {
+  const counter = { bytes: 0 }
+  const total = tensors.reduce((sum, { bytes }) => sum + bytes, 0)
+  const all = async function* () {
+    yield header
+    for (const tensor of tensors) yield* counted(tensor.chunks(context.signal), context, total, counter)
+  }
+  await write('adapter_model.safetensors', all())
+  await write('adapter_config.json', [Buffer.from(`${JSON.stringify(config, null, 2)}\n`)])
 }
 
 /** Reports bytes as they are written, and stops where the job was cancelled. */

@@ -300,7 +300,7 @@ export const jobTypes = {
     input: z.object({
       manifest: hashSchema,
       name: z.string(),
-      format: z.enum(['SAFETENSORS', 'GGUF', 'ONNX']),
+      format: z.enum(['SAFETENSORS', 'GGUF', 'ONNX', 'PEFT']),
       /** Type of all matrices; absent: as they are stored, as far as the format can say it. */
       quantization: z.enum(exportQuantizations).optional(),
       /** For the model card, filled in when the job is claimed; absent: no card is written. */

@@ -170,7 +170,7 @@ export function extractLayers(
   })
   const uniform = models.size === 1 && d.perLayer === undefined
   const dimensions = { ...manifest.dimensions, layerCount: layers.length }
-  const { sourceFiles: _ofTheParent, quantisedFrom, ...rest } = manifest
+  const { sourceFiles: _ofTheParent, quantisedFrom, adapter, ...rest } = manifest
   const whole = uniform && used.length === d.layerCount && used.every(({ layer }, index) => layer === index)
   const sources = used.map(({ hash }) => hash)
   return {
@@ -180,6 +180,7 @@ export function extractLayers(
     tensors: [...outside(i => i < firstLayer), ...kept, ...outside(i => i > firstLayer)],
     // Those are values of all the parent's layers in their order.
     ...(whole && quantisedFrom ? { quantisedFrom } : {}),
+    ...(whole && adapter ? { adapter } : {}),
     parent: {
       manifest: parentHash,
       layers: used.map(({ layer }) => layer),

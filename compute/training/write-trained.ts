@@ -1,5 +1,5 @@
 // Trained weights as payloads, and the manifest of the model that has them.
-import type { Manifest } from '../../lib/manifest.js'
+import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
 import type { PayloadStore, PutResult } from '../../payloads/payload-store.js'
 import { describeTensor } from '../architectures/registry.js'
 import { writeManifest } from '../formats/manifest.js'
@@ -7,12 +7,15 @@ import { writeManifest } from '../formats/manifest.js'
 /** Bytes handed to the store at once. */
 const pieceBytes = 4 * 1024 * 1024
 
-/** Writes a model's trained tensors (by role) as float32 and a manifest with them in the places of the ones they come from. */
+/**
+ * Writes a model's trained tensors (by role) as float32 and a manifest with them in the places of the ones they come from.
+ * @param further what else the manifest says, given its tensors
+ */
 export async function writeTrained(
   manifest: Manifest,
   tensors: readonly { name: string; weight: Float32Array }[],
   { payloads, signal }: { payloads: PayloadStore; signal?: AbortSignal },
-  changes: Partial<Manifest>,
+  further?: (tensors: readonly ManifestTensor[]) => Promise<Partial<Manifest>>,
 ): Promise<PutResult> {
   const trained = new Map(tensors.map(({ name, weight }) => [name, weight]))
   const entries: Manifest['tensors'] = []
@@ -32,8 +35,8 @@ export async function writeTrained(
       ...(tensor.slice ? { slice: { ...tensor.slice, changed: true } } : {}),
     })
   }
-  const { sourceFiles: _ofTheOriginal, quantisedFrom: _beforeTraining, ...rest } = manifest
-  return writeManifest(payloads, { ...rest, ...changes, tensors: entries }, signal)
+  const { sourceFiles: _ofTheOriginal, quantisedFrom: _beforeTraining, adapter: _ofThoseBefore, ...rest } = manifest
+  return writeManifest(payloads, { ...rest, ...(await further?.(entries)), tensors: entries }, signal)
 }
 
 function* pieces(values: Float32Array): Iterable<Uint8Array> {

@@ -70,10 +70,11 @@ export class IngestModelPayload {
   userErrors!: UserError[]
 }
 
-export type ExportFormat = 'SAFETENSORS' | 'GGUF'
+export type ExportFormat = 'SAFETENSORS' | 'GGUF' | 'PEFT'
 export const ExportFormatEnum = registerValues<ExportFormat>('ExportFormat', 'File formats a model is written in.', {
   SAFETENSORS:
     'Hugging Face layout: model.safetensors, config.json and tokenizer files; byte for byte as it came where it came so.',
+  PEFT: 'The low-rank changes alone that a model was trained by with `lora.keepAdapter`: adapter_model.safetensors and adapter_config.json, for the model it was before them.',
   GGUF: 'One .gguf file that llama.cpp opens; byte for byte as it came where it came so and `quantization` is not given.',
 })
 export const ExportQuantizationEnum = registerValues<ExportQuantization>(

@@ -56,6 +56,12 @@ export class LoraInput {
   alpha?: number | null
   @Field(() => [LoraTarget], { nullable: true, description: 'Which linear layers; default: all but qkv.' })
   targets?: LoraTarget[] | null
+  @Field(() => Boolean, {
+    nullable: true,
+    description:
+      'Whether the changes are kept beside the weights they are added to, so that exportModel can write them as a PEFT adapter; default: false.',
+  })
+  keepAdapter?: boolean | null
 }
 
 @InputType({ description: 'A layer of the student and the layer of the teacher it shall be like.' })

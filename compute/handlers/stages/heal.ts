@@ -11,6 +11,7 @@ import { type ProbeSample, parseProbeSet } from '../../probing/probe-set.js'
 import { adamWDefaults } from '../../training/adamw.js'
 import { readCheckpoint, writeCheckpoint } from '../../training/checkpoint.js'
 import { heldOutBatches } from '../../training/held-out.js'
+import { keptAdapter } from '../../training/kept-adapter.js'
 import { mergeLora } from '../../training/merge-lora.js'
 import { packRows, type TrainingText } from '../../training/pack-rows.js'
 import { checkSameTokens } from '../../training/same-tokens.js'
@@ -217,7 +218,13 @@ export async function heal(
       throw new DomainError('PAYLOAD_CORRUPT', `The weights of step ${best.step} in ${folder} cannot be read`, {
         retryable: true,
       })
-    const { hash } = await writeTrained(student, await finalWeights(training, lora, context), context, {})
+    const keep = lora && healing.lora?.keepAdapter
+    const { hash } = await writeTrained(
+      student,
+      await finalWeights(training, lora, context),
+      context,
+      keep ? async after => ({ adapter: await keptAdapter(lora, training, after, context) }) : undefined,
+    )
     return { manifest: hash, measurements }
   } finally {
     await Promise.all([training.dispose(), open?.dispose()])

@@ -1,9 +1,11 @@
 // Healing as a stage of a build: kept only where it helps, the same after a kill, and clear about what it cannot do.
-import { readdir, writeFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readManifest } from '../../../../compute/formats/manifest.js'
+import { readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
+import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
 import { runStages } from '../../../../compute/handlers/build-student.js'
+import { exportModel } from '../../../../compute/handlers/export-model.js'
 import type { HandlerContext } from '../../../../compute/handlers/handler.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { heal } from '../../../../compute/handlers/stages/heal.js'
@@ -66,6 +68,23 @@ const build = (changes: Partial<Healing> = {}, given: HandlerContext = context) 
     },
     given,
   )
+
+/** Float32 tensors of a SafeTensors file, by the format's own description. */
+function parseFloats(bytes: Buffer) {
+  const begin = 8 + Number(bytes.readBigUInt64LE(0))
+  const header = JSON.parse(bytes.subarray(8, begin).toString('utf8')) as Record<
+    string,
+    { shape: number[]; data_offsets: [number, number] }
+  >
+  return new Map(
+    Object.entries(header).flatMap(([name, { shape, data_offsets }]) => {
+      if (name === '__metadata__') return []
+      const [from, to] = data_offsets
+      const data = new Float32Array(new Uint8Array(bytes.subarray(begin + from, begin + to)).buffer)
+      return [[name, { shape, data }] as const]
+    }),
+  )
+}
 
 describe('healing a cut student', () => {
   test('lowers held-out loss, keeps the cut’s lineage, and changes weights only', async () => {
@@ -151,6 +170,48 @@ describe('healing a cut student', () => {
       'hidden states and attention': /./,
     }
     expect(changed).toEqual(before.tensors.map(t => t.role!).filter(role => expected[name]!.test(role)))
+  })
+
+  test('low-rank changes that are kept can be written for PEFT, and lead from the weights before to those after', async () => {
+    const lora = { rank: 4, alpha: 8, targets: ['q' as const, 'up' as const], keepAdapter: true }
+    const [cut, healed] = await build({ train: 'LORA', lora, learningRate: 0.02 })
+    const manifest = await readManifest(context.payloads, healed!.manifest)
+    const wanted = { manifest: healed!.manifest, name: 'healed', format: 'PEFT' as const }
+    await exportModel(wanted, context)
+    const folder = join(context.dataFolder, 'exports', context.jobId)
+    const config = JSON.parse(await readFile(join(folder, 'adapter_config.json'), 'utf8'))
+    expect(config).toMatchObject({ peft_type: 'LORA', r: 4, lora_alpha: 8, target_modules: ['q_proj', 'up_proj'] })
+    const factors = parseFloats(await readFile(join(folder, 'adapter_model.safetensors')))
+    expect([...factors.keys()].sort()).toEqual(
+      [0, 1].flatMap(layer =>
+        ['mlp.up_proj', 'self_attn.q_proj'].flatMap(module =>
+          ['A', 'B'].map(kind => `base_model.model.model.layers.${layer}.${module}.lora_${kind}.weight`),
+        ),
+      ),
+    )
+    const before = await readManifest(context.payloads, cut!.manifest)
+    for (const module of ['model.layers.1.self_attn.q_proj', 'model.layers.0.mlp.up_proj']) {
+      const of = async ({ tensors }: typeof manifest) =>
+        readTensorFloat32(context.payloads, tensors.find(t => t.name === `${module}.weight`)!)
+      const [base, merged] = [await of(before), await of(manifest)]
+      const [a, b] = ['A', 'B'].map(kind => factors.get(`base_model.model.${module}.lora_${kind}.weight`)!)
+      const [outputs, inputs] = [b!.shape[0]!, a!.shape[1]!]
+      let most = 0
+      for (let o = 0; o < outputs; o++)
+        for (let i = 0; i < inputs; i++) {
+          let change = 0
+          for (let r = 0; r < 4; r++) change += b!.data[o * 4 + r]! * a!.data[r * inputs + i]!
+          most = Math.max(most, Math.abs(base[o * inputs + i]! + 2 * change - merged[o * inputs + i]!))
+        }
+      expect(most).toBeLessThan(1e-6)
+    }
+    await expect(exportModel({ ...wanted, manifest: cut!.manifest }, context)).rejects.toThrow('healed: has no adapter')
+    // Trained on from there: the adapter leads to other weights than these, and is not kept.
+    const tensors = manifest.tensors.map(t =>
+      t.role === 'layers.0.up' ? { ...t, payload: before.tensors[0]!.payload } : t,
+    )
+    const { hash } = await writeManifest(context.payloads, { ...manifest, tensors })
+    await expect(exportModel({ ...wanted, manifest: hash }, context)).rejects.toThrow('was changed after its adapter')
   })
 
   test('that does not help changes nothing, or fails where it must help', async () => {

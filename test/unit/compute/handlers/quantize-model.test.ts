@@ -227,7 +227,7 @@ describe('as a stage of a build', () => {
     const before = await readManifest(context.payloads, rounded)
     const norm = { ...before.tensors.find(t => t.role === 'layers.0.attn_norm')! }
     const values = new Float32Array(norm.shape[0]!).fill(0.5)
-    const { hash: trained } = await writeTrained(before, [{ name: 'layers.0.attn_norm', weight: values }], context, {})
+    const { hash: trained } = await writeTrained(before, [{ name: 'layers.0.attn_norm', weight: values }], context)
     await expect(quantise({ type: 'INT4' }, trained)).rejects.toMatchObject({ code: 'CONFLICT' })
   })
 

@@ -1,0 +1,75 @@
+// A model's low-rank changes as a PEFT folder: adapter_config.json and adapter_model.safetensors, for the model as it was before them.
+import { DomainError } from '../../lib/errors.js'
+import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
+import type { PayloadStore } from '../../payloads/payload-store.js'
+import { checkBuildable, tensorName } from '../architectures/registry.js'
+import { writeSafetensorsHeader } from '../formats/safetensors.js'
+import { placeOf } from './export-tensors.js'
+import { reordered, storedStream, type TensorStream } from './tensor-streams.js'
+
+export interface AdapterExport {
+  config: Record<string, unknown>
+  tensors: TensorStream[]
+  header: Uint8Array
+}
+
+const refuse = (message: string): never => {
+  throw new DomainError('UNSUPPORTED_FORMAT', message, { field: ['input', 'format'] })
+}
+
+/**
+ * The files' content. Factors lie as PEFT has them: lora_A [rank, in], lora_B [out, rank], added as alpha / rank B A.
+ * @param base what adapter_config.json calls the model before the changes
+ * @throws UNSUPPORTED_FORMAT where the model has no adapter, or other weights than those the adapter led to
+ */
+export function planAdapter(manifest: Manifest, name: string, base: string, payloads: PayloadStore): AdapterExport {
+  const { adapter, format, architecture } = manifest
+  if (!adapter)
+    return refuse(
+      `${name}: has no adapter; one is kept where a model is trained with train LORA and lora.keepAdapter true`,
+    )
+  const model = checkBuildable(manifest)
+  const { dimensions, architecture: family } = model
+  const targets = new Set<string>()
+  const tensors = adapter.changes.flatMap(({ role, base: tensor, merged, a, b }) => {
+    if (model.tensors.get(role)?.payload !== merged)
+      refuse(`${name}: ${tensor.name} was changed after its adapter was trained, which therefore does not lead to it`)
+    const [outputs, inputs] = model.inputFirst.has(role) ? tensor.shape.toReversed() : tensor.shape
+    const place = placeOf(model, tensor)
+    const own = format === 'safetensors' ? tensor.name : tensorName(architecture, 'safetensors', role)
+    const module = own.replace(/\.weight$/, '')
+    targets.add(module.split('.').at(-1)!)
+    const stream = (kind: 'A' | 'B', shape: [number, number], payload: string) =>
+      storedStream(
+        { ...tensor, dtype: 'F32', shape, bytes: shape[0] * shape[1] * 4, payload } satisfies ManifestTensor,
+        `base_model.model.${inModel(module)}.lora_${kind}.weight`,
+        payloads,
+      )
+    const second = stream('B', [outputs!, adapter.rank], b)
+    const layout = family.ropeLayout.safetensors
+    return [
+      stream('A', [adapter.rank, inputs!], a),
+      // Rows of q and k stand in the order of the base's own file.
+      place?.rotated && dimensions.ropeLayout !== layout ? reordered(second, dimensions.headSize, layout) : second,
+    ]
+  })
+  const config = {
+    peft_type: 'LORA',
+    task_type: 'CAUSAL_LM',
+    base_model_name_or_path: base,
+    r: adapter.rank,
+    lora_alpha: adapter.alpha,
+    lora_dropout: 0,
+    bias: 'none',
+    fan_in_fan_out: adapter.changes.some(({ role }) => model.inputFirst.has(role)),
+    inference_mode: true,
+    target_modules: [...targets],
+  }
+  return { config, tensors, header: writeSafetensorsHeader(tensors) }
+
+  /** Some checkpoints leave out the name of the inner model. */
+  function inModel(module: string) {
+    const prefix = architecture === 'gpt2' ? 'transformer.' : 'model.'
+    return module.startsWith(prefix) ? module : `${prefix}${module}`
+  }
+}
