@@ -1,6 +1,6 @@
 // Every GraphQL operation the CLI sends; a test validates them against the composed schema.
 const recipeFields =
-  'id name status objective estimatedParameterCount estimatedQuality measuredQuality estimatedCost measuredCost capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } quantization { type symmetric blockSize method embeddings head } parentModel { id name } student { id name } createdAt'
+  'id name status objective estimatedParameterCount estimatedQuality measuredQuality estimatedCost measuredCost capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } quantization { type symmetric blockSize method embeddings head } fusion { threshold together } parentModel { id name } student { id name } createdAt'
 const capabilityFields =
   'id slug name level status description examples probeSampleCount discoveredIn { id name } mergedInto { slug }'
 const policyFields =
@@ -28,6 +28,8 @@ export const documents = {
   ingestModel: `mutation Ingest($input: IngestModelInput!) { ingestModel(input: $input) { job { id } userErrors { field message code } } }`,
   deleteModel: `mutation Delete($input: DeleteModelInput!) { deleteModel(input: $input) { model { id name } userErrors { field message code } } }`,
   quantizeModel: `mutation Quantize($input: QuantizeModelInput!) { quantizeModel(input: $input) { job { id } userErrors { field message code } } }`,
+  fuseLayers: `mutation Fuse($input: FuseLayersInput!) { fuseLayers(input: $input) { job { id } userErrors { field message code } } }`,
+  unfuseModel: `mutation Unfuse($input: UnfuseModelInput!) { unfuseModel(input: $input) { model { id name } userErrors { field message code } } }`,
   exportModel: `mutation Export($input: ExportModelInput!) { exportModel(input: $input) { job { id } userErrors { field message code } } }`,
   analyzeModel: `mutation Analyze($input: AnalyzeModelInput!) { analyzeModel(input: $input) { job { id } userErrors { field message code } } }`,
   probeDatasets: `query ProbeDatasets { probeDatasets { id name version sampleCount } }`,

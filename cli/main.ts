@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { Command, CommanderError } from 'commander'
 import { compiledFile } from '../lib/project.js'
 import * as capabilities from './capability-commands.js'
+import * as fusing from './fusion-commands.js'
 import * as texts from './generate-commands.js'
 import * as jobs from './job-commands.js'
 import * as models from './model-commands.js'
@@ -250,6 +251,27 @@ program
   .option('--samples <n>', 'validation samples per capability to compare on', wholeNumber(1), 8)
   .option('--name <name>', 'name of the new model')
   .action(run(models.quantize))
+program
+  .command('fuse <model>')
+  .description('time what of the model’s graph can be computed at once on this machine, and do what is worth it')
+  .option('--threshold <factor>', 'least speed-up to be applied', number(0, 1000), 1.2)
+  .option('--together', 'hold it against all fusions at once instead of each by itself')
+  .option(
+    '--only <fusion>',
+    'norm_weight, qkv, gate_up, norm_attention or residual_norm (repeatable; default: all)',
+    (value, previous?: string[]) =>
+      collect(oneOf(['norm_weight', 'qkv', 'gate_up', 'norm_attention', 'residual_norm'])(value), previous),
+  )
+  .option('--tolerance <share>', 'largest move of a logit, as a share of the greatest', number(0, 1), 1e-4)
+  .option('--rounds <n>', 'of timing in turns', wholeNumber(3, 101), 9)
+  .option('--probes <set>', 'probe set that outputs are compared on (default: the built-in one)')
+  .option('--name <name>', 'name of the fused model')
+  .action(run(fusing.fuse))
+program
+  .command('unfuse <model>')
+  .description('give a fused model back as it was')
+  .option('--name <name>', 'name, where it has to be registered anew')
+  .action(run(fusing.unfuse))
 program
   .command('delete <model>')
   .description('delete a model; tensors that others share stay')

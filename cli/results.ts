@@ -97,6 +97,7 @@ export interface RecipeSummary {
   headPruning: { unit: string; metric: string; removePerLayer: number[] } | null
   feedForwardPruning: { metric: string; keepPerLayer: number[] } | null
   quantization: { type: string; symmetric: boolean; blockSize: number; method: string; head: string } | null
+  fusion: { threshold: number; together: boolean } | null
   parentModel: { id: string; name: string }
   student: { id: string; name: string } | null
   createdAt: string
@@ -130,6 +131,24 @@ export interface ComparisonFigures {
   perplexity: number
   referencePerplexity: number
 }
+/** One fusion in one mode, as the job's output and a build's stage say it. */
+export interface FusionRow {
+  fusion: string
+  mode: string
+  sites: number
+  state: string
+  speedup?: number
+  lower?: number
+  upper?: number
+  milliseconds?: number
+  reason?: string
+}
+export interface FusionResult {
+  applied: string[]
+  rows: FusionRow[]
+  check?: { positions: number; largestDeviation: number; agreement: number }
+}
+
 /** What quantising changed, as the job's output says it. */
 export interface Comparison extends ComparisonFigures {
   capabilities: (ComparisonFigures & { capability: string })[]

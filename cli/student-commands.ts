@@ -6,9 +6,10 @@ import { colors, ranges, table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
 import { allPages, findModel, findRecipe, idCell } from './find.js'
+import { fusionText } from './fusion-commands.js'
 import { comparisonText, probeSetId } from './model-commands.js'
 import type { MixtureOption } from './option-values.js'
-import type { BuildStage, Comparison, JobSummary, ModelDetail, RecipeSummary } from './results.js'
+import type { BuildStage, Comparison, FusionResult, JobSummary, ModelDetail, RecipeSummary } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
 
@@ -154,6 +155,8 @@ export async function showRecipe(session: Session, reference: string) {
       `  quantised: ${type}, ${symmetric ? 'symmetric' : 'asymmetric'}, blocks of ${blockSize}, ${method.toLowerCase().replaceAll('_', ' ')}, head ${head}`,
     )
   }
+  if (recipe.fusion)
+    print(`  fused: from a speed-up of ${recipe.fusion.threshold} on${recipe.fusion.together ? ', all at once' : ''}`)
   for (const { createdAt, reason, policyVersion } of recipe.decisions)
     print(
       `  ${createdAt.slice(0, 19).replace('T', ' ')}  ${reason}${policyVersion === null ? '' : ` (policy version ${policyVersion})`}`,
@@ -290,6 +293,7 @@ async function showBuilt(session: Session, recipeId: string, job: { id: string; 
     for (const { stage, seconds, reused, measurements } of done.stages) {
       print(`  ${stage}: ${reused ? 'was there already' : `${seconds.toFixed(1)} s`}`)
       if (stage === 'quantise') print(comparisonText(measurements as unknown as Comparison))
+      if (stage === 'fuse') print(fusionText(measurements as unknown as FusionResult))
     }
   if (measuredQuality !== null)
     print(

@@ -1,5 +1,6 @@
 // What a recipe asks for beyond its layers, one key per stage of the build. Both planes speak it, like the manifest.
 import { z } from 'zod'
+import { fusionSchema } from './fusion.js'
 import { healingSchema } from './healing.js'
 import { hashSchema } from './manifest.js'
 import { recipeQuantizationSchema } from './quantization.js'
@@ -75,6 +76,8 @@ export const buildStagesSchema = z.object({
   healing: healingSchema.optional(),
   /** Matrices as 4- or 8-bit codes, and what that changed. */
   quantization: recipeQuantizationSchema.optional(),
+  /** What of the graph is computed at once, where that is worth it on the device that builds; outputs are compared on the probe set. */
+  fusion: fusionSchema.extend({ probeSet: hashSchema.optional() }).optional(),
   /** Jobs of their own, queued when the student is registered. */
   exports: z.array(z.enum(studentExports)).min(1).optional(),
 })
@@ -96,10 +99,12 @@ export const needsDevice = ({
   feedForwardPruning,
   healing,
   quantization,
+  fusion,
 }: BuildStages): boolean =>
   correctCuts === true ||
   healing !== undefined ||
   quantization !== undefined ||
+  fusion !== undefined ||
   measures(headPruning) ||
   measures(feedForwardPruning) ||
   feedForwardPruning?.metric === 'MAGNITUDE'

@@ -1,5 +1,6 @@
 // The manifest: a model as a list of content-addressed tensors. Both planes speak it, so it lies here (docs/decisions/0002).
 import { z } from 'zod'
+import { fusions } from './fusion.js'
 
 export const tensorComponents = ['EMBEDDING', 'ATTENTION', 'FEED_FORWARD', 'NORM', 'LM_HEAD', 'OTHER'] as const
 export type TensorComponent = (typeof tensorComponents)[number]
@@ -149,6 +150,10 @@ export const manifestSchema = z.object({
   quantisedFrom: hashSchema.optional(),
   /** On models trained by low-rank changes that were to be kept. */
   adapter: adapterSchema.optional(),
+  /** What of its graph is computed together when it generates, beyond what the engine always does. */
+  fusions: z.array(z.enum(fusions)).min(1).optional(),
+  /** On models fused here: the manifest before, which gives the model back as it was. */
+  fusedFrom: hashSchema.optional(),
   /** On models built here: the manifest they come from and which of its layers they keep, in order. */
   parent: z
     .object({

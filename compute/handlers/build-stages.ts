@@ -108,7 +108,25 @@ const quantise = stage({
   },
 })
 
-export const buildStages: readonly BuildStage[] = [extract, correctCuts, pruneHeads, pruneFeedForward, heal, quantise]
+const fuse = stage({
+  name: 'fuse',
+  version: 1,
+  parameters: ({ stages }) => stages?.fusion,
+  async run(manifest, fusion, context) {
+    const { fuseStage } = await import('./stages/fuse.js')
+    return fuseStage(manifest, fusion, context)
+  },
+})
+
+export const buildStages: readonly BuildStage[] = [
+  extract,
+  correctCuts,
+  pruneHeads,
+  pruneFeedForward,
+  heal,
+  quantise,
+  fuse,
+]
 
 /** The stages that a recipe asks for. @throws INVALID_RECIPE where it asks for one that is not known */
 export function stagesOf(input: BuildInput, stages: readonly BuildStage[] = buildStages) {

@@ -23,6 +23,9 @@ async function mark(payloads: PayloadStore, manifests: readonly string[], alive:
     const manifest = await readManifest(payloads, hash)
     alive.add(hash)
     for (const needed of manifestPayloads(manifest)) alive.add(needed)
+    // A fused model can be had back as it was.
+    const { fusedFrom } = manifest
+    if (fusedFrom && !alive.has(fusedFrom) && (await payloads.has(fusedFrom))) await mark(payloads, [fusedFrom], alive)
     for (let above = manifest.parent?.manifest; above && !alive.has(above) && (await payloads.has(above)); ) {
       alive.add(above)
       above = (await readManifest(payloads, above)).parent?.manifest

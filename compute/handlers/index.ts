@@ -6,6 +6,7 @@ export const handlers: { [K in JobName]: () => Promise<Handler<K>> } = {
   'model.ingest': async () => (await import('./ingest-model.js')).ingestModel,
   'model.export': async () => (await import('./export-model.js')).exportModel,
   'model.quantize': async () => (await import('./quantize-model.js')).quantizeModel,
+  'model.fuse': async () => (await import('./fuse-model.js')).fuseModel,
   'model.generate': async () => (await import('./generate-text.js')).generateText,
   'model.evaluate': async () => (await import('./evaluate-model.js')).evaluateModel,
   'capability.analyze': async () => (await import('./analyze-capabilities.js')).analyzeCapabilities,

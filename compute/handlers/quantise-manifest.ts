@@ -84,7 +84,7 @@ export async function quantiseManifest(
   if (options.method === 'ROUND_TO_NEAREST') await roundAll(model, schemes, done, context)
   else await calibrateAll(source.manifest, model, schemes, options, probeSet, done, context)
   const byName = new Map([...changed.values()].map(tensor => [tensor.name, tensor]))
-  const { sourceFiles: _ofTheSource, ...rest } = source.manifest
+  const { sourceFiles: _ofTheSource, fusedFrom: _unrounded, ...rest } = source.manifest
   const tensors = rest.tensors.map(tensor => byName.get(tensor.name) ?? tensor)
   const manifest = await writeManifest(payloads, { ...rest, tensors, quantisedFrom: source.hash }, signal)
   const types: Record<string, number> = {}

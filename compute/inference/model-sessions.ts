@@ -1,6 +1,7 @@
 // The sessions of one model: made when first needed, over the float32 files of just the weights their graph uses.
 import { relative } from 'node:path'
 import { DomainError } from '../../lib/errors.js'
+import type { Fusion } from '../../lib/fusion.js'
 import type { Manifest } from '../../lib/manifest.js'
 import type { BuildableModel } from '../architectures/registry.js'
 import { dequantize } from '../formats/dequantize.js'
@@ -20,6 +21,7 @@ import type { Graph } from '../graph/ir.js'
 import { createSession, type Session } from '../runtime/session.js'
 import { sessionPool } from '../runtime/session-pool.js'
 import { throwIfCancelled } from './cancellation.js'
+import { builtInFusions, bytesToJoin, fuseGraph, quantisedFusions, splitResidualNorms } from './fuse-graph.js'
 import { headGradientGraph, layerGradientGraph, lossGradientGraph } from './gradient-graphs.js'
 import type { ModelContext } from './model.js'
 import { buildModelGraph, type GraphVariant, type LocateWeight } from './model-graph.js'
@@ -63,6 +65,13 @@ function rolesOf(model: BuildableModel, variant: SessionGraph): Set<string> {
   return roles
 }
 
+/** Whether steps run on quantised kernels. */
+export const stepsOnCodes = (
+  model: Pick<BuildableModel, 'tensors'>,
+  { device, env }: Pick<ModelContext, 'device' | 'env'>,
+): boolean =>
+  (device?.provider ?? 'cpu') === 'cpu' && env.HARTONOMOUS_KERNELS === 'quantised' && takesQuantisedKernels(model, env)
+
 /** @throws what opening a model throws: see `openModel` */
 export async function modelSessions(
   manifest: Manifest,
@@ -99,10 +108,18 @@ export async function modelSessions(
    * measured what these kernels do elsewhere.
    */
   const onCpu = (context.device?.provider ?? 'cpu') === 'cpu'
-  const wanted = onCpu && context.env.HARTONOMOUS_KERNELS === 'quantised'
-  const stepGraph = wanted && takesQuantisedKernels(model, context.env) ? 'step' : 'generate'
+  const stepGraph = stepsOnCodes(model, context) ? 'step' : 'generate'
   /** A model that decodes in float32 does so a fifth faster on a private copy in its kernels' layout (docs/decisions/0025). */
   const copiesFloats = onCpu && stepGraph === 'generate' && floatBytes <= sessionPool.budget / largestCopyShare
+  /** Of graphs that decode; nothing else is fused, so that what measures stays as it is. */
+  const fusionsOf = (variant: SessionGraph): readonly Fusion[] => {
+    if (variant === 'step') return context.fusions?.step ?? quantisedFusions
+    if (variant !== 'generate') return []
+    return context.fusions?.generate ?? [...builtInFusions, ...(manifest.fusions ?? [])]
+  }
+  /** Without room for joined weights beside the others the graph stays as it is, which gives the same. */
+  const roomToJoin = (graph: Graph, fusions: readonly Fusion[]) =>
+    derivedBytes(all) + bytesToJoin(graph, model, fusions) <= context.env.HARTONOMOUS_DERIVED_BYTES
   const sessions = new Map<SessionGraph, Promise<Session>>()
   let disposed = false
 
@@ -114,8 +131,19 @@ export async function modelSessions(
         context.env,
         name,
       )
-    const onKernels = (graph: Graph) =>
-      variant === 'step' ? useQuantisedKernels(graph, model, { ...context, signal: undefined, kept: ofModel }) : graph
+    const files = { ...context, signal: undefined, kept: ofModel }
+    const fusions = fusionsOf(variant)
+    const onKernels = (graph: Graph) => {
+      if (variant !== 'step' && variant !== 'generate') return graph
+      if (variant === 'step')
+        return useQuantisedKernels(
+          fusions.includes('RESIDUAL_NORM') ? graph : splitResidualNorms(graph),
+          model,
+          files,
+          fusions,
+        )
+      return roomToJoin(graph, fusions) ? fuseGraph(graph, model, fusions, files) : graph
+    }
     const graph = buildGraph(model, variant, locate)
     return createSession(await onKernels(graph), {
       weightsFolder: context.dataFolder,

@@ -2,6 +2,7 @@
 import { totalmem } from 'node:os'
 import type { Env } from '../../lib/env.js'
 import { DomainError } from '../../lib/errors.js'
+import type { Fusion } from '../../lib/fusion.js'
 import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { ResolvedDimensions } from '../architectures/architecture.js'
@@ -37,6 +38,8 @@ export interface ModelContext {
   backend?: BackendName
   /** Where the times of the decoding graph's nodes are written (see `SessionOptions.profile`). */
   profile?: string
+  /** What is computed together in the graphs that decode; absent: what the engine does of itself, and what the manifest says. */
+  fusions?: Partial<Record<'step' | 'generate', readonly Fusion[]>>
   /** What computes; absent: the process's own device. */
   device?: DeviceChoice
   /** Where sequences that ended are kept for those that begin alike; absent: nowhere. */

@@ -1,5 +1,6 @@
 // Rewrites a float32 graph to multiply by weights as they are stored in quantised blocks: MatMulNBits for Gemm, GatherBlockQuantized for Gather.
 import { relative } from 'node:path'
+import type { Fusion } from '../../lib/fusion.js'
 import type { BuildableModel } from '../architectures/registry.js'
 import { type DerivedContext, derivedBytes, type StoredTensor } from '../formats/float-weights.js'
 import {
@@ -12,6 +13,7 @@ import {
 import { type GraphBuilder, graphBuilder } from '../graph/builder.js'
 import type { Constant, Graph, GraphNode, Value } from '../graph/ir.js'
 import { apply, applyAll, reshape } from '../ops/apply.js'
+import { type Join, joinOf, joinsOf, quantisedFusions } from './fuse-graph.js'
 import { packHeads } from './pack-heads.js'
 
 /** Activations rounded to 8 bits per block: twice as fast as exact ones at 4 bits, and the only form with a kernel worth using at 8. */
@@ -33,8 +35,9 @@ export async function useQuantisedKernels(
   graph: Graph,
   { tensors }: Pick<BuildableModel, 'tensors'>,
   context: DerivedContext,
+  fusions: readonly Fusion[] = quantisedFusions,
 ): Promise<Graph> {
-  const groups = linearGroups(graph, tensors)
+  const groups = linearGroups(graph, tensors, joinsOf(fusions))
   const matrices = new Map<Group, QuantisedMatrix>()
   for (const group of groups.values()) {
     if (!matrices.has(group)) matrices.set(group, await ensureQuantised(context, group.tensors))
@@ -72,7 +75,7 @@ export async function useQuantisedKernels(
     nodes,
     constants: [...kept, ...own, ...constants],
   }
-  return packHeads(rewritten)
+  return fusions.includes('NORM_ATTENTION') ? packHeads(rewritten) : rewritten
 }
 
 /**
@@ -98,7 +101,11 @@ type AddConstant = (
 const weightOf = (node: GraphNode): Value => node.inputs[1]!
 
 /** Each linear layer that has a quantised form, with those it is computed together with. */
-function linearGroups(graph: Graph, tensors: BuildableModel['tensors']): Map<GraphNode, Group> {
+function linearGroups(
+  graph: Graph,
+  tensors: BuildableModel['tensors'],
+  joined: ReadonlySet<Join>,
+): Map<GraphNode, Group> {
   const byInput = new Map<string, { node: GraphNode; tensor: StoredTensor }[]>()
   for (const node of graph.nodes) {
     const { alpha = 1, transA = 0, transB = 0 } = node.attributes
@@ -106,7 +113,9 @@ function linearGroups(graph: Graph, tensors: BuildableModel['tensors']): Map<Gra
     const tensor = tensors.get(weightOf(node).name)
     const form = tensor && matrixForm(tensor)
     if (!form) continue
-    const key = [node.inputs[0]!.name, form.bits, form.blockSize, form.offsets, tensor.dtype].join()
+    const join = joinOf(weightOf(node).name)
+    const alone = join && !joined.has(join) ? weightOf(node).name : ''
+    const key = [node.inputs[0]!.name, alone, form.bits, form.blockSize, form.offsets, tensor.dtype].join()
     byInput.set(key, [...(byInput.get(key) ?? []), { node, tensor }])
   }
   const groups = new Map<GraphNode, Group>()

@@ -1,6 +1,7 @@
 // The one list of job types: name, input, output and lane. Both planes are typed against it; adding a job begins with a line here.
 import { z } from 'zod'
 import { buildStagesSchema, needsDevice } from '../../lib/build-stages.js'
+import { fusionCheckSchema, fusionRowSchema, fusionSchema, fusions } from '../../lib/fusion.js'
 import { hashSchema } from '../../lib/manifest.js'
 import { modelFactsSchema } from '../../lib/model-facts.js'
 import { quantizationSchema } from '../../lib/quantization.js'
@@ -339,6 +340,25 @@ export const jobTypes = {
       kept: z.array(z.string()),
       seconds: z.number(),
       comparison: modelComparisonSchema,
+    }),
+  }),
+  'model.fuse': defineJob({
+    lane: 'device',
+    input: z.object({
+      manifest: hashSchema,
+      options: fusionSchema,
+      /** Payload: samples that outputs are compared on (validation split). */
+      probeSet: hashSchema,
+    }),
+    output: z.object({
+      /** The source's own where nothing was applied. */
+      manifest: hashSchema,
+      source: hashSchema,
+      applied: z.array(z.enum(fusions)),
+      rows: z.array(fusionRowSchema),
+      /** Of what was applied, or was to be. */
+      check: fusionCheckSchema.optional(),
+      seconds: z.number(),
     }),
   }),
   'model.generate': defineJob({

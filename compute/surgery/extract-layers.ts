@@ -170,7 +170,7 @@ export function extractLayers(
   })
   const uniform = models.size === 1 && d.perLayer === undefined
   const dimensions = { ...manifest.dimensions, layerCount: layers.length }
-  const { sourceFiles: _ofTheParent, quantisedFrom, adapter, ...rest } = manifest
+  const { sourceFiles: _ofTheParent, quantisedFrom, fusedFrom: _whole, adapter, ...rest } = manifest
   const whole = uniform && used.length === d.layerCount && used.every(({ layer }, index) => layer === index)
   const sources = used.map(({ hash }) => hash)
   return {

@@ -35,7 +35,13 @@ export async function writeTrained(
       ...(tensor.slice ? { slice: { ...tensor.slice, changed: true } } : {}),
     })
   }
-  const { sourceFiles: _ofTheOriginal, quantisedFrom: _beforeTraining, adapter: _ofThoseBefore, ...rest } = manifest
+  const {
+    sourceFiles: _ofTheOriginal,
+    quantisedFrom: _beforeTraining,
+    fusedFrom: _before,
+    adapter: _ofThoseBefore,
+    ...rest
+  } = manifest
   return writeManifest(payloads, { ...rest, ...(await further?.(entries)), tensors: entries }, signal)
 }
 

@@ -1,5 +1,4 @@
-// How weights are rounded, as people ask for it in a mutation and in a recipe: the enums, and the check of what was given.
-import { DomainError } from '../../lib/errors.js'
+// How weights are rounded, as people ask for it in a mutation and in a recipe: the enums.
 import type { EmbeddingQuantization, Quantization } from '../../lib/quantization.js'
 import { registerValues } from './common-types.js'
 
@@ -25,28 +24,3 @@ export const QuantizationMethodEnum = registerValues<Quantization['method']>(
     ROUND_TO_NEAREST: 'From the weights alone; needs no run of the model.',
   },
 )
-
-interface Parser<T> {
-  safeParse(
-    value: unknown,
-  ): { success: true; data: T } | { success: false; error: { issues: { path: PropertyKey[]; message: string }[] } }
-}
-
-/**
- * The options, defaults filled in; what is null is left out.
- * @throws `code` naming the option
- */
-export function checkQuantization<T>(
-  schema: Parser<T>,
-  given: Record<string, unknown>,
-  code: 'BAD_USER_INPUT' | 'INVALID_RECIPE',
-  path: readonly string[],
-): T {
-  const stated = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null && value !== undefined))
-  const parsed = schema.safeParse(stated)
-  if (parsed.success) return parsed.data
-  const { path: at, message } = parsed.error.issues[0]!
-  const field = String(at[0])
-  const why = field === 'blockSize' ? `${String(given.blockSize)}, expected 32, 64 or 128` : message
-  throw new DomainError(code, `${[...path, field].join('.')}: ${why}`, { field: ['input', ...path, field] })
-}

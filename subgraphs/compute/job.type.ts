@@ -19,6 +19,7 @@ const jobTypeDescriptions: Record<JobName, string> = {
   'model.ingest': 'Takes a model’s files apart into tensors and stores those that are new.',
   'model.export': 'Writes a model’s files for download.',
   'model.quantize': 'Makes a model with 4- or 8-bit weights of another, and measures what that changes.',
+  'model.fuse': 'Times what of a model’s graph can be computed at once, and makes a model that does what is worth it.',
   'model.generate': 'Generates text with a model.',
   'model.evaluate': 'Measures a model’s loss per capability on one split of a probe set.',
   'capability.analyze': 'Measures per layer and capability what skipping the layer costs.',

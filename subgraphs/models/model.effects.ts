@@ -8,6 +8,7 @@ import { anyOf, scoped } from '../../db/scope.js'
 import { quantity } from '../../lib/quantity.js'
 import type { JobEffects } from '../build/platform.js'
 import { afterIngest } from '../build/policy-steps.js'
+import { fuseEffect } from './fuse.service.js'
 import { readManifest } from './model.loaders.js'
 import type { IngestContext } from './model.service.js'
 import { modelFacts } from './model-facts.js'
@@ -91,6 +92,8 @@ export const modelEffects: JobEffects = {
   },
 
   'model.quantize': quantizeEffect,
+
+  'model.fuse': fuseEffect,
 
   'storage.verify': {
     claim: async em => await alivePayloads(em),

@@ -125,7 +125,7 @@ export const jobStub = (id: string): JobStub => Object.assign(new JobStub(), { i
 export class ModelEvent {
   @Field(() => String, {
     description:
-      'INGESTED, BUILT, ANALYZED, EXPORTED, DELETED …, and POLICY: what a policy started by itself, or why it did not.',
+      'INGESTED, BUILT, ANALYZED, FUSED, EXPORTED, DELETED …, and POLICY: what a policy started by itself, or why it did not.',
   })
   kind!: string
   @Field(() => String, { description: 'What happened, in a sentence for people.' })

@@ -4,13 +4,13 @@ import { Job } from '../../db/entities/index.js'
 import { aliveModel, registerModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
 import { quantizationSchema } from '../../lib/quantization.js'
+import { checkOptions } from '../build/check-options.js'
 import { checkText } from '../build/check-text.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
 import { checkSamplesPerCapability, chooseProbeDataset } from '../build/probe-dataset.js'
-import { checkQuantization } from '../build/quantization-input.js'
 import { readManifest } from './model.loaders.js'
 import type { QuantizeModelInput } from './quantize.inputs.js'
 
@@ -30,7 +30,7 @@ export async function quantizeModel(
   const samples = checkSamplesPerCapability(input.samplesPerCapability) ?? usualSamples
   const name = checkText(input.name, 200, 'name')
   const { modelId: _of, probeDatasetId: _with, samplesPerCapability: _on, name: _as, idempotencyKey, ...given } = input
-  const options = checkQuantization(quantizationSchema, given, 'BAD_USER_INPUT', [])
+  const options = checkOptions(quantizationSchema, given, 'BAD_USER_INPUT', [])
   await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, input.modelId))
   return platform.db.tx(async em => {
     const { jobId } = await idempotent(em, tenantId, 'quantizeModel', idempotencyKey, input, async () => {

@@ -3,6 +3,7 @@ import { parseGlobalId } from '../../lib/ids.js'
 import type { RequestContext } from '../build/platform.js'
 import { buildFederatedSchema } from '../build/schema.js'
 import type { Subgraph } from '../build/subgraph.js'
+import { FuseResolver } from './fuse.resolver.js'
 import { modelEffects } from './model.effects.js'
 import { modelRows, tensorRows } from './model.loaders.js'
 import { ModelResolver } from './model.resolver.js'
@@ -20,7 +21,7 @@ const rowId = (type: string, globalId: string) => {
 export const subgraph: Subgraph = {
   name: 'models',
   ...buildFederatedSchema(
-    { resolvers: [ModelResolver, TensorResolver, StorageResolver, QuantizeResolver] },
+    { resolvers: [ModelResolver, TensorResolver, StorageResolver, QuantizeResolver, FuseResolver] },
     {
       // Deleted models too: jobs, recipes and students still point at them.
       async Model({ id }: { id: string }, context: RequestContext) {

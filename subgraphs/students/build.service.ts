@@ -238,6 +238,8 @@ function describeStage({
 }: NonNullable<JobOutput<'student.build'>['stages']>[number]): string {
   if (stage === 'quantise')
     return `quantised to ${((100 * Number(measurements.sizeBytes)) / Number(measurements.referenceSizeBytes)).toFixed(0)} % of its bytes (KL ${Number(measurements.divergence).toFixed(4)} nats, same best token at ${(100 * Number(measurements.agreement)).toFixed(1)} %)`
+  const applied = measurements.applied as string[] | undefined
+  if (stage === 'fuse') return applied?.length ? `fused (${applied.join(', ')})` : 'fusing tried and not worth it'
   if (stage !== 'heal') return stage
   const loss = (key: string) => Number(measurements[key]).toFixed(3)
   return measurements.improved === true

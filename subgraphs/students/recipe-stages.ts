@@ -9,14 +9,16 @@ import {
   type StudentExport,
 } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
+import { fusionSchema } from '../../lib/fusion.js'
 import { recipeQuantizationSchema } from '../../lib/quantization.js'
+import { checkOptions } from '../build/check-options.js'
 import {
   checkCapabilities,
   checkSamplesPerCapability,
   chooseProbeDataset,
   samplesByCapability,
 } from '../build/probe-dataset.js'
-import { checkQuantization } from '../build/quantization-input.js'
+import type { RecipeFusionInput } from './fusion.inputs.js'
 import type { FeedForwardPruningInput, HeadPruningInput } from './pruning.inputs.js'
 import type { RecipeQuantizationInput } from './quantization.inputs.js'
 import { type HealingWish, readHealing } from './recipe-healing.js'
@@ -27,6 +29,7 @@ export interface StagesInput {
   correctCuts?: boolean | null
   healing?: HealingWish | null
   quantization?: RecipeQuantizationInput | null
+  fusion?: RecipeFusionInput | null
   exports?: StudentExport[] | null
   /** What measured stages measure on. */
   probeDatasetId?: string | null
@@ -53,8 +56,9 @@ export async function readStages(em: EntityManager, tenantId: string, input: Sta
       correctCuts: input.correctCuts || undefined,
       healing: input.healing ? await readHealing(em, tenantId, input.healing, input.capability) : undefined,
       quantization: input.quantization
-        ? checkQuantization(recipeQuantizationSchema, { ...input.quantization }, 'INVALID_RECIPE', ['quantization'])
+        ? checkOptions(recipeQuantizationSchema, { ...input.quantization }, 'INVALID_RECIPE', ['quantization'])
         : undefined,
+      fusion: input.fusion ? checkOptions(fusionSchema, { ...input.fusion }, 'INVALID_RECIPE', ['fusion']) : undefined,
       exports: readExports(input.exports),
     },
     input,
@@ -107,15 +111,15 @@ export async function completeStages(
   })
 }
 
-/** Quantisation, where it does not say which texts it is calibrated with and compared on, with those that stages measure on. */
+/** Quantisation and fusion, where they do not say which texts they are calibrated with and compared on, with those that stages measure on. */
 async function withTexts(
   em: EntityManager,
   tenantId: string,
   stages: Omit<BuildStages, 'calibration'>,
   probeDatasetId: string | null | undefined,
 ): Promise<Omit<BuildStages, 'calibration'>> {
-  const { quantization } = stages
-  if (!quantization || quantization.probeSet) return stages
+  const { quantization, fusion } = stages
+  if ((!quantization || quantization.probeSet) && (!fusion || fusion.probeSet)) return stages
   const { id, name, probeSetHash } = await chooseProbeDataset(em, tenantId, probeDatasetId)
   const samples = [...(await samplesByCapability(em, tenantId, id)).values()]
   if (!samples.some(({ probe }) => probe > 0) || !samples.some(({ validation }) => validation > 0))
@@ -124,7 +128,12 @@ async function withTexts(
       `Probe set "${name}" has not both texts to calibrate with (probe split) and texts to compare on (validation split)`,
       { field: ['input', 'probeDatasetId'] },
     )
-  return { ...stages, quantization: { ...quantization, probeSet: probeSetHash } }
+  const named = { probeSet: probeSetHash }
+  return {
+    ...stages,
+    quantization: quantization && { ...named, ...quantization },
+    fusion: fusion && { ...named, ...fusion },
+  }
 }
 
 const readExports = (exports: StudentExport[] | null | undefined) =>

@@ -3,6 +3,7 @@ import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
 import type { StudentExport as StudentExportName } from '../../lib/build-stages.js'
 import { UserError } from '../build/common-types.js'
 import { BigIntScalar } from '../build/scalars.js'
+import { RecipeFusionInput } from './fusion.inputs.js'
 import { HealingInput } from './healing.inputs.js'
 import { FeedForwardPruningInput, HeadPruningInput, StudentExport } from './pruning.inputs.js'
 import { RecipeQuantizationInput } from './quantization.inputs.js'
@@ -146,6 +147,12 @@ export class CreateRecipeInput {
       'Matrices as 4- or 8-bit codes, after everything else, from the full-precision source where the parent was quantised here; default: they stay as they are.',
   })
   quantization?: RecipeQuantizationInput | null
+  @Field(() => RecipeFusionInput, {
+    nullable: true,
+    description:
+      'What of the student’s graph is computed at once, where that is worth it on the device that builds: the last step; default: nothing beyond what the engine always does.',
+  })
+  fusion?: RecipeFusionInput | null
   @Field(() => [StudentExport], {
     nullable: true,
     description:
@@ -166,7 +173,7 @@ export class CreateRecipeInput {
   @Field(() => String, {
     nullable: true,
     description:
-      'A mergekit configuration instead of `layers`: merge_method passthrough, slices of one source each; `model` is the id or name of the parent, or of another model of its shape. The section `hartonomous`, which mergekit ignores, may hold correctCuts, headPruning, feedForwardPruning, healing, quantization and exports.',
+      'A mergekit configuration instead of `layers`: merge_method passthrough, slices of one source each; `model` is the id or name of the parent, or of another model of its shape. The section `hartonomous`, which mergekit ignores, may hold correctCuts, headPruning, feedForwardPruning, healing, quantization, fusion and exports.',
   })
   yaml?: string | null
   @Field(() => String, { nullable: true, description: keyDescription })

@@ -160,11 +160,12 @@ async function readCreateInput(em: EntityManager, tenantId: string, input: Creat
         input.correctCuts ||
         input.healing ||
         input.quantization ||
+        input.fusion ||
         input.exports)
     )
       throw new DomainError(
         'BAD_USER_INPUT',
-        'yaml: says what is done; leave correctCuts, headPruning, feedForwardPruning, healing, quantization and exports out',
+        'yaml: says what is done; leave correctCuts, headPruning, feedForwardPruning, healing, quantization, fusion and exports out',
         {
           field,
         },

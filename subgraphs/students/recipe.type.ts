@@ -7,6 +7,7 @@ import { toGlobalId } from '../../lib/ids.js'
 import { Node, registerValues } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
 import { BigIntScalar, JsonScalar } from '../build/scalars.js'
+import { RecipeFusion } from './fusion.inputs.js'
 import { Healing, toHealing } from './healing.inputs.js'
 import { FeedForwardPruning, HeadPruning, StudentExport } from './pruning.inputs.js'
 import { RecipeQuantization } from './quantization.inputs.js'
@@ -134,6 +135,11 @@ export class Recipe extends Node {
     description: 'How matrices are rounded to codes; null: they stay as they are.',
   })
   quantization!: RecipeQuantization | null
+  @Field(() => RecipeFusion, {
+    nullable: true,
+    description: 'From which speed-up on what of the graph is computed at once; null: it is not tried.',
+  })
+  fusion!: RecipeFusion | null
   @Field(() => BigIntScalar, { description: 'Parameters the student has: an exact count, not an estimate of it.' })
   estimatedParameterCount!: number
   @Field(() => Float, {
@@ -257,6 +263,7 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     quantization: row.stages?.quantization
       ? Object.assign(new RecipeQuantization(), { raised: [], ...row.stages.quantization })
       : null,
+    fusion: row.stages?.fusion ? Object.assign(new RecipeFusion(), { only: null, ...row.stages.fusion }) : null,
     estimatedParameterCount: row.estimatedParameterCount,
     estimatedQuality: row.estimatedQuality,
     estimatedQualityInterval: row.estimatedQualityInterval,
