@@ -13,8 +13,11 @@ export interface ModelTokenizer {
   readonly eosTokenIds: readonly number[]
   /** Text of named special tokens, as chat templates use them: `bos_token`, `eos_token`, … */
   readonly specialTokens: Readonly<Record<string, string>>
-  /** Ids of a text, without BOS; special tokens written in the text become their ids. */
-  encode(text: string): number[]
+  /**
+   * Ids of a text, without BOS. Special tokens written in the text become their ids, or with `specialAsText` those of the characters they are
+   * written with, as in any other word.
+   */
+  encode(text: string, options?: { specialAsText?: boolean }): number[]
   /** The same with BOS in front where the tokenizer adds one, unless the text already begins with it. */
   encodePrompt(text: string): number[]
   /** Text of ids. Bytes that are no whole character become U+FFFD. */
@@ -48,12 +51,17 @@ export function createTokenizer(tokenizerJson: Json, tokenizerConfig: Json, ids:
     const text = id === undefined ? undefined : tokenizer.id_to_token(id)
     if (text !== undefined) specialTokens[name] = text
   }
-  const encode = (text: string) =>
-    bounded(
+  // A vocabulary takes a while to be read: only for those who ask.
+  let plain: Tokenizer | undefined
+  const encode = (text: string, { specialAsText = false } = {}) => {
+    if (specialAsText) plain ??= parse(withoutSpecial(tokenizerJson), tokenizerConfig)
+    const own = (specialAsText && plain) || tokenizer
+    return bounded(
       text.length,
       `a text of ${text.length} characters`,
-      () => tokenizer.encode(text, { add_special_tokens: false }).ids,
+      () => own.encode(text, { add_special_tokens: false }).ids,
     )
+  }
   return {
     addBos: ids.addBos,
     bosTokenId: ids.bosTokenId,
@@ -88,6 +96,12 @@ function bounded<T>(length: number, what: string, work: () => T): T {
 
 /** tokenizer.json may leave these out or null; the library wants them named. */
 const optionalParts = { added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null }
+
+/** The same tokenizer without its special tokens; other added tokens are still found whole. */
+function withoutSpecial(tokenizerJson: Json): Json {
+  const added = Array.isArray(tokenizerJson.added_tokens) ? (tokenizerJson.added_tokens as Json[]) : []
+  return { ...tokenizerJson, added_tokens: added.filter(token => token.special !== true) }
+}
 
 function parse(tokenizerJson: Json, tokenizerConfig: Json): Tokenizer {
   try {

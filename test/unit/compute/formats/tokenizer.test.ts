@@ -20,6 +20,7 @@ interface ReferenceString {
   decoded: string
   decodedWithSpecial: string
   decodedSkipSpecial?: string
+  idsSpecialAsText?: number[]
 }
 
 describe.runIf(present)('tokenizer.json of the small models', () => {
@@ -76,6 +77,14 @@ describe.runIf(present)('GGUF metadata', () => {
     expect(strings.map(s => tokenizer.encodePrompt(s.text))).toEqual(strings.map(s => s.ids))
     expect(strings.map(s => tokenizer.decode(s.ids, { skipSpecialTokens: false }))).toEqual(strings.map(s => s.decoded))
     expect(strings.map(s => tokenizer.decode(s.ids))).toEqual(strings.map(s => s.decodedSkipSpecial ?? s.decoded))
+  })
+
+  test('SmolLM2: special tokens written in a text become the ids of their characters where that is asked for', () => {
+    const { strings } = readJson(sharedFile('reference', 'tokenizer_smollm2.json')) as { strings: ReferenceString[] }
+    expect(strings.filter(s => s.idsSpecialAsText).length).toBeGreaterThan(5)
+    expect(strings.map(s => tokenizer.encode(s.text, { specialAsText: true }))).toEqual(
+      strings.map(s => s.idsSpecialAsText ?? s.ids),
+    )
   })
 
   test('SmolLM2: special ids are those of the file', () => {
