@@ -8,13 +8,7 @@ import type { HandlerContext, ProgressReport } from '../compute/handlers/handler
 import { importProbes } from '../compute/handlers/import-probes.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { withScoringModel } from '../compute/handlers/scoring-model.js'
-import {
-  allOn,
-  gatesWithout,
-  type LayerInfluence,
-  layerInfluence,
-  stackWithout,
-} from '../compute/probing/layer-influence.js'
+import { type LayerInfluence, layerInfluence } from '../compute/probing/layer-influence.js'
 import {
   assignSplits,
   type ProbeSample,
@@ -22,13 +16,13 @@ import {
   type Split,
   selectSamples,
 } from '../compute/probing/probe-set.js'
-import { type EncodedSample, encodeSample, encodeSamples, type Scorer } from '../compute/probing/scoring.js'
-import { layerRuns } from '../compute/probing/stacks.js'
+import { encodeSample, encodeSamples } from '../compute/probing/scoring.js'
 import { readEnv } from '../lib/env.js'
 import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 import { compareHeads } from './heads.js'
+import { compareSharing } from './kit/compare-sharing.js'
 
 interface Influence {
   lines: number[]
@@ -108,60 +102,6 @@ function said<T extends object>(figures: T): T {
   return figures
 }
 
-/** Losses of every variant, each run whole through the gated graph: [variant][sample]. */
-async function runWhole(
-  scorer: Scorer,
-  layerCount: number,
-  samples: readonly EncodedSample[],
-  layers: readonly number[],
-) {
-  const gates = [allOn(layerCount), ...layers.map(layer => gatesWithout(layerCount, [layer]))]
-  const scores = await scorer.scoreRows(gates.flatMap(own => samples.map(sample => ({ ...sample, gates: own }))))
-  return gates.map((_, i) => scores.slice(i * samples.length, (i + 1) * samples.length).map(s => s.nll))
-}
-
-/**
- * The same variants with shared work and each whole, in turns in one process.
- * @returns seconds of both, their ratio and the greatest relative difference of any loss
- */
-async function compareSharing(
-  scorer: Scorer,
-  layerCount: number,
-  samples: readonly EncodedSample[],
-  layers: readonly number[],
-) {
-  const stacks = [stackWithout(layerCount), ...layers.map(layer => stackWithout(layerCount, layer))]
-  const timed = async <T>(run: () => Promise<T>) => {
-    const begin = performance.now()
-    const cpu = process.cpuUsage()
-    const result = await run()
-    const { user, system } = process.cpuUsage(cpu)
-    // On a busy machine processor time is the steadier of the two.
-    return { result, seconds: (performance.now() - begin) / 1000, cpuSeconds: (user + system) / 1e6 }
-  }
-  // Sessions are made and batch sizes are learned outside the timing.
-  const few = samples.slice(0, 2)
-  await runWhole(scorer, layerCount, few, layers.slice(0, 1))
-  await scorer.scoreStacks(few, stacks.slice(0, 2), { observe: 0 })
-  const shared = await timed(() => scorer.scoreStacks(samples, stacks, { observe: 0 }))
-  const whole = await timed(() => runWhole(scorer, layerCount, samples, layers))
-  const differences = whole.result.flatMap((losses, v) =>
-    losses.map((nll, i) => Math.abs(shared.result[v]![i]!.nll / nll - 1)),
-  )
-  return {
-    samples: samples.length,
-    variants: stacks.length,
-    layerRuns: layerRuns(stacks),
-    wholeSeconds: whole.seconds,
-    sharedSeconds: shared.seconds,
-    sharedSpeedup: whole.seconds / shared.seconds,
-    wholeCpuSeconds: whole.cpuSeconds,
-    sharedCpuSeconds: shared.cpuSeconds,
-    sharedCpuSpeedup: whole.cpuSeconds / shared.cpuSeconds,
-    sharedLargestRelativeDifference: Math.max(...differences),
-  }
-}
-
 /**
  * An analysis with half of the samples, then one with all of them: the second runs only the new ones.
  * @returns tokens that each ran over all variants, and the second's over those that its new samples have
@@ -218,9 +158,10 @@ async function readProbes(split: Split): Promise<ProbeSample[]> {
 }
 
 /**
- * `--tasks a,b` and `--layers 0,11` narrow it; `--nll-step 10` scores every tenth validation line (0: none);
- * `--per-capability 8` also measures that many samples per capability with work shared and every variant whole, `--second 4` two analyses
- * by the job itself, of 2 and of 4 samples per capability; `--no-heads` leaves the heads out.
+ * Against the reference: `--tasks a,b` and `--layers 0,11` narrow it; `--nll-step 10` scores every tenth validation line (0: none);
+ * `--no-heads` leaves the heads out. Instead of that, how fast: `--per-capability 8` measures that many samples per capability with work shared
+ * and, in turns with it, every variant whole (`--whole-every 3`: in every third turn; 1: in all), `--second 4` two analyses by the job
+ * itself, of 2 and of 4 samples per capability.
  * Needs the reference numbers and the model beside the project (../shared).
  */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
@@ -231,6 +172,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       layers: { type: 'string' },
       'nll-step': { type: 'string', default: '10' },
       'per-capability': { type: 'string', default: '0' },
+      'whole-every': { type: 'string', default: '3' },
       second: { type: 'string', default: '0' },
       'no-heads': { type: 'boolean', default: false },
     },
@@ -254,10 +196,21 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     const { manifest } = await ingestModel({ source }, context)
     const opening = performance.now()
     const second = Number(values.second)
+    const perCapability = Number(values['per-capability'])
     const twice = second > 0 ? said(await compareSecond(manifest, second, context)) : {}
+    if (second > 0 && perCapability === 0) return twice
     return await withScoringModel(manifest, context, async opened => {
       const { model, scorer } = opened
       const openSeconds = (performance.now() - opening) / 1000
+      if (perCapability > 0) {
+        const probes = selectSamples(await readProbes('probe'), {
+          split: 'probe',
+          samplesPerCapability: perCapability,
+        })
+        const encoded = await encodeSamples(model, probes, 256)
+        const every = Number(values['whole-every'])
+        return { ...twice, ...said(await compareSharing(scorer, model.layerCount, encoded, every)) }
+      }
       const step = Number(values['nll-step'])
       const { examples } = await json<Nll>(shared('reference', 'nll_smollm2.json'))
       // Examples whose completion is cut away count nothing.
@@ -276,9 +229,6 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       const seconds = (performance.now() - begin) / 1000
       const layers = found.layers.map(l => l.layerIndex)
       const tokens = encoded.reduce((sum, s) => sum + s.ids.length, 0) * (layers.length + 1)
-      const perCapability = Number(values['per-capability'])
-      const compared =
-        perCapability > 0 ? selectSamples(lines, { split: 'probe', samplesPerCapability: perCapability }) : []
       return {
         openSeconds,
         analysisSeconds: seconds,
@@ -286,10 +236,6 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         tokensPerSecond: tokens / seconds,
         // Rank correlation over all tasks together, deviations the worst of any task.
         ...(only || !perTask.all || values.tasks ? {} : compareAngles(found, perTask.all)),
-        ...(perCapability > 0
-          ? said(await compareSharing(scorer, model.layerCount, await encodeSamples(model, compared, 256), layers))
-          : {}),
-        ...twice,
         ...summary(compareAll(found, perTask, tasks, layers)),
         ...(values['no-heads'] ? {} : { heads: await compareHeads(opened, values.tasks ? tasks : undefined) }),
         nllExamples: chosen.length,

@@ -60,7 +60,7 @@ export async function withScoringModel<T>(
       losses: async (hidden, rows, scoredOnly) =>
         (await loaded.pieces.losses(hidden, rows, scoredOnly)).map(({ nll, completionTokens, hits }) => ({
           nll,
-          exact: hits === completionTokens,
+          ...(hits === undefined ? {} : { exact: hits === completionTokens }),
         })),
     },
   }

@@ -15,6 +15,7 @@ import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
  * `states`: no cache, gates or head; outputs the final norm `final_norm.out` and the residual stream `hidden.<l>` after l layers, all
  * [tokens, hidden]: what training is built on.
  * `tail` is a layer that gives only the rows of its output that the input `rows` names, [rows, hidden]: all that losses need of the last.
+ * `nll` is `losses` without the predicted tokens, whose search takes a tenth as long as the head.
  * `masked` is a layer with `head_gates` [query heads * head size], factors of what attention gives before its output projection.
  */
 export type GraphVariant =
@@ -26,11 +27,12 @@ export type GraphVariant =
   | `tail.${number}`
   | `masked.${number}`
   | 'losses'
+  | 'nll'
 
 /** Which part of the model a graph holds: [from, to) of its layers. */
 function partOf(variant: GraphVariant, layerCount: number) {
   if (variant === 'embed') return { embed: true, from: 0, to: 0, head: false }
-  if (variant === 'losses') return { embed: false, from: layerCount, to: layerCount, head: true }
+  if (variant === 'losses' || variant === 'nll') return { embed: false, from: layerCount, to: layerCount, head: true }
   const layer = Number(/^(?:layer|tail|masked)\.(\d+)$/.exec(variant)?.[1] ?? -1)
   if (layer < 0) return { embed: true, from: 0, to: layerCount, head: true }
   return { embed: false, from: layer, to: layer + 1, head: false }
@@ -153,8 +155,8 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   const wanted = apply(g, 'Gather', [normed, rows], { axis: 0 }, { name: 'wanted' }) // [rows, hidden]
   const head = d.tiedEmbeddings ? 'embed' : 'lm_head'
   const logits = apply(g, 'Gemm', [wanted, weight(head)], { transB: 1 }, { name: 'logits' }) // [rows, vocabulary]
-  if (variant !== 'losses') g.output(logits)
-  if (variant !== 'generate') addLosses(g, logits)
+  if (variant !== 'losses' && variant !== 'nll') g.output(logits)
+  if (variant !== 'generate') addLosses(g, logits, variant !== 'nll')
   if (variant === 'measure') addProbes(g, hidden)
   return g.build()
 }
@@ -306,15 +308,15 @@ function tokenGates(g: GraphBuilder, ids: Value, layerCount: number): Value {
   return reshape(g, expanded, [-1, layerCount], ['tokens', layerCount], 'token_gates')
 }
 
-/** `log_probabilities` [rows] = ln softmax(logits)[target], in nats, and `predictions` [rows], the arg-max token. */
-function addLosses(g: GraphBuilder, logits: Value): void {
+/** `log_probabilities` [rows] = ln softmax(logits)[target], in nats, and where asked for `predictions` [rows], the arg-max token. */
+function addLosses(g: GraphBuilder, logits: Value, predictions: boolean): void {
   const targets = g.input('targets', 'int64', ['rows'])
   const column = reshape(g, targets, [-1, 1], ['rows', 1], 'target_column')
   // Of the forms that are exact for rare tokens the fastest: ReduceLogSumExp takes half as long again as the head itself.
   const normalised = apply(g, 'LogSoftmax', [logits], { axis: -1 }, { name: 'log_softmax' }) // [rows, vocabulary]
   const chosen = apply(g, 'GatherElements', [normalised, column], { axis: 1 }, { name: 'target_log_probability' }) // [rows, 1]
   g.output(reshape(g, chosen, [-1], ['rows'], 'log_probabilities'))
-  g.output(apply(g, 'ArgMax', [logits], { axis: -1, keepdims: 0 }, { name: 'predictions' }))
+  if (predictions) g.output(apply(g, 'ArgMax', [logits], { axis: -1, keepdims: 0 }, { name: 'predictions' }))
 }
 
 /**

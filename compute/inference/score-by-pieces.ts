@@ -97,7 +97,8 @@ async function scoreTurn(
   }
   await each(async (own, index) => {
     const found = await pieces.losses(states[index]!, own)
-    found.forEach((score, row) => {
+    found.forEach(({ hits = 0, ...measured }, row) => {
+      const score = { ...measured, hits }
       finiteFloats(floats(Float32Array.of(score.nll), [1]), 'loss')
       scores[batches[index]![row]!] = probes ? { ...score, probes: sums[index]![row]! } : score
     })

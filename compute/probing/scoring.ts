@@ -18,8 +18,8 @@ export interface ScoreRow {
 export interface RowScore {
   /** Summed negative log-likelihood of the completion tokens, nats. */
   nll: number
-  /** Whether every completion token is the arg-max under teacher forcing. */
-  exact: boolean
+  /** Whether every completion token is the arg-max under teacher forcing; absent where stacks are only compared by their losses. */
+  exact?: boolean | undefined
   /** Per layer, sums over the row's tokens; only where asked for. */
   layers?: LayerSums | undefined
 }
