@@ -128,7 +128,10 @@ export function analysisText(analysis: Analysis): string {
   })
   const heads = headsText(analysis)
   return [
-    `Probe set ${analysis.probeDataset.name} version ${analysis.probeDataset.version}. Loss in nats per completion token.`,
+    `Probe set ${analysis.probeDataset.name} version ${analysis.probeDataset.version}${analysis.device ? `, measured on ${analysis.device}` : ''}. Loss in nats per completion token.`,
+    ...(analysis.device?.startsWith('webgpu')
+      ? ['Losses on WebGPU are known to deviate by about 1 % on longer rows (docs/devices.md).']
+      : []),
     scoreTable(analysis.baseline),
     ...droppedLines(analysis),
     '',

@@ -74,6 +74,7 @@ export const documents = {
 function analysisFragment() {
   return `fragment Analysis on CapabilityAnalysis {
     id probeDataset { name version }
+    device
     baseline { capability { slug name } loss perplexity accuracy sampleCount }
     layers { layerIndex blockInfluence activationNorm activation { rms maximum kurtosis } capabilities { capability { slug } score lossIncrease } heads { headIndex keyValueHeadIndex importance attentionEntropy } }
     clusters { capability { slug } layers role label }

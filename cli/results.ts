@@ -24,6 +24,8 @@ export interface Score {
 export interface Analysis {
   id: string
   probeDataset: { name: string; version: number }
+  /** Id of the device that measured it. */
+  device: string | null
   baseline: Score[]
   layers: {
     layerIndex: number

@@ -35,6 +35,8 @@ const schema = z.object({
       }
       return urls as ReadonlyMap<string, string>
     }),
+  /** Whether analyses and searches for students may run on WebGPU, whose losses are known to deviate (docs/devices.md). */
+  HARTONOMOUS_WEBGPU_MEASURES: flag,
   /** What computes: `cpu`, `webgpu`, `cuda` (all of its devices) or `cuda:1`, separated by commas; each gets workers of its own. */
   HARTONOMOUS_DEVICES: z
     .string()

@@ -7,11 +7,18 @@ import { z } from 'zod'
 import type { HeadRecordStore } from '../probing/head-importance.js'
 import type { GroupLosses, RecordStore, SampleRecord } from '../probing/sample-records.js'
 import type { EncodedSample } from '../probing/scoring.js'
+import { currentDevice } from '../runtime/providers.js'
 
 /** Part of the file's name: to be raised whenever the same sample would measure differently. */
 const recordVersion = 2
 /** All records together; those of the models analysed longest ago go first. A sample of 30 layers of 576 units takes some 55 KB. */
 const maximumBytes = 512 * 1024 * 1024
+
+/** Part of a file's name where others than the processor compute: their losses may differ by more than rounding. */
+export function measuredOn(): string {
+  const { provider } = currentDevice()
+  return provider === 'cpu' ? '' : `.${provider}`
+}
 
 const folderOf = (dataFolder: string) => join(dataFolder, 'derived', 'analyses')
 
@@ -56,7 +63,7 @@ export const openAnalysisRecords = (
 ): Promise<RecordStore<SampleRecord>> =>
   openRecords(
     dataFolder,
-    `${manifest}.v${recordVersion}.jsonl`,
+    `${manifest}${measuredOn()}.v${recordVersion}.jsonl`,
     recordSchema,
     ({ cosine, norm, skipped, activation, centroids }) =>
       [cosine, norm, skipped, activation].every(values => values.length === layerCount) &&
@@ -65,13 +72,16 @@ export const openAnalysisRecords = (
 
 /** What attention heads do to samples. @param headCount of all layers together */
 export const openHeadRecords = (dataFolder: string, manifest: string, headCount: number): Promise<HeadRecordStore> =>
-  openRecords(dataFolder, `${manifest}.heads-v${recordVersion}.jsonl`, headRecordSchema, ({ gradients, entropies }) =>
-    [gradients, entropies].every(values => values.length === headCount),
+  openRecords(
+    dataFolder,
+    `${manifest}${measuredOn()}.heads-v${recordVersion}.jsonl`,
+    headRecordSchema,
+    ({ gradients, entropies }) => [gradients, entropies].every(values => values.length === headCount),
   )
 
 /** What samples lose without key/value groups. */
 export const openGroupRecords = (dataFolder: string, manifest: string): Promise<RecordStore<GroupLosses>> =>
-  openRecords(dataFolder, `${manifest}.groups-v${recordVersion}.jsonl`, groupRecordSchema, () => true)
+  openRecords(dataFolder, `${manifest}${measuredOn()}.groups-v${recordVersion}.jsonl`, groupRecordSchema, () => true)
 
 /**
  * The records of a file, one line of JSON each, of which the last of a sample counts. Appended batch by batch; a line that a killed process

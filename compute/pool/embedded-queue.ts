@@ -5,9 +5,9 @@ import type { Env } from '../../lib/env.js'
 import { isDomainError } from '../../lib/errors.js'
 import type { Logger } from '../../lib/log.js'
 import { compiledFile } from '../../lib/project.js'
-import { chosenDevices, offeredDevices, type PoolDevice } from './devices.js'
+import { chosenDevices, offeredDevices, type PoolDevice, probeDevices } from './devices.js'
 import { jobEvents } from './events.js'
-import type { Lane } from './job-types.js'
+import type { JobName, Lane } from './job-types.js'
 import type { FromWorker } from './messages.js'
 import type { DeviceRecord, JobQueue, JobRecord, JobStore } from './queue.js'
 import { startWorker, type WorkerProcess } from './worker-process.js'
@@ -19,6 +19,9 @@ export const laneConcurrency: Record<Lane, number> = { device: 1, interactive: 1
 const pollMs = 250
 /** Time a worker has to let go of a cancelled job before it is killed. */
 const cancelGraceMs = 500
+/** Jobs whose figures are compared and kept: not on devices whose losses are known to deviate (docs/devices.md). */
+const measuringJobs: readonly JobName[] = ['capability.analyze', 'students.propose']
+const isNoMeasuring = (type: JobName) => !measuringJobs.includes(type)
 /** How long a device that was lost gets no jobs, where there are others. */
 const restMs = 60_000
 /** Pauses of a lane after its worker failed to start, or after the store failed: doubled each time. */
@@ -62,6 +65,8 @@ interface LaneState {
   /** null: jobs that need none. */
   device: PoolDevice | null
   deviceId: string
+  /** Which jobs it takes; absent: all of its lane. */
+  types: ((type: JobName) => boolean) | undefined
   shared: Slot | undefined
   running: Set<string>
   /** The claim loop under way. */
@@ -83,10 +88,11 @@ export function embeddedQueue({
   let devices: PoolDevice[] = []
   const running = new Map<string, Running>()
   const slots = new Set<Slot>()
-  const makeLane = (lane: Lane, device: PoolDevice | null): LaneState => ({
+  const makeLane = (lane: Lane, device: PoolDevice | null, types?: LaneState['types']): LaneState => ({
     lane,
     device,
     deviceId: device?.id ?? lane,
+    types,
     shared: undefined,
     running: new Set(),
     pumping: undefined,
@@ -120,7 +126,7 @@ export function embeddedQueue({
       while (state.again) {
         state.again = false
         while (mayClaim(state)) {
-          const job = await store.claim(state.lane, state.deviceId)
+          const job = await store.claim(state.lane, state.deviceId, state.types)
           state.claimFailures = 0
           if (!job) break
           if (stopping && job.state === 'RUNNING') {
@@ -252,7 +258,7 @@ export function embeddedQueue({
     retire(slot)
     for (const state of lanes) {
       if (state.deviceId !== slot.deviceId) continue
-      if (devices.length > 1) state.pausedUntil = performance.now() + restMs
+      if (lanes.filter(own => own.lane === 'interactive').length > 1) state.pausedUntil = performance.now() + restMs
       else backOff(state, (lane ?? state).startFailures++)
     }
     void slot.worker.then(
@@ -385,7 +391,17 @@ export function embeddedQueue({
   return {
     async start() {
       devices = await chosenDevices(env)
-      for (const device of devices) lanes.push(makeLane('interactive', device), makeLane('device', device))
+      const exact = (device: PoolDevice) => device.kind !== 'WEBGPU' || env.HARTONOMOUS_WEBGPU_MEASURES
+      for (const device of devices)
+        lanes.push(
+          makeLane('interactive', device),
+          makeLane('device', device, exact(device) ? undefined : isNoMeasuring),
+        )
+      if (!devices.some(exact)) {
+        const [processor] = await probeDevices('cpu')
+        devices = [...devices, processor!]
+        lanes.push(makeLane('device', processor!, type => !isNoMeasuring(type)))
+      }
       for (const job of await store.recover()) events.state(job)
       started = true
       poll = setInterval(() => void onPoll().catch(error => log.error({ err: error }, 'polling failed')), pollMs)

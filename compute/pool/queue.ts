@@ -70,9 +70,9 @@ export interface JobStore {
   /**
    * The oldest QUEUED job of the lane becomes RUNNING on the device (attempts + 1). Its owner may complete the input first.
    * `exclusive` jobs are claimed only while nothing runs, and nothing is claimed while one runs (all lanes).
-   * A job whose owner refuses it at this point comes back FAILED.
+   * A job whose owner refuses it at this point comes back FAILED. `types`: which ones the device takes; absent: all.
    */
-  claim(lane: string, deviceId: string): Promise<JobRecord | undefined>
+  claim(lane: string, deviceId: string, types?: (type: JobName) => boolean): Promise<JobRecord | undefined>
   /** The owner's effect and SUCCEEDED, in one transaction. An effect that throws a DomainError makes the job FAILED instead. */
   succeed(
     jobId: string,

@@ -1,5 +1,5 @@
 // The queue's rows: every method is one transaction that changes a job's state and runs its owner's effect.
-import { type EntityManager, In, Not } from 'typeorm'
+import { type EntityManager, In } from 'typeorm'
 import { unitsOf } from '../../compute/pool/cost.js'
 import { cancel } from '../../compute/pool/job-states/cancel.js'
 import type { JobChanges } from '../../compute/pool/job-states/changes.js'
@@ -70,7 +70,7 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
     })
 
   return {
-    async claim(lane, deviceId) {
+    async claim(lane, deviceId, types = () => true) {
       // Looks before it takes the write lock: polling an idle queue costs one indexed read.
       if (!(await db.read.existsBy(Job, { state: 'QUEUED', lane }))) return undefined
       let refused: { jobId: string; error: DomainError } | undefined
@@ -85,8 +85,9 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
         })
         const now = new Date()
         // The oldest may have to wait for what runs while a newer one need not: one of each kind is looked at.
-        for (const kind of [Not(In(exclusiveTypes)), In(exclusiveTypes)]) {
-          const row = await em.findOne(Job, { where: { state: 'QUEUED', lane, type: kind }, order: { id: 'ASC' } })
+        for (const exclusive of [false, true]) {
+          const type = In(jobNames.filter(name => exclusiveTypes.includes(name) === exclusive && types(name)))
+          const row = await em.findOne(Job, { where: { state: 'QUEUED', lane, type }, order: { id: 'ASC' } })
           if (!row) continue
           const job = toRecord(row)
           if (!mayStart(job, running.map(toRecord), oldestExclusive ?? undefined, now)) continue

@@ -26,6 +26,7 @@ import {
   headImportanceOf,
   layerCapabilitiesOf,
   meanOfHeads,
+  measuredOn,
   newestAnalysis,
   newestScores,
 } from './analysis.service.js'
@@ -114,6 +115,15 @@ export class AnalysisResolver {
   @FieldResolver(() => Model, { description: 'The model that was analysed.' })
   model(@Root() analysis: CapabilityAnalysis): Model {
     return modelStub(analysis.modelRowId)
+  }
+
+  @FieldResolver(() => String, {
+    nullable: true,
+    description:
+      'Id of the device it was measured on, such as `cpu-0`; losses measured on WebGPU are known to deviate (docs/devices.md). Null where the job is no longer known.',
+  })
+  async device(@Root() analysis: CapabilityAnalysis, @Ctx() context: RequestContext): Promise<string | null> {
+    return (await measuredOn(context).load(analysis.jobRowId)) ?? null
   }
 
   @FieldResolver(() => Job, { description: 'The job that measured it.' })

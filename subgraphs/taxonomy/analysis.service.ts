@@ -2,6 +2,7 @@
 import type { CapabilityScoreOutput, LayerClusterOutput, MaskedGroupOutput } from '../../compute/pool/job-types.js'
 import {
   CapabilityAnalysis as AnalysisRow,
+  Job,
   ModelAtom,
   ModelEvaluation,
   ModelHeadImportance,
@@ -165,6 +166,16 @@ export const layerCapabilitiesOf = (context: RequestContext) =>
       }),
     )
     return new Map([...groupBy(cells, c => c.analysisId)].map(([id, own]) => [id, groupBy(own, c => c.layerIndex)]))
+  })
+
+/** Device of the job that made an analysis, by the job's row id. */
+export const measuredOn = (context: RequestContext) =>
+  loader<string, string | null>(context, 'taxonomy.measuredOn', async jobIds => {
+    const rows = await context.platform.db.read.find(Job, {
+      select: { id: true, deviceId: true },
+      where: { ...scoped(context.tenantId), id: anyOf(jobIds) },
+    })
+    return new Map(rows.map(row => [row.id, row.deviceId]))
   })
 
 /** Rows per capability of an analysis's heads, by layer. */

@@ -45,10 +45,17 @@ describe.skipIf(problem !== undefined)('a WebGPU device', () => {
     const gpu = await start('webgpu')
     expect((await gpu.gql('{ devices { kind chosen problem } }')).devices).toEqual([
       { kind: 'WEBGPU', chosen: true, problem: null },
+      // For analyses, which WebGPU does not get.
+      { kind: 'CPU', chosen: true, problem: null },
     ])
     modelId = (await gpu.ingest(projectFile('demo', 'model'), 'demo')).id
     const found = await answers(gpu)
     expect([found.generated.job.device.kind, found.evaluatedOn]).toEqual(['WEBGPU', 'WEBGPU'])
+    const { job } = await gpu.mutate('analyzeModel', { modelId, samplesPerCapability: 1 }, 'job { id }')
+    await gpu.succeeded(job.id, 200)
+    expect((await jobOf(gpu, job.id)).device.kind).toBe('CPU')
+    const { model } = await gpu.gql('query ($id: ID!) { model(id: $id) { analysis { device } } }', { id: modelId })
+    expect(model.analysis.device).toBe('cpu-0')
     const expected = await answers(await start('cpu'))
     expect([expected.generated.job.device.kind, expected.evaluatedOn]).toEqual(['CPU', 'CPU'])
 

@@ -243,6 +243,17 @@ describe('a server that was killed', () => {
     expect(await pool.ended(id)).toMatchObject({ state: 'SUCCEEDED', attempts: 2 })
   })
 
+  it('gives a job to a device that takes its type only', async () => {
+    pool = await openTestPool({ start: false })
+    const measured = { manifest: '0'.repeat(64), probeSet: '1'.repeat(64), maxTokens: 8 }
+    const analysis = await pool.enqueue('capability.analyze', measured)
+    const evaluation = await pool.enqueue('model.evaluate', { ...measured, split: 'validation' })
+    const others = (type: string) => type !== 'capability.analyze'
+    expect(await pool.store.claim('device', 'webgpu-0', others)).toMatchObject({ id: evaluation })
+    expect(await pool.store.claim('device', 'webgpu-0', others)).toBeUndefined()
+    expect(await pool.store.claim('device', 'cpu-0')).toMatchObject({ id: analysis, deviceId: 'cpu-0' })
+  })
+
   it('gives a job up that was running at three deaths', async () => {
     pool = await openTestPool({ start: false })
     const id = await ingest()
