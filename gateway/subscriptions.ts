@@ -15,6 +15,8 @@ import { isAsyncIterable, mapStream, type SubgraphSource } from './source.js'
 /** Name of the service that answers with the event; no subgraph can have it. */
 const eventService = '__event__'
 const maximumPlans = 500
+/** Of one document: readers of one stream are at most some events apart, those further behind make their own. */
+const maximumResults = 64
 
 interface Generation {
   planner: QueryPlanner
@@ -23,7 +25,11 @@ interface Generation {
   supergraph: GraphQLSchema
   /** By document and operation name: parsed documents are cached, so the object is the key. */
   plans: Map<DocumentNode, Map<string, QueryPlan>>
+  results: SharedResults
 }
+
+/** By document, and by what else makes a result. */
+type SharedResults = WeakMap<DocumentNode, Map<string, Promise<ExecutionResult>>>
 
 export interface SubscriptionRequest<Context> {
   document: DocumentNode
@@ -57,6 +63,7 @@ export function federatedSubscriptions<Context extends object>(
       api: planner.supergraph.apiSchema(),
       supergraph: planner.supergraph.schema.toGraphQLJSSchema(),
       plans: new Map(),
+      results: new WeakMap(),
     }
   })
 
@@ -112,7 +119,33 @@ export function federatedSubscriptions<Context extends object>(
       const { errors, ...shown } = result as ExecutionResult
       return errors ? { ...shown, errors: errors.map(error => presentError(error, log)) } : shown
     }
-    return mapStream(endWithError(events, failed), hydrate)
+    // With nothing left to fetch, the event alone makes the result: readers of one operation share it.
+    const once = rest ? hydrate : sharedResults(current.results, document, [operationName, variables], hydrate)
+    return mapStream(endWithError(events, failed), once)
+  }
+}
+
+/** `hydrate` run once for all readers of an operation who get the same event at about the same time. */
+function sharedResults(
+  results: SharedResults,
+  document: DocumentNode,
+  request: readonly unknown[],
+  hydrate: (event: ExecutionResult) => Promise<ExecutionResult>,
+): (event: ExecutionResult) => Promise<ExecutionResult> {
+  const own = results.get(document) ?? new Map<string, Promise<ExecutionResult>>()
+  results.set(document, own)
+  const prefix = JSON.stringify(request)
+  return event => {
+    // Errors are not made of text alone.
+    if (event.errors) return hydrate(event)
+    const key = `${prefix}${JSON.stringify(event.data)}`
+    const known = own.get(key)
+    if (known) return known
+    const made = hydrate(event)
+    if (own.size >= maximumResults) own.delete(own.keys().next().value as string)
+    own.set(key, made)
+    made.catch(() => own.delete(key))
+    return made
   }
 }
 
