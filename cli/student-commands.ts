@@ -25,6 +25,14 @@ const quality = (value: number | null) => {
 const cost = ({ estimatedCost, measuredCost }: RecipeSummary) =>
   measuredCost !== null ? measuredCost.toFixed(1) : estimatedCost !== null ? `~${estimatedCost.toFixed(1)}` : '–'
 
+/** Layers, and how many heads they lack. */
+function kept({ layers, headPruning }: RecipeSummary): string {
+  const removed = headPruning?.removePerLayer.reduce((sum, count) => sum + count, 0) ?? 0
+  if (removed === 0) return ranges(layers)
+  const unit = headPruning?.unit === 'QUERY_HEAD' ? 'query heads per group' : 'key/value heads'
+  return `${ranges(layers)} less ${removed} ${unit}`
+}
+
 function recipeTable(session: Session, recipes: RecipeSummary[]): string {
   const rows = recipes.map(r => [
     r.name,
@@ -34,7 +42,7 @@ function recipeTable(session: Session, recipes: RecipeSummary[]): string {
     quality(r.estimatedQuality),
     quality(r.measuredQuality),
     cost(r),
-    ranges(r.layers),
+    kept(r),
     idCell(session, r.id),
   ])
   return table(
@@ -146,7 +154,8 @@ export async function showRecipe(session: Session, reference: string) {
     new Set(list).size === 1 ? `${list[0]} in each layer` : `${list.join(', ')} by layer`
   if (heads) {
     const what = heads.unit === 'QUERY_HEAD' ? 'query heads of each key/value head' : 'key/value heads'
-    print(`  without ${what}: ${counts(heads.removePerLayer)}, chosen by ${heads.metric.toLowerCase()}`)
+    const how = heads.metric === 'GIVEN' ? 'named one by one' : `chosen by ${heads.metric.toLowerCase()}`
+    print(`  without ${what}: ${counts(heads.removePerLayer)}, ${how}`)
   }
   if (units) print(`  feed-forward units kept: ${counts(units.keepPerLayer)}, chosen by ${units.metric.toLowerCase()}`)
   if (recipe.quantization) {

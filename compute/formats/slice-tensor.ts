@@ -29,26 +29,45 @@ export function composeKept(first: Kept, second: Kept): Kept {
   return toIntervals(second.flatMap(([from, to]) => positions.slice(from, to)))
 }
 
-export interface SlicedTensor {
-  dtype: string
-  shape: number[]
-  bytes: number
-  /** Why it is not a byte for byte slice; undefined where it is one. */
-  note?: string
+export interface SlicedTensor extends SliceForm {
   chunks(signal?: AbortSignal): AsyncIterable<Uint8Array>
 }
 
 /** Bytes of one element where elements have bytes of their own; SafeTensors' types that ggml does not know too. */
 const plainBytes: Record<string, number> = { F8_E4M3: 1, F8_E5M2: 1, BOOL: 1, U8: 1, U16: 2, U32: 4, U64: 8 }
 
+/** What a slice will be, before any byte is read. */
+export interface SliceForm {
+  dtype: string
+  shape: number[]
+  bytes: number
+  /** Why it is not a byte for byte slice; undefined where it is one. */
+  note?: string
+}
+
+/** Of rows of blocks. */
+interface Blocks {
+  blockSize: number
+  blockBytes: number
+  rows: number
+  columns: number
+  keptRows: Kept
+  keptColumns: Kept
+  /** Whether kept columns begin and end with blocks. */
+  aligned: boolean
+}
+
 /**
- * The part of a tensor of one or two axes that `kept` names. Rows are moved whole; columns too where their ends are ends of blocks, else the
- * tensor becomes float32. Holds no more than one row of it in memory at a time where it can.
  * @param kept by axis
  * @throws SHAPE_MISMATCH where a range is outside the tensor, UNSUPPORTED_FORMAT for unknown types
  */
-export function sliceTensor(tensor: ManifestTensor, kept: readonly Kept[], payloads: PayloadStore): SlicedTensor {
-  const { shape, dtype, name, bytes, payload } = tensor
+export const sliceForm = (tensor: Pick<ManifestTensor, 'name' | 'dtype' | 'shape'>, kept: readonly Kept[]): SliceForm =>
+  planSlice(tensor, kept).form
+
+function planSlice(
+  { shape, dtype, name }: Pick<ManifestTensor, 'name' | 'dtype' | 'shape'>,
+  kept: readonly Kept[],
+): Blocks & { form: SliceForm } {
   if (shape.length !== kept.length || shape.length < 1 || shape.length > 2)
     throw new DomainError('SHAPE_MISMATCH', `tensor ${name}: shape [${shape}] cannot be cut along ${kept.length} axes`)
   kept.forEach((ranges, axis) => {
@@ -71,6 +90,26 @@ export function sliceTensor(tensor: ManifestTensor, kept: readonly Kept[], paylo
   const aligned = (keptColumns ?? []).every(([from, to]) => from % blockSize === 0 && to % blockSize === 0)
   if (columns % blockSize !== 0 && keptColumns === null && blockSize > 1)
     throw new DomainError('SHAPE_MISMATCH', `tensor ${name}: ${columns} columns are no whole number of ${dtype} blocks`)
+  const form: SliceForm = aligned
+    ? { dtype, shape: newShape, bytes: (elementCount(newShape) / blockSize) * blockBytes }
+    : {
+        dtype: 'F32',
+        shape: newShape,
+        bytes: elementCount(newShape) * 4,
+        note: `${name}: columns are not cut at the ends of ${dtype} blocks of ${blockSize}, kept as F32`,
+      }
+  return { blockSize, blockBytes, rows, columns, keptRows, keptColumns, aligned, form }
+}
+
+/**
+ * The part of a tensor of one or two axes that `kept` names. Rows are moved whole; columns too where their ends are ends of blocks, else the
+ * tensor becomes float32. Holds no more than one row of it in memory at a time where it can.
+ * @param kept by axis
+ * @throws SHAPE_MISMATCH where a range is outside the tensor, UNSUPPORTED_FORMAT for unknown types
+ */
+export function sliceTensor(tensor: ManifestTensor, kept: readonly Kept[], payloads: PayloadStore): SlicedTensor {
+  const { name, bytes, payload } = tensor
+  const { blockSize, blockBytes, rows, columns, keptRows, keptColumns, aligned, form } = planSlice(tensor, kept)
   const rowRanges = keptRows ?? [[0, rows] as const]
 
   if (aligned) {
@@ -79,9 +118,7 @@ export function sliceTensor(tensor: ManifestTensor, kept: readonly Kept[], paylo
       ([from, to]) => [(from / blockSize) * blockBytes, (to / blockSize) * blockBytes] as const,
     )
     return {
-      dtype,
-      shape: newShape,
-      bytes: (elementCount(newShape) / blockSize) * blockBytes,
+      ...form,
       async *chunks(signal) {
         if (rowBytes * rows !== bytes)
           throw new DomainError('SHAPE_MISMATCH', `tensor ${name}: ${bytes} bytes, expected ${rowBytes * rows}`)
@@ -99,10 +136,7 @@ export function sliceTensor(tensor: ManifestTensor, kept: readonly Kept[], paylo
     }
   }
   return {
-    dtype: 'F32',
-    shape: newShape,
-    bytes: elementCount(newShape) * 4,
-    note: `${name}: columns are not cut at the ends of ${dtype} blocks of ${blockSize}, kept as F32`,
+    ...form,
     async *chunks(signal) {
       const wanted = new Set(keptRows?.flatMap(([from, to]) => Array.from({ length: to - from }, (_, i) => from + i)))
       let row = 0

@@ -1,11 +1,12 @@
 // What searches over cuts measured, kept beside the analyses (and collected with them): a search that was killed goes on where it
 // stopped, and one with more budget begins where the last one ended. A cache: what is lost or damaged is measured again.
 import { createHash } from 'node:crypto'
-import { appendFile, mkdir, readFile } from 'node:fs/promises'
+import { appendFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { CutRecords } from '../probing/cut-table.js'
 import type { EncodedSample } from '../probing/scoring.js'
+import { measuredOn } from './analysis-records.js'
 
 /** Part of the file's name: to be raised whenever the same cut would measure differently. */
 const recordVersion = 1
@@ -20,21 +21,48 @@ const sampleKey = ({ ids, completionStart }: EncodedSample) =>
     .digest('hex')
     .slice(0, 16)
 
-/** @param manifest hash of the model's manifest */
-export async function openCutRecords(dataFolder: string, manifest: string): Promise<CutRecords> {
+export interface OpenCutRecords extends CutRecords {
+  /** The search has ended: what it measured is from now on known beforehand. */
+  ended(): Promise<void>
+}
+
+type Losses = Map<string, Map<string, number>>
+
+/**
+ * @param manifest hash of the model's manifest
+ * @param search names a search that may be killed and begun again: what it measured before is told apart from what it began with, so that its
+ *   budget is spent on the same measurements as an undisturbed one's
+ */
+export async function openCutRecords(dataFolder: string, manifest: string, search?: string): Promise<OpenCutRecords> {
   const folder = join(dataFolder, 'derived', 'analyses')
-  const path = join(folder, `${manifest}.cuts-v${recordVersion}.jsonl`)
-  const known = new Map<string, Map<string, number>>()
-  const rowOf = (cut: string) => {
-    const row = known.get(cut) ?? new Map<string, number>()
-    known.set(cut, row)
+  const path = join(folder, `${manifest}${measuredOn()}.cuts-v${recordVersion}.jsonl`)
+  const mark = join(folder, `${manifest}${measuredOn()}.cuts-v${recordVersion}.${search}.begin`)
+  const known: Losses = new Map()
+  const own: Losses = new Map()
+  const rowOf = (cut: string, losses = known) => {
+    const row = losses.get(cut) ?? new Map<string, number>()
+    losses.set(cut, row)
     return row
   }
-  for (const line of (await readFile(path, 'utf8').catch(() => '')).split('\n')) {
-    const parsed = lineSchema.safeParse(parseJson(line))
-    if (parsed.success)
-      for (const [sample, nll] of Object.entries(parsed.data.nll)) rowOf(parsed.data.cut).set(sample, nll)
+  const text = await readFile(path, 'utf8').catch(() => '')
+  let begin = text.length
+  if (search !== undefined) {
+    begin = Number(await readFile(mark, 'utf8').catch(() => Number.NaN))
+    if (!(begin <= text.length)) {
+      begin = text.length
+      await mkdir(folder, { recursive: true })
+      await writeFile(mark, String(begin))
+    }
   }
+  const read = (part: string, losses: Losses) => {
+    for (const line of part.split('\n')) {
+      const parsed = lineSchema.safeParse(parseJson(line))
+      if (parsed.success)
+        for (const [sample, nll] of Object.entries(parsed.data.nll)) rowOf(parsed.data.cut, losses).set(sample, nll)
+    }
+  }
+  read(text.slice(0, begin), known)
+  read(text.slice(begin), own)
   const keys = new WeakMap<EncodedSample, string>()
   const keyOf = (sample: EncodedSample) => {
     const key = keys.get(sample) ?? sampleKey(sample)
@@ -44,6 +72,7 @@ export async function openCutRecords(dataFolder: string, manifest: string): Prom
   return {
     cuts: () => [...known.keys()],
     get: (cut, sample) => known.get(cut)?.get(keyOf(sample)),
+    kept: (cut, sample) => own.get(cut)?.get(keyOf(sample)),
     async add(entries) {
       const lines = new Map<string, Record<string, number>>()
       for (const { cut, sample, nll } of entries) {
@@ -56,6 +85,7 @@ export async function openCutRecords(dataFolder: string, manifest: string): Prom
       // The line break comes first, so that a line cut short before it spoils only itself.
       await appendFile(path, [...lines].map(([cut, nll]) => `\n${JSON.stringify({ cut, nll })}`).join(''))
     },
+    ended: () => rm(mark, { force: true }),
   }
 }
 

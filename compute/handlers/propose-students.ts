@@ -1,10 +1,8 @@
 // students.propose: for each capability and mixture, students of two or three sizes, or within a budget the Pareto set of size and quality;
 // searched on the probe split and measured on the validation split.
 import { DomainError } from '../../lib/errors.js'
-import type { Manifest } from '../../lib/manifest.js'
-import { decodeCeiling, deviceRoofline, type Roofline } from '../inference/roofline.js'
+import { deviceRoofline } from '../inference/roofline.js'
 import type { JobInput, LayerAnalysisOutput, ProposalOutput } from '../pool/job-types.js'
-import { weightedQualityInterval } from '../probing/bootstrap.js'
 import { type CutTable, openCutTable } from '../probing/cut-table.js'
 import { capabilitiesOf } from '../probing/evaluate.js'
 import { stackWithout } from '../probing/layer-influence.js'
@@ -15,16 +13,20 @@ import {
   type ProposedSet,
   proposalSizes,
   proposedSets,
-  rangeReason,
   removeGreedily,
   searchPasses,
+  withoutGroupsInWords,
 } from '../probing/propose.js'
 import { encodeSamples } from '../probing/scoring.js'
 import { type CutHints, paretoCuts } from '../probing/search-cuts.js'
-import { searchObjective, tokensLeft } from '../probing/search-objective.js'
-import type { Stack } from '../probing/stacks.js'
-import { parameterCountOf, sizeBytesOf, toRanges } from '../surgery/extract-layers.js'
+import { type GroupCut, partsOf, searchGroups } from '../probing/search-groups.js'
+import { objectiveMeasures, searchObjective, tokensLeft } from '../probing/search-objective.js'
+import type { Stack, Variant } from '../probing/stacks.js'
+import { parameterCountOf } from '../surgery/extract-layers.js'
+import { plannedStudent } from '../surgery/planned-student.js'
 import { openCutRecords } from './cut-records.js'
+import { describe, type Judge } from './describe-proposal.js'
+import { groupCountsOf, groupImportance, groupStarts } from './group-hints.js'
 import type { Handler } from './handler.js'
 import { withScoringModel } from './scoring-model.js'
 
@@ -66,98 +68,90 @@ function hintsOf(analysis: readonly LayerAnalysisOutput[], layerCount: number, o
   }
 }
 
-/** What a proposal is made from, besides the cut. */
-interface Judge {
-  input: Input
-  manifest: Manifest
-  roofline: Roofline
-  quantisedKernels: boolean
-  /** The probe split, and the validation split. */
-  table: CutTable
-  held: CutTable
+/** Of an objective's budget for the search over layers, and for groups of heads; what they find is measured in the rest. */
+const searchShare = 0.6
+const groupShare = 0.15
+
+interface WantedSizes {
+  smallest: number
+  most: number
+  sizes: readonly number[]
 }
 
-/** The proposal of a cut, measured on these validation samples. */
-function describe(
-  { input, manifest, roofline, quantisedKernels, table, held }: Judge,
-  objective: Objective,
-  { kept, text }: { kept: Stack; text: string },
-  { skipLosses, layerCount }: CutHints,
-  samples: readonly number[],
-): ProposalOutput {
-  const whole = stackWithout(layerCount)
-  const loss = (cut: Stack) => objectiveLoss(objective, held.samples, i => held.nll(cut, i)!, samples)
-  const scored = (cut: Stack, own: readonly number[]) =>
-    own.map(i => ({ nll: held.nll(cut, i)!, completionTokens: held.samples[i]!.completionTokens }))
-  const groups = objective.weights.map(({ capability, weight }) => {
-    const own = samples.filter(i => held.samples[i]!.capability === capability)
-    return { weight, student: scored(kept, own), parent: scored(whole, own) }
-  })
-  const [studentLoss, parentLoss] = [loss(kept), loss(whole)]
-  const removals = jointRemovals(table, objective, kept)
-  const validationTokens = held.samples
-    .filter(s => objective.weights.some(w => w.capability === s.capability))
-    .reduce((sum, s) => sum + s.ids.length, 0)
-  const rate = (table.spentTokens + held.spentTokens) / Math.max(1e-3, table.spentSeconds + held.spentSeconds)
-  return {
-    capability: objective.weights.length === 1 ? objective.weights[0]!.capability : null,
-    ...(objective.weights.length === 1
-      ? {}
-      : { mixture: { name: objective.name, weights: objective.weights.map(w => ({ ...w })) } }),
-    name: `${input.modelName}-${objective.name.replaceAll(/[_\s]+/g, '-')}-${kept.length}of${layerCount}`,
-    objective: text,
-    layers: toRanges(kept).map(range => ({
-      ...range,
-      reason: rangeReason(range, skipLosses, objective.name, removals),
-    })),
-    parameterCount: parameterCountOf(manifest, kept),
-    quality: Math.exp(parentLoss - studentLoss),
-    qualityInterval: weightedQualityInterval(groups),
-    studentLoss,
-    parentLoss,
-    validationSamples: samples.length,
-    sizeBytes: sizeBytesOf(manifest, kept),
-    tokensPerSecond: decodeCeiling(roofline, manifest, kept, { quantisedKernels }),
-    ...(rate > 0 ? { costSeconds: (validationTokens * (1 + kept.length / layerCount)) / rate } : {}),
-  }
+/** A cut that may be proposed. */
+interface Candidate {
+  kept: Stack
+  cut?: GroupCut
+  loss: number
+  origin: string
+  parameters: number
+  /** Whether heads go too. */
+  heads: boolean
 }
-
-/** What removing one more layer costs, as far as the search measured it, on the largest selection of samples that knows both. */
-function jointRemovals(table: CutTable, objective: Objective, kept: Stack): Map<number, number> {
-  const removals = new Map<number, number>()
-  const rungs = sampleRungs(objective, table.samples).reverse()
-  for (const layer of kept) {
-    const without = kept.filter(l => l !== layer)
-    const rung = rungs.find(samples => table.knows(kept, samples) && table.knows(without, samples))
-    if (!rung) continue
-    const loss = (cut: Stack) => objectiveLoss(objective, table.samples, i => table.nll(cut, i)!, rung)
-    removals.set(layer, loss(without) - loss(kept))
-  }
-  return removals
-}
-
-/** Share of an objective's budget for the search; what it finds is measured in the rest. */
-const searchShare = 0.75
 
 /** The Pareto set of one objective within its share of the budget. */
 async function proposeWithin(
   judge: Judge,
   objective: Objective,
   hints: CutHints,
-  { smallest, most, sizes }: { smallest: number; most: number; sizes: readonly number[] },
+  { smallest, sizes }: WantedSizes,
   left: () => number,
 ): Promise<ProposalOutput[]> {
-  const reserve = (1 - searchShare) * left()
-  const found = await searchObjective(judge.table, objective, hints, { smallest, focus: sizes }, () => left() - reserve)
-  const chosen = paretoCuts(found.cuts, most)
-  const cuts = [stackWithout(hints.layerCount), ...chosen.map(cut => cut.kept)]
-  const rungs = sampleRungs(objective, judge.held.samples)
+  const { input, manifest, held } = judge
+  const [whole, reserve] = [left(), (1 - searchShare - groupShare) * left()]
+  const found = await searchObjective(
+    judge.table,
+    objective,
+    hints,
+    { smallest, focus: sizes },
+    () => left() - (1 - searchShare) * whole,
+  )
+  const parametersOf = (variant: Variant) => {
+    const { layers, groups } = partsOf(variant)
+    return plannedStudent(manifest, input.manifest, layers, groups).parameterCount
+  }
+  const layerCuts = found.cuts.map((cut): Candidate => ({ ...cut, heads: false, parameters: parametersOf(cut.kept) }))
+  const groupCuts = await searchGroups(
+    {
+      starts: groupStarts(found.cuts, hints.layerCount, sizes),
+      layerCount: hints.layerCount,
+      groupCounts: groupCountsOf(manifest, input.manifest),
+      importance: groupImportance(input.heads, manifest, objective),
+      rung: found.rung,
+      beaten: (variant, loss) => {
+        const parameters = parametersOf(variant)
+        return layerCuts.some(other => other.parameters <= parameters && other.loss <= loss)
+      },
+    },
+    objectiveMeasures(judge.table, objective, () => left() - reserve),
+  )
+  const candidates = [
+    ...layerCuts,
+    ...groupCuts.map((cut): Candidate => {
+      const parameters = parametersOf(cut.variant)
+      return {
+        kept: cut.kept,
+        cut,
+        loss: cut.loss,
+        origin: 'key/value heads silenced together',
+        parameters,
+        heads: true,
+      }
+    }),
+  ]
+  const limit = input.maximumParameters ?? Number.POSITIVE_INFINITY
+  const chosen = paretoCuts(candidates.filter(({ parameters }) => parameters <= limit))
+  const variants = [stackWithout(hints.layerCount), ...chosen.map(({ kept, cut }) => cut?.variant ?? kept)]
+  const rungs = sampleRungs(objective, held.samples)
   // As many held-out samples as what is left affords; of several selections of one cost the largest.
-  const samples = rungs.findLast(rung => judge.held.cost(cuts, rung) <= left()) ?? rungs[0]!
-  await judge.held.measure(cuts, samples)
-  return chosen.map(({ kept, origin }) => {
-    const text = `${objectiveOf(objective, { kept, smallestWhole: false }, hints.layerCount)}, the best found among ${found.tried} cuts measured (${origin}; ${found.samples} samples searched, ${samples.length} others judged)`
-    return describe(judge, objective, { kept, text }, hints, samples)
+  const samples = rungs.findLast(rung => held.cost(variants, rung) <= left()) ?? rungs[0]!
+  await held.measure(variants, samples)
+  const tried = found.tried + groupCuts.length
+  return chosen.map(({ kept, cut, origin }) => {
+    const what = objectiveOf(objective, { kept, smallestWhole: false }, hints.layerCount)
+    const less = cut ? ` ${withoutGroupsInWords(cut)}` : ''
+    const text = `${what}${less}, the best found among ${tried} cuts measured (${origin}; ${found.samples} samples searched, ${samples.length} others judged)`
+    return describe(judge, objective, { kept, cut, text }, hints, samples)
   })
 }
 
@@ -166,7 +160,7 @@ async function proposeSizes(
   judge: Judge,
   objective: Objective,
   hints: CutHints,
-  { smallest, most, sizes }: { smallest: number; most: number; sizes: readonly number[] },
+  { smallest, most, sizes }: WantedSizes,
 ): Promise<ProposalOutput[]> {
   const { table, held } = judge
   const among = sampleRungs(objective, table.samples).at(-1)!
@@ -206,7 +200,7 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
       )
     const [probe, validation] = [await encode('probe'), await encode('validation')]
     const hints = objectives.map(objective => hintsOf(input.layers, layerCount, objective))
-    const records = await openCutRecords(context.dataFolder, input.manifest)
+    const records = await openCutRecords(context.dataFolder, input.manifest, context.jobId)
     let report = () => {}
     const done = () => report()
     const table = openCutTable(scorer, layerCount, probe, { records, done })
@@ -245,6 +239,7 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
         before += planned[i]!
       }
       progress(undefined, total, total, 'tokens')
+      await records.ended()
       return { proposals }
     }
 
@@ -279,6 +274,7 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
     }
     const total = budgetTokens ?? budgetSeconds!
     progress(undefined, total, total, budgetTokens === undefined ? 'seconds' : 'tokens')
+    await records.ended()
     return { proposals }
   })
 

@@ -8,22 +8,25 @@ import type { GraphVariant } from './model-graph.js'
 /** The residual stream of a batch, [samples * longest, hidden]; rows of shorter samples are padded on the right. */
 export type HiddenState = Float32Array
 
+/** As of a whole model; without hits where nobody asked for them. */
+export type PieceScore = Omit<SampleScore, 'hits'> & { hits?: number }
+
 export interface ModelPieces {
   embed(samples: readonly ScoredSample[]): Promise<HiddenState>
-  /** @param withoutGroup key/value head whose query heads give 0 before the output projection */
+  /** @param withoutGroups key/value heads whose query heads give 0 before the output projection; absent: none */
   layer(
     index: number,
     hidden: HiddenState,
     samples: readonly ScoredSample[],
-    withoutGroup?: number | undefined,
+    withoutGroups?: readonly number[] | undefined,
   ): Promise<HiddenState>
   /** The layer's output only where a completion token follows, [such tokens of all samples in order, hidden]: for `losses` with `scoredOnly`. */
   tail(index: number, hidden: HiddenState, samples: readonly ScoredSample[]): Promise<HiddenState>
   /**
    * What the last layer's output says of the completions. Not-a-number losses are the caller's to find.
-   * @param scoredOnly whether `hidden` comes from `tail`
+   * @param scoredOnly whether `hidden` comes from `tail`; then nobody counts hits
    */
-  losses(hidden: HiddenState, samples: readonly ScoredSample[], scoredOnly?: boolean): Promise<SampleScore[]>
+  losses(hidden: HiddenState, samples: readonly ScoredSample[], scoredOnly?: boolean): Promise<PieceScore[]>
 }
 
 /** Logits of one run, as numbers: 16 M are 64 MB. */
@@ -31,12 +34,15 @@ const maximumLogits = 16 * 1024 * 1024
 
 export const longestOf = (samples: readonly ScoredSample[]) => Math.max(1, ...samples.map(s => s.ids.length))
 
-/** [query heads * head size]: 0 for the query heads that share the key/value head, 1 for the others. */
-function groupGates(d: ResolvedDimensions, group: number): RuntimeTensor {
+/** [query heads * head size]: 0 for the query heads that share these key/value heads, 1 for the others. */
+function groupGates(d: ResolvedDimensions, groups: readonly number[]): RuntimeTensor {
   const width = (d.attentionHeadCount / d.keyValueHeadCount) * d.headSize
-  if (group < 0 || group >= d.keyValueHeadCount) throw new Error(`group ${group} of ${d.keyValueHeadCount}`)
   const gates = new Float32Array(d.attentionHeadCount * d.headSize).fill(1)
-  return floats(gates.fill(0, group * width, (group + 1) * width), [gates.length])
+  for (const group of groups) {
+    if (group < 0 || group >= d.keyValueHeadCount) throw new Error(`group ${group} of ${d.keyValueHeadCount}`)
+    gates.fill(0, group * width, (group + 1) * width)
+  }
+  return floats(gates, [gates.length])
 }
 
 /** Where a completion token follows: its sample, the flat token position before it, and the token. */
@@ -89,11 +95,11 @@ export function modelPieces(
       return hidden_out!.data as HiddenState
     },
 
-    async layer(index, hidden, samples, withoutGroup) {
+    async layer(index, hidden, samples, withoutGroups) {
       const masked: Record<string, RuntimeTensor> =
-        withoutGroup === undefined ? {} : { head_gates: groupGates(layerDimensions(d, index), withoutGroup) }
+        withoutGroups === undefined ? {} : { head_gates: groupGates(layerDimensions(d, index), withoutGroups) }
       const feeds = { ...feedsFor(samples), ...hiddenIn(hidden), ...masked }
-      const session = await model.session(withoutGroup === undefined ? `layer.${index}` : `masked.${index}`)
+      const session = await model.session(withoutGroups === undefined ? `layer.${index}` : `masked.${index}`)
       const { hidden_out } = await session.run(feeds, ['hidden_out'])
       return hidden_out!.data as HiddenState
     },
@@ -106,9 +112,11 @@ export function modelPieces(
     },
 
     async losses(hidden, samples, scoredOnly = false) {
-      const session = await model.session('losses')
+      const session = await model.session(scoredOnly ? 'nll' : 'losses')
       const wanted = wantedOf(samples).map((one, i) => (scoredOnly ? { ...one, row: i } : one))
-      const scores: SampleScore[] = samples.map(() => ({ nll: 0, completionTokens: 0, hits: 0 }))
+      const scores = samples.map(
+        (): PieceScore => ({ nll: 0, completionTokens: 0, ...(scoredOnly ? {} : { hits: 0 }) }),
+      )
       const step = Math.max(1, Math.floor(maximumLogits / d.vocabularySize))
       for (let from = 0; from < wanted.length; from += step) {
         const part = wanted.slice(from, from + step)
@@ -118,14 +126,17 @@ export function modelPieces(
           rows: int64s(part.map(w => w.row)),
           targets: int64s(part.map(w => w.target)),
         }
-        const results = await session.run(feeds, ['log_probabilities', 'predictions'])
+        const results = await session.run(
+          feeds,
+          scoredOnly ? ['log_probabilities'] : ['log_probabilities', 'predictions'],
+        )
         const logProbabilities = results.log_probabilities!.data as Float32Array
-        const predictions = results.predictions!.data as BigInt64Array
+        const predictions = results.predictions?.data as BigInt64Array | undefined
         part.forEach(({ sample, target }, i) => {
           const score = scores[sample]!
           score.nll -= logProbabilities[i]!
           score.completionTokens++
-          if (Number(predictions[i]) === target) score.hits++
+          if (predictions && Number(predictions[i]) === target) score.hits!++
         })
       }
       return scores

@@ -184,8 +184,10 @@ export const proposalSchema = z.object({
   name: z.string(),
   objective: z.string(),
   layers: z.array(layerRangeSchema.required({ reason: true })),
+  /** By layer of the student the key/value heads that go; absent: none go. */
+  groups: z.array(z.array(z.number().int().min(0))).optional(),
   parameterCount: z.number().int(),
-  /** exp(-(student loss - parent loss)) on the validation split, measured with the layers gated off. */
+  /** exp(-(student loss - parent loss)) on the validation split, measured with the layers gated off and the groups silenced. */
   quality: z.number(),
   qualityInterval: intervalSchema.optional(),
   /** Validation loss of student and parent, nats per completion token; of mixtures the weighted mean over their capabilities. */
@@ -433,6 +435,8 @@ export const jobTypes = {
       budgetTokens: z.number().positive().optional(),
       /** The analysis the search starts from (probe split). */
       layers: z.array(layerAnalysisSchema),
+      /** What it says of heads: which key/value groups are tried first. Absent: it did not measure them. */
+      heads: z.array(headImportanceSchema).optional(),
     }),
     output: z.object({ proposals: z.array(proposalSchema) }),
   }),

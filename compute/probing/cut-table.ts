@@ -1,31 +1,41 @@
 // The measured losses of cuts, sample by sample: whatever search asks, nothing is measured twice, and what was measured is kept.
 import type { EncodedSample, Scorer } from './scoring.js'
-import { layerRuns, type Stack } from './stacks.js'
+import { layerRuns, type Step, stepKey, type Variant } from './stacks.js'
 
 /** What earlier searches over the same model measured. */
 export interface CutRecords {
   /** Summed loss of the sample's completion with only these layers, nats. */
   get(cut: string, sample: EncodedSample): number | undefined
+  /** The same, measured by this search before it was stopped: it is taken over, and counts as spent. */
+  kept?(cut: string, sample: EncodedSample): number | undefined
   add(entries: readonly { cut: string; sample: EncodedSample; nll: number }[]): Promise<void>
   /** Cuts of which anything is known. */
   cuts(): string[]
 }
 
-/** A set of layers as a text. */
-export const cutKey = (kept: Stack): string => kept.join(',')
-export const cutOfKey = (key: string): Stack => (key === '' ? [] : key.split(',').map(Number))
+/** A set of layers, and the heads they lack, as a text: `0,1,5/0+2`. */
+export const cutKey = (kept: Variant): string => kept.map(stepKey).join(',')
+export const cutOfKey = (key: string): Variant =>
+  key === ''
+    ? []
+    : key.split(',').map((step): Step => {
+        const [layer, groups] = step.split('/')
+        return groups === undefined
+          ? Number(layer)
+          : { layer: Number(layer), withoutGroups: groups.split('+').map(Number) }
+      })
 
 export interface CutTable {
   samples: readonly EncodedSample[]
   /** Measures what is not known yet of these cuts on these samples. */
-  measure(cuts: readonly Stack[], among: readonly number[]): Promise<void>
+  measure(cuts: readonly Variant[], among: readonly number[]): Promise<void>
   /** Summed loss of a sample with only these layers; undefined where not measured. */
-  nll(cut: Stack, sample: number): number | undefined
-  knows(cut: Stack, among: readonly number[]): boolean
+  nll(cut: Variant, sample: number): number | undefined
+  knows(cut: Variant, among: readonly number[]): boolean
   /** Cuts of which anything is known. */
-  cuts(): Stack[]
+  cuts(): Variant[]
   /** Tokens that `measure` would run through the whole model; what cuts share at their beginning counts once. */
-  cost(cuts: readonly Stack[], among: readonly number[]): number
+  cost(cuts: readonly Variant[], among: readonly number[]): number
   /** Tokens run through the whole model so far, and the seconds they took. */
   readonly spentTokens: number
   readonly spentSeconds: number
@@ -38,11 +48,11 @@ export function openCutTable(
   samples: readonly EncodedSample[],
   options: { records?: CutRecords | undefined; done?: (() => void) | undefined } = {},
 ): CutTable {
-  const rows = new Map<string, { kept: Stack; nll: Float64Array }>()
+  const rows = new Map<string, { kept: Variant; nll: Float64Array }>()
   let spentTokens = 0
   let spentSeconds = 0
 
-  const rowOf = (kept: Stack) => {
+  const rowOf = (kept: Variant) => {
     const key = cutKey(kept)
     let row = rows.get(key)
     if (!row) {
@@ -55,8 +65,8 @@ export function openCutTable(
     return row
   }
   /** Cuts that lack the same samples, with those samples. */
-  const missing = (cuts: readonly Stack[], among: readonly number[]) => {
-    const groups = new Map<string, { cuts: Stack[]; lacking: number[] }>()
+  const missing = (cuts: readonly Variant[], among: readonly number[]) => {
+    const groups = new Map<string, { cuts: Variant[]; lacking: number[] }>()
     for (const kept of new Map(cuts.map(cut => [cutKey(cut), cut])).values()) {
       const { nll } = rowOf(kept)
       const lacking = among.filter(i => Number.isNaN(nll[i]))
@@ -71,8 +81,18 @@ export function openCutTable(
   for (const key of options.records?.cuts() ?? []) rowOf(cutOfKey(key))
 
   const tokensOf = (indices: readonly number[]) => indices.reduce((sum, i) => sum + samples[i]!.ids.length, 0)
-  const costOf = ({ cuts, lacking }: { cuts: Stack[]; lacking: number[] }) =>
+  const costOf = ({ cuts, lacking }: { cuts: Variant[]; lacking: number[] }) =>
     (tokensOf(lacking) * layerRuns(cuts).shared) / layerCount
+
+  /** Whether what was kept of a sample says its loss under all of these cuts. */
+  const takeOver = (cuts: readonly Variant[], i: number) => {
+    const losses = cuts.map(cut => options.records?.kept?.(cutKey(cut), samples[i]!))
+    if (!losses.every(loss => loss !== undefined)) return false
+    cuts.forEach((cut, c) => {
+      rowOf(cut).nll[i] = losses[c]!
+    })
+    return true
+  }
 
   return {
     samples,
@@ -88,25 +108,29 @@ export function openCutTable(
         const begin = performance.now()
         const total = costOf(group)
         const before = spentTokens
-        const batchTokens = group.lacking.map(i => samples[i]!)
         const wholeTokens = tokensOf(group.lacking) * group.cuts.length
-        await scorer.scoreStacks(batchTokens, group.cuts, {
-          done(tokens) {
-            spentTokens = Math.min(before + total, spentTokens + (tokens / wholeTokens) * total)
-            options.done?.()
+        const rest = group.lacking.filter(i => !takeOver(group.cuts, i))
+        await scorer.scoreStacks(
+          rest.map(i => samples[i]!),
+          group.cuts,
+          {
+            done(tokens) {
+              spentTokens = Math.min(before + total, spentTokens + (tokens / wholeTokens) * total)
+              options.done?.()
+            },
+            async batchDone(batch, scores) {
+              const entries = group.cuts.flatMap((kept, c) =>
+                batch.map((row, k) => {
+                  const index = rest[row]!
+                  const { nll } = scores[c]![k]!
+                  rowOf(kept).nll[index] = nll
+                  return { cut: cutKey(kept), sample: samples[index]!, nll }
+                }),
+              )
+              await options.records?.add(entries)
+            },
           },
-          async batchDone(batch, scores) {
-            const entries = group.cuts.flatMap((kept, c) =>
-              batch.map((row, k) => {
-                const index = group.lacking[row]!
-                const { nll } = scores[c]![k]!
-                rowOf(kept).nll[index] = nll
-                return { cut: cutKey(kept), sample: samples[index]!, nll }
-              }),
-            )
-            await options.records?.add(entries)
-          },
-        })
+        )
         spentTokens = before + total
         spentSeconds += (performance.now() - begin) / 1000
       }

@@ -1,6 +1,7 @@
 // Which layers a student for one capability keeps: a greedy search whose every step is measured, never guessed from single layers alone.
 import { DomainError } from '../../lib/errors.js'
 import type { Objective } from './objective.js'
+import type { CutGroup, GroupCut } from './search-groups.js'
 
 /** Shares of the layers a student keeps where no size limit says otherwise. */
 const keptShares = [0.75, 0.6]
@@ -164,4 +165,18 @@ export function rangeReason(
       : `; with the other layers gone already, ${single ? 'it' : joint.length === costs.length ? 'each' : `the ${joint.length} cheapest`} would cost ${spread(joint)} more`
   if (Math.max(...costs) >= negligible) return `${what} costs ${spread(costs)} ${unit}${also}`
   return `${what} alone costs little (${spread(costs)} ${unit}), but removing others together was measured as cheaper${also}`
+}
+
+/** Which heads of a range go, and what each costs alone. */
+export function groupReason(range: { from: number; to: number }, removed: readonly CutGroup[]): string {
+  const own = removed.filter(({ layer }) => layer >= range.from && layer < range.to)
+  if (own.length === 0) return ''
+  const each = own.map(({ layer, group, alone }) => `${group} of layer ${layer} (${nats(alone)})`)
+  return `; without key/value head${own.length === 1 ? '' : 's'} ${each.join(', ')}: in brackets what silencing it alone costs`
+}
+
+/** What goes besides layers, and what that costs. */
+export function withoutGroupsInWords({ removed, loss, layersLoss }: GroupCut): string {
+  const count = removed.length
+  return `and without ${count} key/value head${count === 1 ? '' : 's'}, which costs ${nats(loss - layersLoss)} nats per token beside the layers`
 }

@@ -48,7 +48,7 @@ export interface InfluenceProgress {
 /** All layers, one of them without a group. */
 export const variantWithoutGroup = (layerCount: number, { layerIndex, keyValueHeadIndex }: HeadGroup): Variant =>
   Array.from({ length: layerCount }, (_, layer) =>
-    layer === layerIndex ? { layer, withoutGroup: keyValueHeadIndex } : layer,
+    layer === layerIndex ? { layer, withoutGroups: [keyValueHeadIndex] } : layer,
   )
 
 export interface MeasureOptions {
@@ -151,7 +151,7 @@ function recordOf(scores: readonly RowScore[][], row: number): SampleRecord {
   })
   return {
     nll: whole!.nll,
-    exact: whole!.exact,
+    exact: whole!.exact!,
     cosine: Array.from(cosine),
     norm: Array.from(norm),
     angles: angles!,

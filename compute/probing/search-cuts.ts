@@ -2,7 +2,7 @@
 // of a dropped layer for a kept one the best. Many candidates are measured on few samples, the best of them on more (successive
 // halving, Jamieson & Talwalkar 2016).
 import { cutKey, cutOfKey } from './cut-table.js'
-import type { Stack } from './stacks.js'
+import { isStack, type Stack } from './stacks.js'
 
 export interface CutHints {
   layerCount: number
@@ -224,8 +224,10 @@ export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: 
   for (const size of sizes) {
     if (measures.left() <= 0) break
     const promising = [...first]
-      .map(([key, loss]) => ({ kept: cutOfKey(key), loss }))
-      .filter(({ kept }) => kept.length === size)
+      .flatMap(([key, loss]) => {
+        const kept = cutOfKey(key)
+        return kept.length === size && isStack(kept) ? [{ kept, loss }] : []
+      })
       .sort((a, b) => a.loss - b.loss)[0]
     if (promising && !final.has(cutKey(promising.kept))) await narrow([{ ...promising, origin: 'exchange' }], 1)
   }
@@ -256,14 +258,15 @@ export function byRules({ layerCount, blockInfluence, angularDistances }: CutHin
 }
 
 /**
- * The cuts that no other of at most their size equals or beats, largest first.
- * @param most greatest number of layers allowed
+ * What is worth a choice, largest first: of cuts of layers alone those that no other such cut of at most their size equals or beats, since their
+ * students store nothing and can be exported in every format; of cuts of heads too those that no cut of either kind does.
  */
-export function paretoCuts(cuts: readonly MeasuredCut[], most: number): MeasuredCut[] {
-  const bySize = cuts
-    .filter(({ kept }) => kept.length <= most)
-    .sort((a, b) => a.kept.length - b.kept.length || a.loss - b.loss)
-  const best: MeasuredCut[] = []
-  for (const cut of bySize) if (best.every(other => cut.loss < other.loss)) best.push(cut)
+export function paretoCuts<T extends { parameters: number; loss: number; heads: boolean }>(cuts: readonly T[]): T[] {
+  const bySize = [...cuts].sort(
+    (a, b) => a.parameters - b.parameters || a.loss - b.loss || Number(a.heads) - Number(b.heads),
+  )
+  const best: T[] = []
+  for (const cut of bySize)
+    if (best.every(other => cut.loss < other.loss || (other.heads && !cut.heads))) best.push(cut)
   return best.reverse()
 }

@@ -2,7 +2,7 @@
 import type { CutTable } from './cut-table.js'
 import { type Objective, objectiveLoss, sampleRungs } from './objective.js'
 import { type CutHints, type CutSearch, searchCuts, type WantedCuts } from './search-cuts.js'
-import type { Stack } from './stacks.js'
+import { isStack, type Variant } from './stacks.js'
 
 /** What a search may cost: seconds of device time, or tokens run through the whole model. */
 export type SearchBudget = { seconds: number } | { tokens: number }
@@ -21,6 +21,29 @@ export function tokensLeft(table: Pick<CutTable, 'spentTokens' | 'spentSeconds'>
   }
 }
 
+/** How a search for an objective measures on a table; losses of an unknown cut are measured, known ones cost nothing. */
+export function objectiveMeasures(table: CutTable, objective: Objective, left: () => number) {
+  const { samples } = table
+  const rungs = sampleRungs(objective, samples)
+  const loss = (cut: Variant, rung: number) => objectiveLoss(objective, samples, i => table.nll(cut, i)!, rungs[rung]!)
+  return {
+    rungs: rungs.length,
+    samplesOf: (rung: number) => rungs[rung]!.length,
+    async losses(cuts: readonly Variant[], rung: number) {
+      await table.measure(cuts, rungs[rung]!)
+      return cuts.map(cut => loss(cut, rung))
+    },
+    passCost: (rung: number) => rungs[rung]!.reduce((sum, i) => sum + samples[i]!.ids.length, 0),
+    left,
+    known: (rung: number) =>
+      table
+        .cuts()
+        .filter(isStack)
+        .filter(cut => table.knows(cut, rungs[rung]!))
+        .map(kept => ({ kept, loss: loss(kept, rung) })),
+  }
+}
+
 export async function searchObjective(
   table: CutTable,
   objective: Objective,
@@ -28,22 +51,7 @@ export async function searchObjective(
   wanted: WantedCuts,
   left: () => number,
 ): Promise<CutSearch & { samples: number }> {
-  const { samples } = table
-  const rungs = sampleRungs(objective, samples)
-  const loss = (cut: Stack, rung: number) => objectiveLoss(objective, samples, i => table.nll(cut, i)!, rungs[rung]!)
-  const found = await searchCuts(hints, wanted, {
-    rungs: rungs.length,
-    async losses(cuts, rung) {
-      await table.measure(cuts, rungs[rung]!)
-      return cuts.map(cut => loss(cut, rung))
-    },
-    passCost: rung => rungs[rung]!.reduce((sum, i) => sum + samples[i]!.ids.length, 0),
-    left,
-    known: rung =>
-      table
-        .cuts()
-        .filter(cut => table.knows(cut, rungs[rung]!))
-        .map(kept => ({ kept, loss: loss(kept, rung) })),
-  })
-  return { ...found, samples: rungs[found.rung]!.length }
+  const measures = objectiveMeasures(table, objective, left)
+  const found = await searchCuts(hints, wanted, measures)
+  return { ...found, samples: measures.samplesOf(found.rung) }
 }

@@ -5,8 +5,8 @@ import type { RowScore, ScoreRow } from './scoring.js'
 /** Indices of the layers that run, in their order; the others are skipped: their input goes on unchanged. */
 export type Stack = readonly number[]
 
-/** A layer that runs whole, or with the query heads of one key/value head giving 0. */
-export type Step = number | { layer: number; withoutGroup: number }
+/** A layer that runs whole, or with the query heads of these key/value heads, which ascend, giving 0. */
+export type Step = number | { layer: number; withoutGroups: readonly number[] }
 
 /** What is run of a model: a stack, in which layers may lack heads. */
 export type Variant = readonly Step[]
@@ -15,19 +15,25 @@ export type Variant = readonly Step[]
 export const stackWithout = (layerCount: number, ...skipped: readonly number[]): Stack =>
   Array.from({ length: layerCount }, (_, layer) => layer).filter(layer => !skipped.includes(layer))
 
-const layerOf = (step: Step) => (typeof step === 'number' ? step : step.layer)
-const keyOf = (step: Step) => (typeof step === 'number' ? String(step) : `${step.layer}/${step.withoutGroup}`)
+export const layerOf = (step: Step) => (typeof step === 'number' ? step : step.layer)
+const groupsOf = (step: Step) => (typeof step === 'number' ? undefined : step.withoutGroups)
+/** `5`, or `5/0+2` without the key/value heads 0 and 2. */
+export const stepKey = (step: Step) =>
+  typeof step === 'number' ? String(step) : `${step.layer}/${step.withoutGroups.join('+')}`
+
+/** Whether no layer lacks heads. */
+export const isStack = (variant: Variant): variant is Stack => variant.every(step => typeof step === 'number')
 
 /** A model in pieces; the residual stream of a batch is [rows * longest row, hidden], padded on the right. */
 export interface LayerwiseModel {
   hiddenSize: number
   embed(rows: readonly ScoreRow[]): Promise<Float32Array>
-  /** @param withoutGroup key/value head whose query heads give 0 */
+  /** @param withoutGroups key/value heads whose query heads give 0; absent: none */
   layer(
     index: number,
     hidden: Float32Array,
     rows: readonly ScoreRow[],
-    withoutGroup?: number | undefined,
+    withoutGroups?: readonly number[] | undefined,
   ): Promise<Float32Array>
   /** The layer's output only where a completion token follows, row by row: less work where nothing else is needed. */
   tail?(index: number, hidden: Float32Array, rows: readonly ScoreRow[]): Promise<Float32Array>
@@ -57,8 +63,8 @@ export function prefixTree(stacks: readonly Variant[], observe?: number): StackN
     stack.forEach((step, i) => {
       const before = i > 0 ? layerOf(stack[i - 1]!) : -1
       if (layerOf(step) <= before) throw new Error(`layer ${layerOf(step)} follows layer ${before} in a stack`)
-      const child = node.children.get(keyOf(step)) ?? { step, node: newNode() }
-      node.children.set(keyOf(step), child)
+      const child = node.children.get(stepKey(step)) ?? { step, node: newNode() }
+      node.children.set(stepKey(step), child)
       node = child.node
       if (index === observe) node.observed = true
     })
@@ -133,7 +139,7 @@ export async function scoreBatch(
   const root = prefixTree(stacks, observe)
   const work = countEdges(root) + countEnds(root)
   let live: LiveState[] = [{ node: root, hidden: embedded, scoredOnly: false }]
-  const steps = new Map(stacks.flat().map(step => [keyOf(step), step]))
+  const steps = new Map(stacks.flat().map(step => [stepKey(step), step]))
   const byLayer = [...steps].sort(([, a], [, b]) => layerOf(a) - layerOf(b))
   for (let next = 0; next < byLayer.length; ) {
     const layer = layerOf(byLayer[next]![1])
@@ -141,18 +147,18 @@ export async function scoreBatch(
     // The whole layer and its masked forms start from the same states.
     for (; next < byLayer.length && layerOf(byLayer[next]![1]) === layer; next++) {
       const [key, step] = byLayer[next]!
-      const withoutGroup = typeof step === 'number' ? undefined : step.withoutGroup
+      const withoutGroups = groupsOf(step)
       const childOf = (node: StackNode) => node.children.get(key)!.node
       // Of the last layer of a stack that nobody observes, losses need only some rows.
       const isTail = (node: StackNode) =>
-        model.tail !== undefined && withoutGroup === undefined && !node.observed && node.children.size === 0
+        model.tail !== undefined && withoutGroups === undefined && !node.observed && node.children.size === 0
       const takers = live.filter(({ node }) => node.children.has(key))
       for (const scoredOnly of [false, true]) {
         const own = takers.filter(({ node }) => isTail(childOf(node)) === scoredOnly)
         await inGroups(own, async (group, joined) => {
           const all = timesRows(group.length)
           const run = () =>
-            scoredOnly ? model.tail!(layer, joined, all) : model.layer(layer, joined, all, withoutGroup)
+            scoredOnly ? model.tail!(layer, joined, all) : model.layer(layer, joined, all, withoutGroups)
           const out = await timed(tokens * group.length, run)
           const size = out.length / group.length
           group.forEach(({ node, hidden }, i) => {
@@ -204,7 +210,7 @@ export async function findNotANumber(
   let hidden = await model.embed(rows)
   if (broken(hidden)) return 'embedding'
   for (const step of stack) {
-    hidden = await model.layer(layerOf(step), hidden, rows, typeof step === 'number' ? undefined : step.withoutGroup)
+    hidden = await model.layer(layerOf(step), hidden, rows, groupsOf(step))
     if (broken(hidden)) return layerOf(step)
   }
   return 'loss'

@@ -1,11 +1,12 @@
 // Queues a search for students: asked for by a mutation, or by the policy when an analysis has finished.
 import type { EntityManager } from 'typeorm'
 import { z } from 'zod'
-import type { LayerAnalysisOutput, MixtureValue } from '../../compute/pool/job-types.js'
+import type { HeadImportanceOutput, LayerAnalysisOutput, MixtureValue } from '../../compute/pool/job-types.js'
 import {
   CapabilityAnalysis,
   type Job,
   type ModelAtom,
+  ModelHeadImportance,
   ModelLayerCapability,
   ProbeDataset,
 } from '../../db/entities/index.js'
@@ -80,6 +81,8 @@ export async function queueProposals(
       maxTokens: 256,
       modelName: model.name,
       layers,
+      // Only a search with a budget looks at heads.
+      ...(budgeted ? { heads: await readHeads(em, analysis) } : {}),
       ...(samplesPerCapability === null ? {} : { samplesPerCapability }),
       ...(capabilities === null ? {} : { capabilities }),
       ...(mixtures.length === 0 ? {} : { mixtures }),
@@ -125,6 +128,20 @@ async function readLayers(em: EntityManager, analysis: CapabilityAnalysis): Prom
       lossIncrease: c.lossIncrease,
       score: c.capabilityScore,
     })),
+  }))
+}
+
+/** Heads in the same form, without what only people look at. */
+async function readHeads(em: EntityManager, analysis: CapabilityAnalysis): Promise<HeadImportanceOutput[]> {
+  const rows = await em.find(ModelHeadImportance, {
+    where: { ...scoped(analysis.tenantId), analysisId: analysis.id },
+    order: { layerIndex: 'ASC' },
+  })
+  return [...groupBy(rows, row => row.slug)].map(([capability, layers]) => ({
+    capability,
+    keyValueHeadCount: Math.max(...layers.map(layer => layer.keyValueHeadCount)),
+    keyValueHeadCounts: layers.map(layer => layer.keyValueHeadCount),
+    layers: layers.map(layer => layer.importance),
   }))
 }
 

@@ -4,6 +4,7 @@ import type { MixtureValue, ProposalOutput } from '../../compute/pool/job-types.
 import { StudentModelRecipe } from '../../db/entities/index.js'
 import { aliveModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
+import { type BuildStages, buildStagesSchema } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId, newId } from '../../lib/ids.js'
 import { idempotent } from '../build/idempotency.js'
@@ -84,12 +85,17 @@ function checkMixtures(mixtures: ProposeStudents['mixtures']): MixtureValue[] {
 }
 
 /** The same aim and cut: the same recipe. */
-const keyOf = (r: Pick<StudentModelRecipe, 'capability' | 'mixture' | 'layers'>) =>
-  `${r.mixture ? `mixture ${r.mixture.name}` : r.capability} ${layersKey(r.layers)}`
+const keyOf = (r: Pick<StudentModelRecipe, 'capability' | 'mixture' | 'layers' | 'stages'>) =>
+  `${r.mixture ? `mixture ${r.mixture.name}` : r.capability} ${layersKey(r.layers)} ${r.stages ? JSON.stringify(r.stages) : ''}`
+
+/** Key/value heads that go are a stage of the build, named one by one. */
+const stagesOf = ({ groups }: ProposalOutput): BuildStages | null =>
+  groups ? buildStagesSchema.parse({ headPruning: { unit: 'KEY_VALUE_GROUP', metric: 'GIVEN', heads: groups } }) : null
 
 const toValues = (proposed: ProposalOutput) => ({
   capability: proposed.capability,
   mixture: proposed.mixture ?? null,
+  stages: stagesOf(proposed),
   estimatedParameterCount: proposed.parameterCount,
   estimatedQuality: proposed.quality,
   estimatedQualityInterval: proposed.qualityInterval ?? null,
@@ -144,7 +150,6 @@ export const proposeEffect: JobEffect<'students.propose'> = {
           id,
           tenantId,
           parentModelId: parent.id,
-          stages: null,
           measuredQuality: null,
           studentModelId: null,
           jobId: null,

@@ -59,7 +59,7 @@ export class ProposeStudentsInput {
   @Field(() => Float, {
     nullable: true,
     description:
-      'Seconds of device time that the search may take, all capabilities and mixtures together, 1 to 86,400: cuts by block influence and angular distance, a beam search and exchanges of a dropped layer for a kept one, every set measured, on few samples first and the best on more; of all sizes the sets that no smaller one beats are proposed. The more time, the wider the search; it goes on from what earlier ones measured. The measurement that is running when time is up is finished. Default: a short greedy search that proposes two or three sizes.',
+      'Seconds of device time that the search may take, all capabilities and mixtures together, 1 to 86,400: cuts by block influence and angular distance, a beam search and exchanges of a dropped layer for a kept one, every set measured, on few samples first and the best on more; of all sizes the sets that no smaller one beats are proposed. A part of it silences key/value heads, the least important first: recipes that also take such heads out are proposed where no other beats them. The more time, the wider the search; it goes on from what earlier ones measured. The measurement that is running when time is up is finished. Default: a short greedy search that proposes two or three sizes.',
   })
   budgetSeconds?: number | null
   @Field(() => BigIntScalar, {

@@ -174,21 +174,55 @@ describe('students.propose on the demo model', () => {
     const begin = performance.now()
     const budgetSeconds = 4
     const { proposals } = await proposeStudents({ ...input(), capabilities: ['translation'], budgetSeconds }, context)
-    expect((performance.now() - begin) / 1000).toBeLessThan(budgetSeconds + 4)
-    const sizes = proposals.map(p => expandRanges(p.layers, 8).length)
+    expect((performance.now() - begin) / 1000).toBeLessThan(budgetSeconds + 8)
+    const sizes = proposals.map(p => p.parameterCount)
     expect(sizes.length).toBeGreaterThanOrEqual(2)
     expect(sizes).toEqual([...new Set(sizes)].sort((a, b) => b - a))
-    for (const { quality, qualityInterval, objective } of proposals) {
+    for (const { quality, qualityInterval, objective } of proposals.filter(p => !p.groups)) {
       expect(qualityInterval![0]).toBeLessThanOrEqual(quality)
       expect(qualityInterval![1]).toBeGreaterThanOrEqual(quality)
       expect(objective).toMatch(
         /^translation with \d of 8 layers, the best found among \d+ cuts measured \([a-z ]+; \d+ samples searched, \d+ others judged\)$/,
       )
     }
-    const built = await buildStudent({ parent: manifest, layers: proposals[0]!.layers }, context)
+    const whole = proposals.find(p => !p.groups)!
+    const built = await buildStudent({ parent: manifest, layers: whole.layers }, context)
     const asked = { manifest: built.manifest, probeSet, maxTokens, split: 'validation' as const }
     const { scores } = await evaluateModel({ ...asked, capabilities: ['translation'] }, context)
-    expect(proposals[0]!.studentLoss).toBeCloseTo(scores[0]!.loss, 4)
+    expect(whole.studentLoss).toBeCloseTo(scores[0]!.loss, 4)
+  })
+
+  it('within a budget proposes key/value heads to cut too, with the quality, parameters and bytes that the built student has', async () => {
+    await forgetCuts()
+    const asked = { ...input(), heads: analysis.heads, capabilities: ['translation'], budgetTokens: 30_000 }
+    const { proposals } = await proposeStudents(asked, context)
+    const cuts = proposals.filter(p => p.groups)
+    expect(cuts.length).toBeGreaterThanOrEqual(1)
+    for (const [i, one] of proposals.entries())
+      for (const smaller of proposals.slice(i + 1)) expect(smaller.parameterCount).toBeLessThan(one.parameterCount)
+    for (const { layers, groups, objective, name } of cuts) {
+      const removed = groups!.flat().length
+      expect(name).toMatch(new RegExp(`^demo-translation-\\dof8-without-${removed}-groups$`))
+      expect(objective).toMatch(/without \d+ key\/value heads?, which costs -?\d.* nats per token beside the layers/)
+      const reasons = layers.map(range => range.reason).join(' ')
+      groups!.forEach((own, layer) => {
+        const source = expandRanges(layers, 8)[layer]
+        for (const group of own) expect(reasons).toContain(`${group} of layer ${source} (`)
+      })
+    }
+    const chosen = cuts[0]!
+    const stages = {
+      headPruning: { unit: 'KEY_VALUE_GROUP', metric: 'GIVEN', heads: chosen.groups!, seed: 0, correct: false },
+    } as const
+    const built = await buildStudent({ parent: manifest, layers: chosen.layers, stages }, context)
+    const student = await readManifest(context.payloads, built.manifest)
+    expect(chosen.parameterCount).toBe(student.parameterCount)
+    expect(chosen.sizeBytes).toBe(student.tensors.reduce((sum, t) => sum + t.bytes, 0))
+    const { scores } = await evaluateModel(
+      { manifest: built.manifest, probeSet, maxTokens, split: 'validation', capabilities: ['translation'] },
+      context,
+    )
+    expect(chosen.studentLoss).toBeCloseTo(scores[0]!.loss, 4)
   })
 
   it('makes a student for a mixture of capabilities, its quality that of the built student on all of them', async () => {
@@ -198,10 +232,11 @@ describe('students.propose on the demo model', () => {
       { capability: 'code_generation', weight: 1 },
     ]
     const asked = { ...input(), capabilities: [], mixtures: [{ name: 'office', weights }], budgetTokens: 60_000 }
-    const { proposals } = await proposeStudents(asked, context)
+    const found = await proposeStudents(asked, context)
+    const proposals = found.proposals.filter(p => !p.groups)
     expect(proposals.length).toBeGreaterThanOrEqual(2)
     const [large] = proposals
-    expect(large).toMatchObject({ capability: null, name: expect.stringMatching(/^demo-office-\dof8$/) })
+    expect(large).toMatchObject({ capability: null, name: expect.stringMatching(/^demo-office-\dof8/) })
     expect(large!.mixture).toEqual({
       name: 'office',
       weights: [
@@ -233,7 +268,8 @@ describe('students.propose on the demo model', () => {
 
   it('says what a student weighs, how fast it can decode and what measuring it costs', async () => {
     const asked = { ...input(), capabilities: ['translation'], budgetTokens: 20_000 }
-    const { proposals } = await proposeStudents(asked, context)
+    const found = await proposeStudents(asked, context)
+    const proposals = found.proposals.filter(p => !p.groups)
     const parent = await readManifest(context.payloads, manifest)
     for (const [i, proposal] of proposals.entries()) {
       const student = extractLayers(parent, expandRanges(proposal.layers, 8), manifest)

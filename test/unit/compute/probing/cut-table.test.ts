@@ -33,9 +33,12 @@ function memory(): CutRecords & { entries: Map<string, number> } {
 }
 
 describe('a table of cuts', () => {
-  it.each([[[]], [[0]], [[0, 2, 11]]])('names the cut %j so that it is read back', cut => {
-    expect(cutOfKey(cutKey(cut))).toEqual(cut)
-  })
+  it.each([[[]], [[0]], [[0, 2, 11]], [[0, { layer: 2, withoutGroups: [0, 3] }, 11]]])(
+    'names the cut %j so that it is read back',
+    cut => {
+      expect(cutOfKey(cutKey(cut))).toEqual(cut)
+    },
+  )
 
   it('measures what was asked for, by formula, and nothing twice', async () => {
     const { table, runs } = open()

@@ -135,21 +135,21 @@ describe('searchCuts', () => {
 })
 
 describe('paretoCuts', () => {
-  const cut = (layers: number, loss: number): MeasuredCut => ({
-    kept: all.slice(0, layers),
-    loss,
-    origin: 'beam search',
-  })
   it('keeps what no smaller or equal cut beats, largest first', () => {
-    const cuts = [cut(6, 2.1), cut(6, 2.3), cut(5, 2.4), cut(4, 2.2), cut(3, 5)]
-    expect(paretoCuts(cuts, 8).map(c => [c.kept.length, c.loss])).toEqual([
-      [6, 2.1],
-      [4, 2.2],
-      [3, 5],
+    const cut = (parameters: number, loss: number, heads = false) => ({ parameters, loss, heads })
+    const cuts = [cut(60, 2.1), cut(60, 2.3), cut(55, 2.15), cut(50, 2.4), cut(40, 2.2), cut(30, 5)]
+    expect(paretoCuts(cuts).map(c => [c.parameters, c.loss])).toEqual([
+      [60, 2.1],
+      [55, 2.15],
+      [40, 2.2],
+      [30, 5],
     ])
-  })
-
-  it('respects the greatest size', () => {
-    expect(paretoCuts([cut(6, 2), cut(4, 3)], 5).map(c => c.kept.length)).toEqual([4])
+    const both = [cut(50, 2.2), cut(45, 2.1, true), cut(48, 2.15, true), cut(44, 2.4), cut(60, 2.05, true)]
+    expect(paretoCuts(both).map(c => [c.parameters, c.heads])).toEqual([
+      [60, true],
+      [50, false],
+      [45, true],
+      [44, false],
+    ])
   })
 })

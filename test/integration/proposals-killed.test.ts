@@ -1,0 +1,63 @@
+// A worker that is killed while it searches for students: the job runs again by itself, takes over the losses that were kept, and ends with
+// the recipes that an undisturbed search finds.
+import { afterEach, expect, test } from 'vitest'
+import type { JobInput, JobOutput } from '../../compute/pool/job-types.js'
+import { projectFile } from '../../lib/project.js'
+import { openTestPool, type TestPool, workerPids } from '../testkit/pool.js'
+
+let pool: TestPool
+afterEach(() => pool.close())
+
+async function prepare() {
+  pool = await openTestPool()
+  const ingested = await pool.ended(await pool.enqueue('model.ingest', { source: projectFile('demo', 'model') }))
+  const imported = await pool.ended(await pool.enqueue('probes.import', { source: projectFile('demo', 'probes') }))
+  const { manifest } = ingested.output as JobOutput<'model.ingest'>
+  const { probeSet } = imported.output as JobOutput<'probes.import'>
+  const measured = { manifest, probeSet, maxTokens: 256 }
+  const id = await pool.enqueue('capability.analyze', { ...measured, samplesPerCapability: 2 })
+  const { layers, heads } = (await pool.ended(id)).output as JobOutput<'capability.analyze'>
+  const input: JobInput<'students.propose'> = {
+    ...measured,
+    samplesPerCapability: 8,
+    modelName: 'demo',
+    layers,
+    heads,
+    capabilities: ['translation'],
+    budgetTokens: 6_000,
+  }
+  return () => pool.enqueue('students.propose', input)
+}
+
+const recipesOf = (output: unknown) =>
+  (output as JobOutput<'students.propose'>).proposals.map(({ layers, groups, parameterCount, quality }) => ({
+    layers: layers.map(({ from, to }) => [from, to]),
+    groups,
+    parameterCount,
+    // Samples that are measured after the kill run in other batches, whose sums are rounded otherwise.
+    quality: quality.toFixed(4),
+  }))
+
+test('a search whose worker is killed twice proposes what an undisturbed one does', async () => {
+  let propose = await prepare()
+  const expected = await pool.ended(await propose())
+  expect(expected).toMatchObject({ state: 'SUCCEEDED', attempts: 1 })
+  await pool.close()
+
+  propose = await prepare()
+  const id = await propose()
+  const spent = () => {
+    const progress = pool.queue.progress(id)
+    return progress?.stage === 'search' ? progress.completed : 0
+  }
+  let before = 0
+  for (const share of [0.2, 0.5]) {
+    await expect.poll(spent, { timeout: 60_000, interval: 2 }).toBeGreaterThan(share * 6_000)
+    before = spent()
+    process.kill(workerPids('device')[0]!, 'SIGKILL')
+    await expect.poll(spent, { timeout: 60_000, interval: 2 }).toBeLessThan(before)
+  }
+  const job = await pool.ended(id)
+  expect(job).toMatchObject({ state: 'SUCCEEDED', attempts: 3, error: null })
+  expect(recipesOf(job.output)).toEqual(recipesOf(expected.output))
+}, 180_000)
