@@ -246,6 +246,12 @@ program
     oneOf(['keep', 'int8', 'int4']),
     'int8',
   )
+  .option('--maximum-bytes <n>', 'choose codes by measured sensitivity so that the model is no larger', wholeNumber(1))
+  .option(
+    '--minimum-quality <q>',
+    'the fewest bytes at which exp(-KL from the model before) is at least this, below 1',
+    number(0, 1),
+  )
   .option('--requantize', 'take the values of a model that came quantised as they are')
   .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the built-in one)')
   .option('--samples <n>', 'validation samples per capability to compare on', wholeNumber(1), 8)

@@ -9,7 +9,7 @@ import { analysisText, scoreTable } from './analysis-text.js'
 import { documents } from './documents.js'
 import { downloadFiles, type ExportedFile } from './download.js'
 import { allPages, findModel, findOneModel, idCell } from './find.js'
-import type { Analysis, Comparison, ModelDetail, ModelSummary } from './results.js'
+import type { Analysis, Comparison, ModelDetail, ModelSummary, SchemeSearch } from './results.js'
 import { print, printJson, runJob } from './run-job.js'
 import type { Session } from './session.js'
 
@@ -158,6 +158,8 @@ export interface QuantizeOptions {
   roundToNearest?: boolean
   embeddings: string
   head: string
+  maximumBytes?: number
+  minimumQuality?: number
   requantize?: boolean
   probes?: string
   samples: number
@@ -174,17 +176,31 @@ export async function quantize(session: Session, reference: string, o: QuantizeO
     method: o.roundToNearest ? 'ROUND_TO_NEAREST' : 'CALIBRATED',
     embeddings: o.embeddings.toUpperCase(),
     head: o.head.toUpperCase(),
+    maximumBytes: o.maximumBytes,
+    minimumQuality: o.minimumQuality,
     requantize: o.requantize === true,
     probeDatasetId: await probeSetId(session, o.probes),
     samplesPerCapability: o.samples,
     name: o.name,
   }
   const job = await runJob(session, documents.quantizeModel, input, 'quantize')
-  const { comparison } = job.output as { comparison: Comparison }
-  if (session.json) return printJson({ model: job.model, comparison })
+  const { comparison, search } = job.output as { comparison: Comparison; search?: SchemeSearch }
+  if (session.json) return printJson({ model: job.model, comparison, search })
   print(`${job.model?.name}: ${comparisonText(comparison)}`)
+  if (search) print(searchText(search))
   print(`id ${job.model?.id}`)
 }
+
+/** What a search for codes measured and chose. */
+export const searchText = ({ choices, predictedDivergence, measuredDivergence, mostSensitive }: SchemeSearch): string =>
+  [
+    `Codes of the layers' groups of matrices: ${Object.entries(choices)
+      .map(([type, count]) => `${count} ${type}`)
+      .join(
+        ', ',
+      )}; KL ${predictedDivergence.toFixed(4)} nats expected, ${measuredDivergence.toFixed(4)} measured on calibration texts.`,
+    `Most sensitive at 4 bits: ${mostSensitive.map(({ group, divergence }) => `${group} ${divergence.toFixed(4)}`).join(', ')}.`,
+  ].join('\n')
 
 /** Bytes, speed and a table by capability: what quantising changed. */
 export function comparisonText(comparison: Comparison): string {

@@ -133,6 +133,14 @@ export interface ComparisonFigures {
   perplexity: number
   referencePerplexity: number
 }
+/** What a search for codes within a budget measured and chose. */
+export interface SchemeSearch {
+  choices: Record<string, number>
+  predictedDivergence: number
+  measuredDivergence: number
+  mostSensitive: { group: string; divergence: number }[]
+}
+
 /** One fusion in one mode, as the job's output and a build's stage say it. */
 export interface FusionRow {
   fusion: string

@@ -22,6 +22,13 @@ export const quantizationSchema = z.object({
   calibrationTokens: z.number().int().min(32).max(1_000_000).default(8192),
   /** Roles (`layers.3.down`) that get 8 bits although `type` is INT4. */
   raised: z.array(z.string()).optional(),
+  /**
+   * Largest result, of all tensors. With one of these two, groups of matrices of a layer (q, k and v; o; gate and up; down) get the codes that
+   * a search over their measured sensitivity gives them, from `type` up; symmetric and blockSize then count for embeddings and head only.
+   */
+  maximumBytes: z.number().int().positive().optional(),
+  /** Least exp(-KL divergence from the model before), on texts of the probe split. */
+  minimumQuality: z.number().gt(0).lt(1).optional(),
   /** Takes the values of a model that came quantised as if they were the full-precision ones. */
   requantize: z.boolean().default(false),
 })

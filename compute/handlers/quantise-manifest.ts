@@ -13,8 +13,9 @@ import { feedbackFactor } from '../surgery/cholesky.js'
 import { multiplyAddSession, quantiseMatrix } from '../surgery/quantise-matrix.js'
 import { calibrationSequences } from './calibration-sequences.js'
 import { placeOf } from './export-tensors.js'
-import { fullPrecision } from './full-precision.js'
+import { fullPrecision, type NamedManifest } from './full-precision.js'
 import type { HandlerContext } from './handler.js'
+import { type SearchedSchemes, searchSchemes } from './quantise-search.js'
 import { converted, storedStream } from './tensor-streams.js'
 
 export interface QuantisedManifest {
@@ -25,6 +26,8 @@ export interface QuantisedManifest {
   types: Record<string, number>
   /** Matrices that stayed as they were because no block size divides their rows. */
   kept: string[]
+  /** Where a budget was given: what was measured and chosen. */
+  search?: SearchedSchemes['search'] & { measuredDivergence: number }
 }
 
 /** What each tensor becomes, by role; tensors without an entry stay. */
@@ -59,7 +62,7 @@ export function quantisationPlan(
 }
 
 /**
- * @param probeSet payload of the texts to calibrate with
+ * @param probeSet payload of the texts to calibrate with, and to measure groups on where there is a budget
  * @throws CONFLICT, UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_FORMAT, INVALID_PROBE_DATASET, NOT_A_NUMBER naming the tensor
  */
 export async function quantiseManifest(
@@ -69,9 +72,65 @@ export async function quantiseManifest(
   context: HandlerContext,
 ): Promise<QuantisedManifest> {
   const { payloads, signal } = context
+  const { minimumQuality, maximumBytes } = options
   const source = await fullPrecision(hash, options.requantize, payloads)
   const model = checkBuildable(source.manifest)
-  const { schemes, kept } = quantisationPlan(source.manifest, model, options)
+  const plan = quantisationPlan(source.manifest, model, options)
+  const carryOut = async (schemes: ReadonlyMap<string, IntScheme>) => {
+    const made = await withSchemes(source, model, schemes, options, probeSet, context)
+    const { hash: manifest } = await writeManifest(payloads, made, signal)
+    const types: Record<string, number> = {}
+    for (const { dtype } of made.tensors) types[dtype] = (types[dtype] ?? 0) + 1
+    return { made, result: { manifest, source: source.hash, types, kept: plan.kept } }
+  }
+  if (minimumQuality === undefined && maximumBytes === undefined) return (await carryOut(plan.schemes)).result
+  const sequences = await sequencesOf(source.manifest, probeSet, sensitivityTokens, context)
+  const searching = await searchSchemes(source.manifest, plan.schemes, options, sequences, context)
+  for (let scale = 1, attempt = 1; ; attempt++) {
+    const { schemes, search } = searching.choose(scale)
+    const { made, result } = await carryOut(schemes)
+    const measuredDivergence = await searching.measure(made)
+    const quality = Math.exp(-measuredDivergence)
+    if (minimumQuality === undefined || quality >= minimumQuality)
+      return { ...result, search: { ...search, measuredDivergence } }
+    if (attempt === mostAttempts)
+      throw new DomainError(
+        'BAD_USER_INPUT',
+        `minimumQuality: ${minimumQuality}, but ${quality.toFixed(4)} is what ${attempt} attempts came to`,
+        { field: ['input', 'minimumQuality'] },
+      )
+    scale *= (furtherThanMeasured * measuredDivergence) / search.predictedDivergence
+  }
+}
+
+/** Texts that groups are measured on: every group runs half of the model over them. */
+const sensitivityTokens = 512
+/** A quality that was missed is aimed at again, with what the sum of the groups turned out to be short of. */
+const mostAttempts = 4
+const furtherThanMeasured = 1.05
+
+async function sequencesOf(
+  manifest: Manifest,
+  probeSet: string | undefined,
+  tokens: number,
+  { payloads }: HandlerContext,
+): Promise<number[][]> {
+  if (probeSet === undefined)
+    throw new DomainError('BAD_USER_INPUT', 'Calibration needs a probe set', { field: ['input', 'probeDatasetId'] })
+  const tokenizer = await loadTokenizer(manifest, payloads)
+  const { contextLength } = checkBuildable(manifest).dimensions
+  return calibrationSequences(await payloads.get(probeSet), tokenizer, contextLength, tokens)
+}
+
+/** The source with these matrices rounded. */
+async function withSchemes(
+  source: NamedManifest,
+  model: BuildableModel,
+  schemes: ReadonlyMap<string, IntScheme>,
+  options: Quantization,
+  probeSet: string | undefined,
+  context: HandlerContext,
+): Promise<Manifest> {
   const total = [...schemes.keys()].reduce((sum, role) => sum + elementCount(model.tensors.get(role)!.shape), 0)
   let completed = 0
   const changed = new Map<string, ManifestTensor>()
@@ -82,14 +141,14 @@ export async function quantiseManifest(
   }
   context.progress({ stage: 'quantise', completed, total, unit: 'weights' })
   if (options.method === 'ROUND_TO_NEAREST') await roundAll(model, schemes, done, context)
-  else await calibrateAll(source.manifest, model, schemes, options, probeSet, done, context)
+  else {
+    const sequences = await sequencesOf(source.manifest, probeSet, options.calibrationTokens, context)
+    await calibrateAll(model, schemes, sequences, done, context)
+  }
   const byName = new Map([...changed.values()].map(tensor => [tensor.name, tensor]))
   const { sourceFiles: _ofTheSource, fusedFrom: _unrounded, ...rest } = source.manifest
   const tensors = rest.tensors.map(tensor => byName.get(tensor.name) ?? tensor)
-  const manifest = await writeManifest(payloads, { ...rest, tensors, quantisedFrom: source.hash }, signal)
-  const types: Record<string, number> = {}
-  for (const { dtype } of tensors) types[dtype] = (types[dtype] ?? 0) + 1
-  return { manifest: manifest.hash, source: source.hash, types, kept }
+  return { ...rest, tensors, quantisedFrom: source.hash }
 }
 
 /** Payloads that appear together. */
@@ -134,21 +193,14 @@ const roundAll = (
   })
 
 async function calibrateAll(
-  manifest: Manifest,
   source: BuildableModel,
   schemes: ReadonlyMap<string, IntScheme>,
-  options: Quantization,
-  probeSet: string | undefined,
+  sequences: readonly (readonly number[])[],
   done: Done,
   context: HandlerContext,
 ) {
   const { payloads, signal, dataFolder, env } = context
-  if (probeSet === undefined)
-    throw new DomainError('BAD_USER_INPUT', 'Calibration needs a probe set', { field: ['input', 'probeDatasetId'] })
-  const tokenizer = await loadTokenizer(manifest, payloads)
-  const { contextLength, layerCount } = source.dimensions
-  const texts = await payloads.get(probeSet)
-  const sequences = await calibrationSequences(texts, tokenizer, contextLength, options.calibrationTokens)
+  const { layerCount } = source.dimensions
   const calibration = await openCalibration(source, sequences, context)
   const product = await multiplyAddSession({ weightsFolder: dataFolder, threads: env.HARTONOMOUS_THREADS })
   // The model as far as it is quantised.

@@ -6,7 +6,7 @@ import { compareManifests } from './quantise-report.js'
 export const quantizeModel: Handler<'model.quantize'> = async (input, context) => {
   const { options, probeSet, samplesPerCapability, maxTokens } = input
   const begin = performance.now()
-  const { manifest, source, types, kept } = await quantiseManifest(input.manifest, options, probeSet, context)
+  const { manifest, source, types, kept, search } = await quantiseManifest(input.manifest, options, probeSet, context)
   const seconds = (performance.now() - begin) / 1000
   const comparison = await compareManifests(
     source,
@@ -14,5 +14,5 @@ export const quantizeModel: Handler<'model.quantize'> = async (input, context) =
     { probeSet, samplesPerCapability, maxTokens, speed: true },
     context,
   )
-  return { manifest, source, types, kept, seconds, comparison }
+  return { manifest, source, types, kept, seconds, comparison, ...(search ? { search } : {}) }
 }

@@ -342,6 +342,19 @@ export const jobTypes = {
       kept: z.array(z.string()),
       seconds: z.number(),
       comparison: modelComparisonSchema,
+      /** Where a budget was given: how far each group of matrices moves predictions, and what was chosen. */
+      search: z
+        .object({
+          groups: z.number().int(),
+          tokens: z.number().int(),
+          /** Nats per token: of the sum over the groups, and of the whole as it was made. */
+          predictedDivergence: z.number(),
+          measuredDivergence: z.number(),
+          bytes: z.number(),
+          choices: z.record(z.string(), z.number().int()),
+          mostSensitive: z.array(z.object({ group: z.string(), divergence: z.number() })),
+        })
+        .optional(),
     }),
   }),
   'model.fuse': defineJob({

@@ -17,7 +17,11 @@ export function checkOptions<T>(
   code: 'BAD_USER_INPUT' | 'INVALID_RECIPE',
   path: readonly string[],
 ): T {
-  const stated = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null && value !== undefined))
+  const stated = Object.fromEntries(
+    Object.entries(given).flatMap(([name, value]) =>
+      value === null || value === undefined ? [] : [[name, typeof value === 'bigint' ? Number(value) : value]],
+    ),
+  )
   const parsed = schema.safeParse(stated)
   if (parsed.success) return parsed.data
   const { path: at, message } = parsed.error.issues[0]!

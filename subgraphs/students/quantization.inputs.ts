@@ -1,7 +1,8 @@
 // How a student's matrices are rounded in the end, as people ask for it and as a recipe shows it.
-import { Field, InputType, Int, ObjectType } from 'type-graphql'
+import { Field, Float, InputType, Int, ObjectType } from 'type-graphql'
 import type { EmbeddingQuantization, Quantization } from '../../lib/quantization.js'
 import { QuantizationMethodEnum, TableQuantizationEnum, WeightTypeEnum } from '../build/quantization-input.js'
+import { BigIntScalar } from '../build/scalars.js'
 
 const symmetricDescription =
   'true: signed codes around zero; false: codes over a minimum of each block (half a bit per weight more in blocks of 32).'
@@ -42,6 +43,18 @@ export class RecipeQuantizationInput {
     description: 'Validation samples per capability that the student is compared on, before and after; default: 8.',
   })
   samplesPerCapability?: number | null
+  @Field(() => BigIntScalar, {
+    nullable: true,
+    description:
+      'Largest result in bytes, all tensors. How far each group of matrices (q, k and v; o; gate and up; down of a layer) alone moves predictions is measured, and codes are chosen by it: 4 bits in blocks of 128 to 32, with a minimum, 8 bits, or as stored; `type` is the least. Default: no limit.',
+  })
+  maximumBytes?: number | bigint | null
+  @Field(() => Float, {
+    nullable: true,
+    description:
+      'Least exp(-KL divergence from the model before), above 0 and below 1, on texts of the probe split, in the fewest bytes found by the same search; default: none.',
+  })
+  minimumQuality?: number | null
   @Field(() => Boolean, {
     nullable: true,
     description:
@@ -68,6 +81,13 @@ export class RecipeQuantization {
   raised!: string[]
   @Field(() => Int, { description: 'Tokens it is calibrated with.' })
   calibrationTokens!: number
+  @Field(() => BigIntScalar, { nullable: true, description: 'Largest result in bytes; null: no limit.' })
+  maximumBytes!: number | null
+  @Field(() => Float, {
+    nullable: true,
+    description: 'Least exp(-KL divergence from the model before); null: none.',
+  })
+  minimumQuality!: number | null
   @Field(() => Boolean, { description: 'Whether rounded values are taken as if they were the full-precision ones.' })
   requantize!: boolean
 }

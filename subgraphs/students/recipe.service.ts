@@ -98,6 +98,9 @@ export async function insertRecipe(
   const { parent, layers, name, stages, others } = await readCreateInput(em, tenantId, input)
   const kept = countLayers(layers)
   const size = await sizeOfRecipe(em, parent, layers, stages, others)
+  const { maximumBytes, minimumQuality } = stages?.quantization ?? {}
+  // What a wanted quality takes is not known before it is measured.
+  const bytes = maximumBytes ?? (minimumQuality === undefined ? size.bytes : null)
   const recipe: StudentModelRecipe = {
     id: newId(),
     tenantId,
@@ -112,8 +115,8 @@ export async function insertRecipe(
     stages,
     ...unmeasured,
     estimatedParameterCount: size.parameters,
-    estimatedSizeBytes: size.bytes,
-    estimatedTokensPerSecond: stages?.quantization ? await codesSpeed(em, tenantId, size.bytes) : null,
+    estimatedSizeBytes: bytes,
+    estimatedTokensPerSecond: stages?.quantization && bytes !== null ? await codesSpeed(em, tenantId, bytes) : null,
     measuredQuality: null,
     status: 'PROPOSED',
     decision: null,

@@ -261,7 +261,12 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     ...toPruning(row),
     healing: row.stages?.healing ? toHealing(row.stages.healing) : null,
     quantization: row.stages?.quantization
-      ? Object.assign(new RecipeQuantization(), { raised: [], ...row.stages.quantization })
+      ? Object.assign(new RecipeQuantization(), {
+          raised: [],
+          maximumBytes: null,
+          minimumQuality: null,
+          ...row.stages.quantization,
+        })
       : null,
     fusion: row.stages?.fusion ? Object.assign(new RecipeFusion(), { only: null, ...row.stages.fusion }) : null,
     estimatedParameterCount: row.estimatedParameterCount,

@@ -18,8 +18,11 @@ export async function quantiseStage(
     throw new DomainError('INVALID_RECIPE', 'quantization names no probe set to calibrate with and to compare on')
   // What it does goes by this stage's name, in the unit of what it does.
   const own: StageContext = { ...context, progress: report => context.progress({ ...report, stage: 'quantise' }) }
-  const { manifest, source, types, kept } = await quantiseManifest(hash, options, probeSet, own)
+  const { manifest, source, types, kept, search } = await quantiseManifest(hash, options, probeSet, own)
   const measure = { probeSet, samplesPerCapability, maxTokens, speed: true }
   const comparison = await compareManifests(source, manifest, measure, own)
-  return { manifest, measurements: { ...comparison, types, ...(kept.length > 0 ? { kept } : {}) } }
+  return {
+    manifest,
+    measurements: { ...comparison, types, ...(kept.length > 0 ? { kept } : {}), ...(search ? { search } : {}) },
+  }
 }

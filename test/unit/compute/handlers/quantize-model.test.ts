@@ -180,6 +180,49 @@ describe('quantising what is quantised', () => {
   })
 })
 
+describe('within a budget', () => {
+  const sizes = async (hash: string) =>
+    (await readManifest(context.payloads, hash)).tensors.reduce((sum, t) => sum + t.bytes, 0)
+  const plain = { type: 'INT4', method: 'ROUND_TO_NEAREST' }
+
+  test('of bytes: no larger, nearer than 4 bits everywhere, and told by group', async () => {
+    const [four, eight] = [await quantise(plain), await quantise({ ...plain, type: 'INT8' })]
+    const [least, most] = [await sizes(four.manifest), await sizes(eight.manifest)]
+    const maximumBytes = Math.round((least + most) / 2)
+    const { manifest, search, comparison } = await quantise({ ...plain, maximumBytes })
+    expect(await sizes(manifest)).toBeLessThanOrEqual(maximumBytes)
+    expect(search!.bytes).toBe(await sizes(manifest))
+    expect(search!.groups).toBe(12)
+    expect(Object.values(search!.choices).reduce((a, b) => a + b, 0)).toBe(12)
+    expect(Object.keys(search!.choices).length).toBeGreaterThan(1)
+    expect(comparison.divergence).toBeLessThan(four.comparison.divergence)
+    expect(comparison.divergence).toBeGreaterThan(eight.comparison.divergence)
+    // Small changes of different matrices add up, roughly.
+    expect(search!.measuredDivergence / search!.predictedDivergence).toBeGreaterThan(0.3)
+    expect(search!.measuredDivergence / search!.predictedDivergence).toBeLessThan(3)
+    // What is multiplied at once has one form.
+    const { tensors } = await readManifest(context.payloads, manifest)
+    const type = (role: string) => tensors.find(t => t.role === role)!.dtype
+    for (let layer = 0; layer < 3; layer++)
+      expect(new Set(['q', 'k', 'v'].map(role => type(`layers.${layer}.${role}`))).size).toBe(1)
+  })
+
+  test('of quality: measured and met in fewer bytes than 8 bits everywhere; out of reach, or bytes too few: refused with the numbers', async () => {
+    const coarse = await quantise({ ...plain, maximumBytes: (await sizes((await quantise(plain)).manifest)) + 1 })
+    const minimumQuality = Math.exp(-coarse.search!.measuredDivergence / 4)
+    const { manifest, search } = await quantise({ ...plain, minimumQuality })
+    expect(Math.exp(-search!.measuredDivergence)).toBeGreaterThanOrEqual(minimumQuality)
+    expect(await sizes(manifest)).toBeLessThan(await sizes(source))
+    await expect(quantise({ ...plain, maximumBytes: 1000 })).rejects.toMatchObject({
+      code: 'BAD_USER_INPUT',
+      field: ['input', 'maximumBytes'],
+    })
+    await expect(
+      quantise({ ...plain, maximumBytes: search!.bytes - 2000, minimumQuality: 0.999999 }),
+    ).rejects.toMatchObject({ code: 'BAD_USER_INPUT', field: ['input', 'minimumQuality'] })
+  })
+})
+
 describe('as a stage of a build', () => {
   const build = (
     parent: string,
