@@ -221,14 +221,14 @@ program
   .description('write a model’s files for other programs')
   .option(
     '--format <format>',
-    'safetensors (opens in transformers), gguf (opens in llama.cpp) or peft (the adapter of a model trained with --keep-adapter)',
-    oneOf(['safetensors', 'gguf', 'peft']),
+    'safetensors (opens in transformers), gguf (llama.cpp), onnx (transformers.js, onnxruntime-genai) or peft (the adapter of a model trained with --keep-adapter)',
+    oneOf(['safetensors', 'gguf', 'onnx', 'peft']),
     'safetensors',
   )
   .option(
     '--quantization <type>',
-    'of all matrices, for gguf: f32, f16, q8_0, q4_0, q4_1 (default: as stored)',
-    oneOf(['f32', 'f16', 'q8_0', 'q4_0', 'q4_1']),
+    'of all matrices: f32, f16, bf16 or parent (the type of the model it descends from), for gguf q8_0, q4_0, q4_1 too (default: as stored)',
+    oneOf(['f32', 'f16', 'bf16', 'parent', 'q8_0', 'q4_0', 'q4_1']),
   )
   .option('--output <folder>', 'download the files into this folder')
   .action(run(models.exportModel))

@@ -141,12 +141,13 @@ export async function exportModel(
     { modelId: model.id, format: o.format.toUpperCase(), quantization: o.quantization?.toUpperCase() },
     'export',
   )
-  const { files } = job.output as { files: ExportedFile[] }
+  const { files, notes = [] } = job.output as { files: ExportedFile[]; notes?: string[] }
   const paths = o.output === undefined ? undefined : await downloadFiles(session.client.url, files, o.output)
   const listed = files.map((f, i) => ({ ...f, url: `${session.address}${f.url}`, ...(paths && { savedAs: paths[i] }) }))
-  if (session.json) return printJson({ files: listed })
+  if (session.json) return printJson({ files: listed, notes })
   const rows = listed.map(f => [quantity(Number(f.sizeBytes), 'bytes'), f.sha256.slice(0, 16), f.savedAs ?? f.url])
   print(table(['size', 'sha256 begins', paths ? 'file' : 'url'], rows))
+  for (const note of notes) print(note)
   if (session.ownPlatform && !paths)
     print('The addresses answer while a platform serves (`npm start`); --output FOLDER saves the files at once.')
 }

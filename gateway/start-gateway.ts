@@ -97,5 +97,5 @@ function sourcesOf(names: string[], env: Env, log: Logger): Map<string, Subgraph
 
 interface ExportJob {
   state: string
-  output: { files?: { path: string }[] } | null
+  output: { files?: { path: string; sha256: string }[] } | null
 }

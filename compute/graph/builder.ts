@@ -16,7 +16,7 @@ export interface GraphBuilder {
   /** Marks a value as an output of the graph; under another name it is renamed, because an Identity would copy it. */
   output(value: Value, name?: string): void
   /** A weight in a payload file; asked for twice, it is the same value. */
-  weight(name: string, shape: readonly number[], data: ExternalData): Value
+  weight(name: string, shape: readonly number[], data: ExternalData, type?: ElementType): Value
   /** Small constants; equal ones are one value. */
   int64s(values: readonly number[]): Value
   int64(value: number): Value
@@ -64,7 +64,7 @@ export function graphBuilder(name: string): GraphBuilder {
       }
       if (!outputs.includes(value)) outputs.push(value)
     },
-    weight: (weightName, shape, data) => constant(weightName, () => ({ type: 'float32', shape, data })),
+    weight: (weightName, shape, data, type = 'float32') => constant(weightName, () => ({ type, shape, data })),
     int64s: values =>
       constant(`int64[${values.join(',')}]`, () => ({
         type: 'int64',

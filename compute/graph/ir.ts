@@ -1,6 +1,6 @@
 // The graph as plain data: values with a type and a shape, nodes that compute them, constants inline or in payload files.
 
-export type ElementType = 'float32' | 'int64' | 'int32' | 'uint8' | 'bool'
+export type ElementType = 'float32' | 'float16' | 'int64' | 'int32' | 'uint8' | 'bool'
 
 /** A number, or the name of a size known only when the graph runs (`tokens`). */
 export type Dimension = number | string

@@ -50,6 +50,8 @@ export async function exportConfig(
   if (manifest.format === 'gguf') return writtenConfig(manifest, tensors)
   if (!manifest.sourceConfig) return undefined
   const config = parseJsonObject(await payloads.get(manifest.sourceConfig), 'config.json')
+  // transformers 5 calls it `dtype`.
+  config['dtype' in config ? 'dtype' : 'torch_dtype'] = commonType(tensors)
   const layers = await originalLayers(manifest, payloads)
   if (!layers) return config
   const inner = (
@@ -90,7 +92,7 @@ function writtenConfig(manifest: Manifest, tensors: readonly TensorStream[]): Js
   }
 }
 
-export function exportGenerationConfig(tokenizer: ManifestTokenizer): Json {
+function exportGenerationConfig(tokenizer: ManifestTokenizer): Json {
   return {
     bos_token_id: tokenizer.bosTokenId,
     eos_token_id: endIds(tokenizer),
@@ -99,7 +101,7 @@ export function exportGenerationConfig(tokenizer: ManifestTokenizer): Json {
 }
 
 /** tokenizer_config.json with the chat template in it; written from the manifest where the source had none. */
-export async function exportTokenizerConfig(
+async function exportTokenizerConfig(
   manifest: Manifest,
   tokenizer: ManifestTokenizer,
   tokenizerJson: Json,
@@ -127,4 +129,28 @@ function tokenText(tokenizerJson: Json, id: number): string | undefined {
   const vocab = (tokenizerJson.model as Json | undefined)?.vocab
   if (Array.isArray(vocab)) return vocab[id]?.[0]
   return Object.entries((vocab ?? {}) as Record<string, number>).find(([, value]) => value === id)?.[0]
+}
+
+const jsonFile = (value: unknown): Uint8Array => Buffer.from(`${JSON.stringify(value, null, 2)}\n`)
+
+/** config.json where there is one, with what is added to it, and the tokenizer's files where there is a tokenizer: name and bytes. */
+export async function auxiliaryFiles(
+  manifest: Manifest,
+  tensors: readonly TensorStream[],
+  payloads: PayloadStore,
+  added: Json = {},
+): Promise<[name: string, bytes: Uint8Array][]> {
+  const { tokenizer } = manifest
+  const config = await exportConfig(manifest, tensors, payloads)
+  const files: [string, Uint8Array][] = config ? [['config.json', jsonFile({ ...config, ...added })]] : []
+  if (!tokenizer) return files
+  const tokenizerJson = await payloads.get(tokenizer.tokenizerJson)
+  const parsed = parseJsonObject(tokenizerJson, 'tokenizer.json')
+  const tokenizerConfig = await exportTokenizerConfig(manifest, tokenizer, parsed, payloads)
+  return [
+    ...files,
+    ['generation_config.json', jsonFile(exportGenerationConfig(tokenizer))],
+    ['tokenizer.json', tokenizerJson],
+    ['tokenizer_config.json', jsonFile(tokenizerConfig)],
+  ]
 }

@@ -1,7 +1,7 @@
 // A folder below exports/ that appears whole or not at all; every file is hashed while it is written.
 import { createHash } from 'node:crypto'
 import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { syncFolder, translateWriteError, writeAll } from '../../payloads/file-payload-store.js'
 
 export interface ExportedFile {
@@ -31,7 +31,9 @@ export async function writeExport(
   try {
     await write(async (name, chunks) => {
       const hash = createHash('sha256')
-      const file = await open(join(temporary, name), 'wx')
+      const path = join(temporary, name)
+      await mkdir(dirname(path), { recursive: true })
+      const file = await open(path, 'wx')
       let sizeBytes = 0
       try {
         for await (const chunk of chunks) {
@@ -48,6 +50,8 @@ export async function writeExport(
       }
       files.push({ path: `${jobId}/${name}`, sizeBytes, sha256: hash.digest('hex') })
     })
+    for (const folder of new Set(files.map(f => dirname(join(root, `${temporaryPrefix}${f.path}`)))))
+      await syncFolder(folder)
     await syncFolder(temporary)
     // A retried job replaces what its first attempt wrote.
     await rm(final, { recursive: true, force: true })
@@ -69,7 +73,10 @@ export async function removeOtherExports(dataFolder: string, keep: readonly stri
   for (const name of await readdir(root).catch(() => [] as string[])) {
     if (name.startsWith(temporaryPrefix) || kept.has(name)) continue
     const folder = join(root, name)
-    for (const file of await readdir(folder).catch(() => [] as string[])) bytes += (await stat(join(folder, file))).size
+    for (const file of await readdir(folder, { recursive: true }).catch(() => [] as string[])) {
+      const entry = await stat(join(folder, file))
+      if (entry.isFile()) bytes += entry.size
+    }
     await rm(folder, { recursive: true, force: true })
     removed++
   }

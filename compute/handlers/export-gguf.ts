@@ -9,6 +9,7 @@ import { elementCount } from '../formats/float-weights.js'
 import { ggmlTypeByName, isGgmlType, isQuantized } from '../formats/ggml-types.js'
 import { ggufTokenizerEntries } from '../formats/gguf-tokenizer-writer.js'
 import { alignedBytes, type GgufEntry, writeGgufHeader } from '../formats/gguf-writer.js'
+import { ggmlScheme, intScheme } from '../formats/int-blocks.js'
 import { parseJsonObject } from '../formats/json-scan.js'
 import { plainRopeFrequencies, ropeFrequencies } from '../inference/rope.js'
 import type { ExportQuantization } from '../pool/job-types.js'
@@ -23,6 +24,8 @@ export interface GgufExport {
   tensors: TensorStream[]
   /** The type of most parameters, as file names say it: `Q4_1`. */
   label: string
+  /** What is written otherwise than it is stored. */
+  notes: string[]
 }
 
 /** `general.file_type` (llama.cpp's LLAMA_FTYPE_MOSTLY_*) of the types that are written here. */
@@ -79,13 +82,27 @@ export async function planGguf(
       : [['tokenizer.ggml.model', { text: 'none' }] as const]),
     ...(manifest.chatTemplate ? [['tokenizer.chat_template', { text: manifest.chatTemplate }] as const] : []),
   ])
-  return { header: writeGgufHeader(entries, tensors), tensors, label }
+  return { header: writeGgufHeader(entries, tensors), tensors, label, notes: blockNotes(manifest, quantization) }
+}
+
+/** Blocks of ours that ggml has no type for. */
+function blockNotes({ tensors }: Manifest, quantization: ExportQuantization | undefined): string[] {
+  if (quantization) return []
+  const counts = new Map<string, number>()
+  for (const { dtype } of tensors) {
+    const scheme = intScheme(dtype)
+    if (scheme && !ggmlScheme(scheme)) counts.set(dtype, (counts.get(dtype) ?? 0) + 1)
+  }
+  return [...counts].map(
+    ([dtype, count]) =>
+      `${count} tensors are stored as ${dtype}, for which ggml has no type: written as float32, the same weights.`,
+  )
 }
 
 /** What the card of a folder says, as far as GGUF has keys for it; our own keys keep the rest. */
 function factEntries(name: string, hash: string, facts: ModelFacts | undefined): [string, GgufEntry][] {
   const own: [string, GgufEntry] = ['hartonomous.manifest', { text: hash }]
-  if (!facts) return [own]
+  if (!facts) return []
   const { version, lineage, recipe, scores } = facts
   const bases = lineage.slice(1)
   return [

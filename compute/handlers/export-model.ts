@@ -1,71 +1,125 @@
-// `model.export`: the original files where the model is as it came, else a Hugging Face folder or a GGUF file made of its tensors.
+// `model.export`: the original files where the model is as it came, else a Hugging Face folder, a GGUF file or an ONNX graph of its tensors.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import { isQuantized } from '../formats/ggml-types.js'
-import { parseJsonObject } from '../formats/json-scan.js'
 import { readManifest } from '../formats/manifest.js'
 import { writeSafetensorsHeader } from '../formats/safetensors.js'
+import type { ExportQuantization, JobInput } from '../pool/job-types.js'
 import { checkedPayloads } from './checked-payloads.js'
 import { type AdapterExport, planAdapter } from './export-adapter.js'
-import { exportConfig, exportGenerationConfig, exportTokenizerConfig } from './export-config.js'
+import { auxiliaryFiles } from './export-config.js'
 import { writeExport } from './export-folder.js'
 import { type GgufExport, ggufBytes, ggufChunks, planGguf } from './export-gguf.js'
+import { genaiConfig, onnxBytes, onnxChunks, planOnnx, transformersJsConfig } from './export-onnx.js'
 import { exportTensors } from './export-tensors.js'
 import type { Handler, HandlerContext } from './handler.js'
-import { type CardSubject, modelCard } from './model-card.js'
+import { type CardSubject, cardName, modelCard } from './model-card.js'
+import { type FloatType, inFloatType, isFloatType, parentType } from './parent-type.js'
 import { restoreFile } from './restore-file.js'
+import type { TensorStream } from './tensor-streams.js'
 
-type Card = CardSubject | undefined
 type WriteFile = (name: string, chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>) => Promise<void>
 
 const unsupported = (message: string, field: string) =>
   new DomainError('UNSUPPORTED_FORMAT', message, { field: ['input', field] })
 
+/** What a format's files hold beside what is asked for. */
+interface Export {
+  input: JobInput<'model.export'>
+  manifest: Manifest
+  /** Type of all matrices; undefined: as stored. */
+  type: FloatType | ExportQuantization | undefined
+  /** With payloads that are checked as they are read. */
+  context: HandlerContext
+}
+
+/** Each plans what can be refused before the folder is made. */
+const writers: Record<
+  JobInput<'model.export'>['format'],
+  (what: Export) => Promise<{ write: (write: WriteFile) => Promise<void>; notes?: string[] }>
+> = { SAFETENSORS: safetensorsExport, GGUF: ggufExport, ONNX: onnxExport, PEFT: adapterExport }
+
 export const exportModel: Handler<'model.export'> = async (input, context) => {
-  const { format, quantization, name } = input
-  if (format === 'ONNX') throw unsupported('Export to ONNX is not offered; SAFETENSORS and GGUF are', 'format')
-  if ((format === 'SAFETENSORS' || format === 'PEFT') && quantization !== undefined) {
+  const manifest = await readManifest(context.payloads, input.manifest)
+  const checked = { ...context, payloads: checkedPayloads(context.payloads, manifest) }
+  const { quantization } = input
+  const type = quantization === 'PARENT' ? await parentType(manifest, input.name, context.payloads) : quantization
+  const { write, notes = [] } = await writers[input.format]({ input, manifest, type, context: checked })
+  const files = await writeExport(context.dataFolder, context.jobId, write)
+  return { files, ...(notes.length > 0 ? { notes } : {}) }
+}
+
+async function safetensorsExport({ input, manifest, type, context }: Export) {
+  const { name } = input
+  if (type !== undefined && !isFloatType(type)) {
     throw unsupported(
-      `SafeTensors files hold plain numbers: quantization ${quantization} is offered for GGUF; without it tensors are written as stored`,
+      `SafeTensors files hold plain numbers: quantization ${type} is offered for GGUF; without it tensors are written as stored`,
       'quantization',
     )
   }
-  const manifest = await readManifest(context.payloads, input.manifest)
-  if (format === 'SAFETENSORS' && manifest.dimensions.perLayer) {
+  if (manifest.dimensions.perLayer) {
     throw unsupported(
       `${name}: its layers have different numbers of heads or widths (key/value heads ${manifest.dimensions.perLayer.map(l => l.keyValueHeadCount).join(', ')}), and config.json has one number for all of them; GGUF can say it, for llama models`,
       'format',
     )
   }
-  if (format === 'PEFT') {
-    const checked = checkedPayloads(context.payloads, manifest)
-    const before = input.facts?.lineage[1]?.name ?? manifest.sourceName ?? name
-    const adapter = planAdapter(manifest, name, before, checked)
+  if (manifest.format === 'safetensors' && manifest.sourceFiles && type === undefined)
     return {
-      files: await writeExport(context.dataFolder, context.jobId, write => writeAdapter(adapter, write, context)),
+      async write(write: WriteFile) {
+        await restoreAll(manifest, write, context)
+        const own = manifest.sourceFiles?.some(file => file.name === cardName)
+        await writeCard(write, cardOf(input, manifest, manifest.tensors), own ? 'model-card.md' : cardName)
+      },
     }
-  }
-  const wanted = format === 'GGUF' ? 'gguf' : 'safetensors'
-  const original = manifest.format === wanted && manifest.sourceFiles !== undefined && quantization === undefined
-  const checked = { ...context, payloads: checkedPayloads(context.payloads, manifest) }
-  const gguf =
-    format === 'GGUF' && !original
-      ? await planGguf(manifest, name, quantization, checked.payloads, { hash: input.manifest, facts: input.facts })
-      : undefined
-  const card = (tensors: CardSubject['tensors'], notes?: string[]): Card =>
-    input.facts && {
-      ...{ name, manifest, manifestHash: input.manifest, facts: input.facts, library: 'transformers' as const },
-      ...{ tensors, ...(notes ? { notes } : {}) },
-    }
-  const files = await writeExport(context.dataFolder, context.jobId, async write => {
-    if (gguf) return writeGguf(name, gguf, write, context)
-    if (!original) return convert(manifest, write, checked, card)
-    await restoreAll(manifest, write, checked)
-    const own = manifest.sourceFiles?.some(file => file.name === 'README.md')
-    if (format === 'SAFETENSORS') await writeCard(write, card(manifest.tensors), own ? 'model-card.md' : 'README.md')
-  })
-  return { files }
+  const stored = exportTensors(manifest, context.payloads)
+  const tensors = type === undefined ? stored : stored.map(tensor => inFloatType(tensor, type))
+  const notes = manifest.tensors.some(t => isQuantized(t.dtype)) ? [unpackedNote] : []
+  return { write: (write: WriteFile) => convert(input, manifest, tensors, notes, write, context), notes }
 }
+
+async function ggufExport({ input, manifest, type, context }: Export) {
+  const { name, facts } = input
+  if (manifest.format === 'gguf' && manifest.sourceFiles && type === undefined)
+    return { write: (write: WriteFile) => restoreAll(manifest, write, context) }
+  const plan = await planGguf(manifest, name, type, context.payloads, { hash: input.manifest, facts })
+  return { write: (write: WriteFile) => writeGguf(name, plan, write, context), notes: plan.notes }
+}
+
+async function adapterExport({ input, manifest, type, context }: Export) {
+  if (type !== undefined) throw unsupported(`Adapters are written as they were trained, not in ${type}`, 'quantization')
+  const before = input.facts?.lineage[1]?.name ?? manifest.sourceName ?? input.name
+  const adapter = planAdapter(manifest, input.name, before, context.payloads)
+  return { write: (write: WriteFile) => writeAdapter(adapter, write, context) }
+}
+
+async function onnxExport({ input, manifest, type, context }: Export) {
+  if (type !== undefined && type !== 'F32' && type !== 'F16')
+    throw unsupported(`ONNX graphs are written with weights in F32 or F16, not ${type}`, 'quantization')
+  const { payloads, signal } = context
+  const plan = await planOnnx(manifest, input.name, type ?? 'F32', payloads)
+  const notes = onnxNotes(manifest)
+  const write = async (write: WriteFile) => {
+    const chunks = counted(onnxChunks(plan, signal), context, onnxBytes(plan), { bytes: 0 })
+    await write(plan.dataPath, chunks)
+    await write(plan.graphPath, [plan.graph])
+    const added = { 'transformers.js_config': transformersJsConfig(plan) }
+    for (const [file, bytes] of await auxiliaryFiles(manifest, plan.tensors, payloads, added))
+      await write(file, [bytes])
+    await write('genai_config.json', [Buffer.from(`${JSON.stringify(genaiConfig(manifest, plan), null, 2)}\n`)])
+    await writeCard(write, cardOf(input, manifest, plan.tensors, notes, 'transformers.js'))
+  }
+  return { write, notes }
+}
+
+const onnxNotes = ({ tokenizer, tensors }: Manifest) => [
+  'Open with transformers.js (this folder as the model) or onnxruntime-genai (`genai_config.json`); keys and values are float32.',
+  'Rows of a batch that are shorter than others are padded on the right.',
+  ...(tokenizer?.addBos
+    ? [`Prompts begin with token ${tokenizer.bosTokenId}; the tokenizer of onnxruntime-genai leaves it to its caller.`]
+    : []),
+  ...(tensors.some(t => isQuantized(t.dtype)) ? [unpackedNote] : []),
+]
+const unpackedNote = 'Blocks of codes are written out as plain numbers: the same weights in more bytes.'
 
 /** A file name out of any model name. */
 const fileName = (name: string) => name.replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[-.]+|[-.]+$/g, '') || 'model'
@@ -113,18 +167,29 @@ async function restoreAll(manifest: Manifest, write: WriteFile, context: Handler
     await write(file.name, counted(restoreFile(context.payloads, manifest, file), context, total, counter))
 }
 
-async function writeCard(write: WriteFile, card: Card, file = 'README.md') {
+function cardOf(
+  { name, manifest: manifestHash, facts }: JobInput<'model.export'>,
+  manifest: Manifest,
+  tensors: CardSubject['tensors'],
+  notes: string[] = [],
+  library: CardSubject['library'] = 'transformers',
+): CardSubject | undefined {
+  return facts && { name, manifest, manifestHash, facts, library, tensors, notes }
+}
+
+async function writeCard(write: WriteFile, card: CardSubject | undefined, file: string = cardName) {
   if (card) await write(file, [Buffer.from(modelCard(card))])
 }
 
 async function convert(
+  input: JobInput<'model.export'>,
   manifest: Manifest,
+  tensors: readonly TensorStream[],
+  notes: string[],
   write: WriteFile,
   context: HandlerContext,
-  card: (tensors: CardSubject['tensors'], notes: string[]) => Card,
 ) {
   const { payloads, signal } = context
-  const tensors = exportTensors(manifest, payloads)
   const header = writeSafetensorsHeader(tensors)
   const counter = { bytes: 0 }
   const total = tensors.reduce((sum, t) => sum + t.bytes, 0)
@@ -133,17 +198,6 @@ async function convert(
     for (const tensor of tensors) yield* counted(tensor.chunks(signal), context, total, counter)
   }
   await write('model.safetensors', all())
-  const json = (name: string, value: unknown) => write(name, [Buffer.from(`${JSON.stringify(value, null, 2)}\n`)])
-  const config = await exportConfig(manifest, tensors, payloads)
-  if (config) await json('config.json', config)
-  const unpacked = manifest.tensors.some(t => isQuantized(t.dtype))
-  const notes = unpacked ? ['Blocks of codes are written out as float32 numbers: the same weights in more bytes.'] : []
-  await writeCard(write, card(tensors, notes))
-  const { tokenizer } = manifest
-  if (!tokenizer) return
-  await json('generation_config.json', exportGenerationConfig(tokenizer))
-  const tokenizerJson = await payloads.get(tokenizer.tokenizerJson)
-  await write('tokenizer.json', [tokenizerJson])
-  const parsed = parseJsonObject(tokenizerJson, 'tokenizer.json')
-  await json('tokenizer_config.json', await exportTokenizerConfig(manifest, tokenizer, parsed, payloads))
+  for (const [file, bytes] of await auxiliaryFiles(manifest, tensors, payloads)) await write(file, [bytes])
+  await writeCard(write, cardOf(input, manifest, tensors, notes))
 }

@@ -11,6 +11,7 @@ import { invalid, maximumTensors } from '../formats/tensor-file.js'
 import type { LocalModel } from '../sources/local-source.js'
 import { openSource } from '../sources/open-source.js'
 import { describeModel, type ModelDescription } from './build-manifest.js'
+import { builtHere } from './built-here.js'
 import type { Handler, HandlerContext } from './handler.js'
 import { nonZeroGaps, openWeightFile, type WeightFile } from './weight-file.js'
 
@@ -65,16 +66,17 @@ export const ingestModel: Handler<'model.ingest'> = async (input, context) => {
 
     context.progress({ stage: 'manifest', completed: 0, total: 1, unit: 'manifests' })
     const manifest = await makeManifest(description, files, hashes, sourceFiles, store)
-    const { hash } = await store.putBytes(encodeManifest(manifest))
     for (const file of files) await file.checkUnchanged()
-    await batch.commit()
+    const known = await builtHere({ manifest, files, auxiliary }, context)
+    const hash = known ?? (await store.putBytes(encodeManifest(manifest))).hash
+    if (!known) await batch.commit()
     context.progress({ stage: 'manifest', completed: 1, total: 1, unit: 'manifests' })
     return {
       manifest: hash,
       tensorBytes,
-      newTensorBytes: bytesOfNew(hashes),
+      newTensorBytes: known ? 0 : bytesOfNew(hashes),
       bytesRead: files.reduce((total, f) => total + f.bytes, 0),
-      bytesWritten: store.bytesWritten,
+      bytesWritten: known ? 0 : store.bytesWritten,
       tensors: manifest.tensors.length,
       seconds: (performance.now() - started) / 1000,
     }

@@ -11,6 +11,8 @@ import type { TensorStream } from './tensor-streams.js'
 /** Front matter key by which a model that comes back is known; what it says is checked against the tensors. */
 export const manifestKey = 'hartonomous_manifest'
 
+export const cardName = 'README.md'
+
 export interface CardSubject {
   name: string
   manifest: Manifest

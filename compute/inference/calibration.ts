@@ -6,8 +6,9 @@ import { ensureFloat32, readTensorFloat32 } from '../formats/float-weights.js'
 import type { ExternalData, Graph, Value } from '../graph/ir.js'
 import { partOf } from '../graph/part.js'
 import { createSession, floats, int32s, int64s, type RuntimeTensor } from '../runtime/session.js'
+import { positionInputs } from './graph-inputs.js'
 import type { ModelContext } from './model.js'
-import { buildModelGraph, type GraphVariant, positionInputs } from './model-graph.js'
+import { buildModelGraph, type GraphVariant } from './model-graph.js'
 import { ropeTables } from './rope.js'
 
 /** [tokens, hidden] of all sequences, one after the other. */

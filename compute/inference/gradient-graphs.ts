@@ -5,7 +5,8 @@ import { gradients } from '../autodiff/gradients.js'
 import type { GraphBuilder } from '../graph/builder.js'
 import type { Graph, Value } from '../graph/ir.js'
 import { apply, reshape } from '../ops/apply.js'
-import { buildModelGraph, type LocateWeight } from './model-graph.js'
+import type { LocateWeight } from './graph-inputs.js'
+import { buildModelGraph } from './model-graph.js'
 
 /**
  * The measuring graph's loss: `loss` [] = - sum over rows of `row_weights` [rows] times the target's log-probability, in nats.

@@ -6,7 +6,8 @@ import { type BuildableModel, checkBuildable } from '../architectures/registry.j
 import { type DerivedContext, ensureFloat32, keepFiles, readTensorFloat32 } from '../formats/float-weights.js'
 import type { ExternalData, Graph } from '../graph/ir.js'
 import { createSession, floats, int32s, int64s, type RuntimeTensor, type Session } from '../runtime/session.js'
-import { buildModelGraph, type GraphVariant, positionInputs } from './model-graph.js'
+import { positionInputs } from './graph-inputs.js'
+import { buildModelGraph, type GraphVariant } from './model-graph.js'
 import { observedLayer, productSumsGraph, type Tap, unitSizesGraph } from './observed-layer.js'
 import { ropeTables } from './rope.js'
 

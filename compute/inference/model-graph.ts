@@ -3,8 +3,9 @@
 import { layerDimensions } from '../architectures/architecture.js'
 import type { BuildableModel } from '../architectures/registry.js'
 import { type GraphBuilder, graphBuilder } from '../graph/builder.js'
-import type { ExternalData, Graph, Value } from '../graph/ir.js'
+import type { Graph, Value } from '../graph/ir.js'
 import { apply, applyAll, reshape, reshapeTo } from '../ops/apply.js'
+import { embedding, type GraphInputs, type LocateWeight, ownInputs, portableInputs } from './graph-inputs.js'
 import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
 
 /**
@@ -14,6 +15,8 @@ import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
  * cache and gates: `embed` and each layer give `hidden_out`, layers and `losses` take `hidden_in` [tokens, hidden], the residual stream.
  * `states`: no cache, gates or head; outputs the final norm `final_norm.out` and the residual stream `hidden.<l>` after l layers, all
  * [tokens, hidden]: what training is built on.
+ * `portable`: what other programs run: `input_ids`, `attention_mask`, `position_ids` and `past_key_values.*` in, logits of every position
+ * [batch, seq, vocabulary] and `present.*` out. Rows of a batch are padded on the right.
  * `tail` is a layer that gives only the rows of its output that the input `rows` names, [rows, hidden]: all that losses need of the last.
  * `nll` is `losses` without the predicted tokens, whose search takes a tenth as long as the head.
  * `masked` is a layer with `head_gates` [query heads * head size], factors of what attention gives before its output projection.
@@ -22,6 +25,7 @@ export type GraphVariant =
   | 'generate'
   | 'measure'
   | 'states'
+  | 'portable'
   | 'embed'
   | `layer.${number}`
   | `tail.${number}`
@@ -38,25 +42,15 @@ function partOf(variant: GraphVariant, layerCount: number) {
   return { embed: false, from: layer, to: layer + 1, head: false }
 }
 
-/** Where the float32 form of a tensor lies; roles as in the architecture (`layers.3.q`). */
-export type LocateWeight = (role: string) => ExternalData
-
+/** TensorProto.DataType */
+const float32 = 1
 /** Far below the product of two hidden states' norms, far above the least float32. */
 const leastNormProduct = 1e-20
-/** GroupQueryAttention rotates by itself only where the head size is a multiple of this. */
-const fusedRotaryMultiple = 16
-
 /** GroupQueryAttention takes heads whose size is a multiple of this; others are filled up with zeros, which change no product. */
 const headMultiple = 8
 
 /** The size that heads have inside the attention kernel, and in its cache. */
 export const kernelHeadSize = (headSize: number) => Math.ceil(headSize / headMultiple) * headMultiple
-
-/** What the graphs of a model ask for positions: RoPE tables, ids of positions, or both. */
-export function positionInputs({ architecture, dimensions }: Pick<BuildableModel, 'architecture' | 'dimensions'>) {
-  const rotary = architecture.positions === 'rotary'
-  return { tables: rotary, ids: !rotary || dimensions.headSize % fusedRotaryMultiple !== 0 }
-}
 
 /**
  * The residual stream is kept flat, [tokens, hidden] with tokens = batch * seq, so that linear layers are Gemm on weights as stored
@@ -65,25 +59,18 @@ export function positionInputs({ architecture, dimensions }: Pick<BuildableModel
 export function buildModelGraph(model: BuildableModel, variant: GraphVariant, locate: LocateWeight): Graph {
   const { dimensions: d, tensors } = model
   const g = graphBuilder(`${model.architecture.name} ${variant}`)
-  const halfHead = d.headSize / 2
-  const asked = positionInputs(model)
   const part = partOf(variant, d.layerCount)
+  const portable = variant === 'portable'
 
-  const inputs: GraphInputs = {
-    ids: g.input('input_ids', 'int64', ['batch', 'seq']),
-    lastPositions: g.input('last_positions', 'int32', ['batch']),
-    totalLength: g.input('total_length', 'int32', []),
-    rope: asked.tables
-      ? {
-          cos: g.input('rope_cos', 'float32', ['positions', halfHead]),
-          sin: g.input('rope_sin', 'float32', ['positions', halfHead]),
-        }
-      : null,
-    positions: asked.ids ? g.input('position_ids', 'int64', ['batch', 'seq']) : null,
+  const inputs = portable ? portableInputs(g, model, locate) : ownInputs(g, model)
+  const rows = part.head && variant !== 'states' && !portable ? g.input('rows', 'int64', ['rows']) : null
+
+  const weight = (role: string): Value => {
+    const { type = 'float32', ...data } = locate(role)
+    const stored = g.weight(role, tensors.get(role)!.shape, data, type)
+    // Sessions do this once, when they are made.
+    return type === 'float32' ? stored : apply(g, 'Cast', [stored], { to: float32 }, { name: `${role}.float32` })
   }
-  const rows = part.head && variant !== 'states' ? g.input('rows', 'int64', ['rows']) : null
-
-  const weight = (role: string): Value => g.weight(role, tensors.get(role)!.shape, locate(role))
   const { linear, projections } = linearLayers(g, model, weight)
 
   const embed = () => {
@@ -113,7 +100,7 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   const maskedHeads = layerDimensions(d, part.from).attentionHeadCount
   const headGates = variant.startsWith('masked.') ? g.input('head_gates', 'float32', [maskedHeads * d.headSize]) : null
   const gates = variant === 'measure' ? tokenGates(g, inputs.ids, d.layerCount) : null
-  const attend = attention(g, model, inputs, variant === 'generate')
+  const attend = attention(g, model, inputs, portable ? portableCache : variant === 'generate' ? ownCache : null)
   const hidden: Value[] = []
 
   for (let layer = part.from; layer < part.to; layer++) {
@@ -147,13 +134,20 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   }
   const normed = norm('final_norm', `hidden.${d.layerCount}`)
   hidden.push(residual)
+  const head = d.tiedEmbeddings ? 'embed' : 'lm_head'
+  if (portable) {
+    const flat = apply(g, 'Gemm', [normed, weight(head)], { transB: 1 }, { name: 'flat_logits' }) // [tokens, vocabulary]
+    const sizes = apply(g, 'Shape', [inputs.ids], {}, { name: 'logit_rows' })
+    const shape = apply(g, 'Concat', [sizes, g.int64s([d.vocabularySize])], { axis: 0 }, { name: 'logit_shape' })
+    g.output(reshapeTo(g, flat, shape, ['batch_size', 'sequence_length', d.vocabularySize], 'logits'))
+    return g.build()
+  }
   if (!rows) {
     for (const state of [normed, ...hidden]) g.output(state)
     return g.build()
   }
 
   const wanted = apply(g, 'Gather', [normed, rows], { axis: 0 }, { name: 'wanted' }) // [rows, hidden]
-  const head = d.tiedEmbeddings ? 'embed' : 'lm_head'
   const logits = apply(g, 'Gemm', [wanted, weight(head)], { transB: 1 }, { name: 'logits' }) // [rows, vocabulary]
   if (variant !== 'losses' && variant !== 'nll') g.output(logits)
   if (variant !== 'generate') addLosses(g, logits, variant !== 'nll')
@@ -161,37 +155,23 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   return g.build()
 }
 
-interface GraphInputs {
-  ids: Value
-  lastPositions: Value
-  totalLength: Value
-  /** Tables of cosines and sines; null where positions are learned. */
-  rope: { cos: Value; sin: Value } | null
-  positions: Value | null
-}
-
-/** [batch, seq, hidden]: the tokens' rows, scaled or with their positions' rows added where the architecture says so. */
-function embedding(
-  g: GraphBuilder,
-  { architecture, dimensions }: BuildableModel,
-  { ids, positions }: GraphInputs,
-  weight: (role: string) => Value,
-): Value {
-  let embedded = apply(g, 'Gather', [weight('embed'), ids], {}, { name: 'embedded' })
-  const scale = architecture.embeddingScale?.(dimensions) ?? 1
-  if (scale !== 1) embedded = apply(g, 'Mul', [embedded, g.float32(scale)], {}, { name: 'embedded_scaled' })
-  if (architecture.positions === 'rotary') return embedded
-  const rows = apply(g, 'Gather', [weight('position_embed'), positions], {}, { name: 'position_embedded' })
-  return apply(g, 'Add', [embedded, rows], {}, { name: 'embedded_at_position' })
-}
+/** Buffers with room to spare, written in place. */
+const ownCache = { past: 'past', batch: 'batch', before: 'capacity', after: 'capacity' } as const
+/** What there was, and with the new positions behind it, as Hugging Face models have it. */
+const portableCache = {
+  past: 'past_key_values',
+  batch: 'batch_size',
+  before: 'past_sequence_length',
+  after: 'total_sequence_length',
+} as const
 
 /** Attention of one layer: q, k, v [tokens, heads * head size] -> [tokens, query heads * head size]; adds the cache's inputs and outputs. */
 function attention(
   g: GraphBuilder,
   { dimensions }: BuildableModel,
   inputs: GraphInputs,
-  /** Whether keys and values of the past are inputs, and theirs and the new ones outputs. */
-  cached: boolean,
+  /** Names and sizes where keys and values of the past are inputs, and theirs and the new ones outputs. */
+  cache: typeof ownCache | typeof portableCache | null,
 ) {
   const batchAndSeq = apply(g, 'Shape', [inputs.ids], {}, { name: 'batch_and_seq' })
   const split = (width: number, name: string) => {
@@ -259,15 +239,15 @@ function attention(
       rotary_interleaved: fused ? interleaved : 0,
       local_window_size: d.slidingWindow ?? -1,
     }
-    const cacheShape = ['batch', d.keyValueHeadCount, 'capacity', size]
+    const cacheShape = (positions: string) => [cache?.batch ?? 'batch', d.keyValueHeadCount, positions, size]
     const rotatedQuery = rotate(splitQuery(q, at('query')), d.attentionHeadCount, at('query_rotated'))
     const rotatedKey = rotate(splitKey(k, at('key')), d.keyValueHeadCount, at('key_rotated'))
     const query = fillUp(rotatedQuery, d.attentionHeadCount, at('query'))
     const key = fillUp(rotatedKey, d.keyValueHeadCount, at('key'))
     const value = fillUp(splitKey(v, at('value')), d.keyValueHeadCount, at('value'))
-    const past = cached
-      ? [g.input(`past.${layer}.key`, 'float32', cacheShape), g.input(`past.${layer}.value`, 'float32', cacheShape)]
-      : [null, null]
+    const past = ['key', 'value'].map(part =>
+      cache ? g.input(`${cache.past}.${layer}.${part}`, 'float32', cacheShape(cache.before)) : null,
+    )
     const rotary = fused ? [fused.cos, fused.sin] : []
     const outputs = applyAll(
       g,
@@ -276,7 +256,7 @@ function attention(
       attributes,
       { name: [at('attention'), `present.${layer}.key`, `present.${layer}.value`] },
     )
-    if (cached) for (const present of outputs.slice(1)) g.output({ ...present!, shape: cacheShape })
+    if (cache) for (const present of outputs.slice(1)) g.output({ ...present!, shape: cacheShape(cache.after) })
     return reshape(
       g,
       cutBack(outputs[0]!, d.attentionHeadCount, at('attention')),

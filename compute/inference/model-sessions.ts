@@ -23,8 +23,9 @@ import { sessionPool } from '../runtime/session-pool.js'
 import { throwIfCancelled } from './cancellation.js'
 import { builtInFusions, bytesToJoin, fuseGraph, quantisedFusions, splitResidualNorms } from './fuse-graph.js'
 import { headGradientGraph, layerGradientGraph, lossGradientGraph } from './gradient-graphs.js'
+import type { LocateWeight } from './graph-inputs.js'
 import type { ModelContext } from './model.js'
-import { buildModelGraph, type GraphVariant, type LocateWeight } from './model-graph.js'
+import { buildModelGraph, type GraphVariant } from './model-graph.js'
 import { takesQuantisedKernels, useQuantisedKernels } from './quantised-kernels.js'
 
 /** `step`: the graph `generate` on quantised kernels. */

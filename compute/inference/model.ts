@@ -15,6 +15,7 @@ import { packBatches } from './batches.js'
 import { throwIfCancelled } from './cancellation.js'
 import { type DecodingBatch, decodingBatch } from './decoding-batch.js'
 import { type DecodingSequence, type RunTokens, startSequence } from './decoding-sequence.js'
+import { positionInputs } from './graph-inputs.js'
 import {
   type HeadGradientOptions,
   type HeadGradients,
@@ -22,7 +23,6 @@ import {
   layerwiseBackward,
   wholeBackward,
 } from './head-gradients.js'
-import { positionInputs } from './model-graph.js'
 import { type ModelPieces, modelPieces } from './model-pieces.js'
 import { modelSessions } from './model-sessions.js'
 import type { PrefixStore } from './prefix-store.js'

@@ -11,7 +11,7 @@ import {
 import { type AttributeKind, type OpDefinition, ops } from '../ops/table.js'
 
 /** TensorProto.DataType */
-const dataTypes: Record<ElementType, number> = { float32: 1, uint8: 2, int32: 6, int64: 7, bool: 9 }
+const dataTypes: Record<ElementType, number> = { float32: 1, uint8: 2, int32: 6, int64: 7, bool: 9, float16: 10 }
 const irVersion = 10
 const opsetVersion = 21
 

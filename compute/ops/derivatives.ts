@@ -134,6 +134,7 @@ export const derivatives: { readonly [K in OpName]: Derivative<K> | NotDifferent
   Exp: ({ g, outputs: [y], dy }) => [share(() => mul(g, dy(), y!))],
   Log: ({ g, inputs: [x], dy }) => [share(() => apply(g, 'Div', [dy(), x!]))],
   Sqrt: ({ g, outputs: [y], dy }) => [share(() => apply(g, 'Div', [scaled(g, dy(), 0.5), y!]))],
+  Cast: notDifferentiable('it only occurs in graphs for other programs'),
   Sign: notDifferentiable('it is constant wherever it has a derivative'),
   Sigmoid: ({ g, outputs: [y], dy }) => [share(() => mul(g, dy(), sub(g, y!, mul(g, y!, y!))))],
 

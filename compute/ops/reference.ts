@@ -159,6 +159,7 @@ export const references: { readonly [K in OpName]: Reference<K> } = {
   Exp: unary(Math.exp),
   Log: unary(Math.log),
   Sqrt: unary(Math.sqrt),
+  Cast: unary(x => x),
   Sign: unary(Math.sign),
   Sigmoid: unary(x => 1 / (1 + Math.exp(-x))),
   FastGelu: unary(x => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)))),

@@ -79,6 +79,9 @@ const reduction = define({
   },
 })
 
+/** TensorProto.DataType of what is cast to. */
+const castTypes: Readonly<Record<number, ElementType>> = { 1: 'float32', 6: 'int32' }
+
 export const ops = {
   Add: elementwise,
   Sub: elementwise,
@@ -93,6 +96,16 @@ export const ops = {
   /** -1, 0 or 1. */
   Sign: unary,
   Sigmoid: unary,
+  /** The same numbers as another type (TensorProto.DataType). */
+  Cast: define({
+    domain: '',
+    attributes: { to: 'int' },
+    infer: (inputs, attributes) => {
+      const type = castTypes[Number(attributes.to)]
+      if (!type) throw new Error(`a cast of ${at(inputs, 0).name} to type ${attributes.to}`)
+      return kind(type, at(inputs, 0).shape)
+    },
+  }),
   /** Rows of `data` (input 0) by `indices` (input 1). */
   Gather: define({
     domain: '',

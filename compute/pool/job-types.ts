@@ -264,7 +264,7 @@ export const modelComparisonSchema = z.object({
 export type ModelComparison = z.infer<typeof modelComparisonSchema>
 
 /** Types that an export can bring all matrices into; the names are ggml's. */
-export const exportQuantizations = ['F32', 'F16', 'Q8_0', 'Q4_0', 'Q4_1'] as const
+export const exportQuantizations = ['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_1'] as const
 export type ExportQuantization = (typeof exportQuantizations)[number]
 
 /** `device`: one at a time per device. `interactive`: the device's serving process, several at once. `io`: bytes only, no device. */
@@ -304,8 +304,11 @@ export const jobTypes = {
       manifest: hashSchema,
       name: z.string(),
       format: z.enum(['SAFETENSORS', 'GGUF', 'ONNX', 'PEFT']),
-      /** Type of all matrices; absent: as they are stored, as far as the format can say it. */
-      quantization: z.enum(exportQuantizations).optional(),
+      /**
+       * Type of all matrices; absent: as they are stored, as far as the format can say it. PARENT: the float type that most weights of the model
+       * have that it descends from.
+       */
+      quantization: z.enum([...exportQuantizations, 'PARENT']).optional(),
       /** For the model card, filled in when the job is claimed; absent: no card is written. */
       facts: modelFactsSchema.optional(),
     }),
@@ -320,6 +323,8 @@ export const jobTypes = {
           url: z.string().optional(),
         }),
       ),
+      /** Sentences on what the files hold otherwise than the model is stored: blocks written out as plain numbers, for example. */
+      notes: z.array(z.string()).optional(),
     }),
   }),
   'model.quantize': defineJob({

@@ -15,6 +15,7 @@ const elementTypes = {
   int32: { code: 6, array: Int32Array },
   int64: { code: 7, array: BigInt64Array },
   bool: { code: 9, array: Uint8Array },
+  float16: { code: 10, array: Uint16Array },
 } as const satisfies Record<ElementType, { code: number; array: unknown }>
 /** GraphOptimizationLevel ORT_ENABLE_ALL */
 const optimizeAll = 99

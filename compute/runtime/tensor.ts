@@ -2,7 +2,7 @@
 import { DomainError } from '../../lib/errors.js'
 import type { ElementType } from '../graph/ir.js'
 
-export type TensorData = Float32Array | BigInt64Array | Int32Array | Uint8Array
+export type TensorData = Float32Array | BigInt64Array | Int32Array | Uint8Array | Uint16Array
 
 /** Row-major numbers with a shape. */
 export interface RuntimeTensor {

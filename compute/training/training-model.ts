@@ -8,7 +8,7 @@ import { type BuildableModel, checkBuildable } from '../architectures/registry.j
 import { causalMask } from '../autodiff/differentiable.js'
 import { checkDerivedFits, ensureFloat32, keepFiles, readTensorFloat32 } from '../formats/float-weights.js'
 import type { ExternalData } from '../graph/ir.js'
-import { positionInputs } from '../inference/model-graph.js'
+import { positionInputs } from '../inference/graph-inputs.js'
 import { ropeTables } from '../inference/rope.js'
 import { seededRandom } from '../inference/sampling.js'
 import { throwIfCancelled } from '../runtime/cancellation.js'

@@ -70,19 +70,23 @@ export class IngestModelPayload {
   userErrors!: UserError[]
 }
 
-export type ExportFormat = 'SAFETENSORS' | 'GGUF' | 'PEFT'
+export type ExportFormat = 'SAFETENSORS' | 'GGUF' | 'ONNX' | 'PEFT'
 export const ExportFormatEnum = registerValues<ExportFormat>('ExportFormat', 'File formats a model is written in.', {
   SAFETENSORS:
-    'Hugging Face layout: model.safetensors, config.json and tokenizer files; byte for byte as it came where it came so.',
+    'Hugging Face layout: model.safetensors, config.json, tokenizer files and a model card; byte for byte as it came where it came so and `quantization` is not given.',
+  ONNX: 'A folder that transformers.js and onnxruntime-genai open: onnx/model.onnx (float16: onnx/model_fp16.onnx) with its weights beside it, config.json, genai_config.json, tokenizer files and a model card. Not read back.',
   PEFT: 'The low-rank changes alone that a model was trained by with `lora.keepAdapter`: adapter_model.safetensors and adapter_config.json, for the model it was before them.',
   GGUF: 'One .gguf file that llama.cpp opens; byte for byte as it came where it came so and `quantization` is not given.',
 })
-export const ExportQuantizationEnum = registerValues<ExportQuantization>(
+export const ExportQuantizationEnum = registerValues<ExportQuantization | 'PARENT'>(
   'ExportQuantization',
-  'Types that an export can bring all matrices into; vectors stay float32.',
+  'Types that an export can bring all matrices into; vectors stay float32 in GGUF and ONNX, and follow in SafeTensors, which takes plain types only.',
   {
     F32: 'float32.',
-    F16: 'float16.',
+    F16: 'float16, rounded to nearest, ties to even.',
+    BF16: 'bfloat16, rounded to nearest, ties to even. ONNX files take none.',
+    PARENT:
+      'The plain type that most weights have of the model it descends from: trained tensors are kept as float32, and published in the type of the original.',
     Q8_0: '8-bit codes, one float16 scale per block of 32 (8.5 bits per weight), rounded to nearest.',
     Q4_0: '4-bit codes, one float16 scale per block of 32 (4.5 bits per weight), rounded to nearest.',
     Q4_1: '4-bit codes, float16 scale and minimum per block of 32 (5 bits per weight), rounded to nearest.',
@@ -98,14 +102,17 @@ export class ExportModelInput {
   @Field(() => ExportQuantizationEnum, {
     nullable: true,
     description:
-      'Type of all matrices; default: as they are stored, byte for byte. Rows that are no whole blocks become F16. SafeTensors files take none.',
+      'Type of all matrices; default: as they are stored, byte for byte (ONNX: float32). Rows that are no whole blocks become F16. SafeTensors takes F32, F16, BF16 and PARENT, ONNX F32 and F16, GGUF all.',
   })
-  quantization?: ExportQuantization | null
+  quantization?: ExportQuantization | 'PARENT' | null
   @Field(() => String, idempotencyKey)
   idempotencyKey?: string | null
 }
 
-@ObjectType({ description: 'The job that exports; its output has `files: [{ path, url, sizeBytes, sha256 }]`.' })
+@ObjectType({
+  description:
+    'The job that exports; its output has `files: [{ path, url, sizeBytes, sha256 }]` and `notes`, sentences on what they hold otherwise than the model is stored.',
+})
 export class ExportModelPayload {
   @Field(() => JobStub, { nullable: true, description: 'The job that exports.' })
   job?: JobStub | null

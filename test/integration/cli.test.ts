@@ -175,7 +175,7 @@ test.each([
   [['recipes', '--status', 'foo'], 'proposed, approved, rejected'],
   [['jobs', '--state', 'bogus'], 'queued, running, succeeded'],
   [['jobs', '--first', '500'], '0 to 100'],
-  [['export', 'x', '--format', 'onnx'], 'safetensors, gguf'],
+  [['export', 'x', '--format', 'pickle'], 'safetensors, gguf, onnx'],
   [['generate', 'x', 'y', '--max-tokens', '-4'], 'at least 1'],
   [['generate', 'x', 'y', '--temperature', '-1'], 'at least 0'],
   [['--url', 'nonsense', 'models'], 'http://127.0.0.1:4000'],

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { launchPlatform } from '../../dist/lib/client/launch-platform.js'
@@ -44,18 +44,20 @@ const allCases = models => [
   },
 ]
 
-/** PYTHON and the folder of models from the command line, with the models that are there. */
-export function readArguments() {
-  const [python, models = join(root, '../shared/models')] = process.argv.slice(2)
-  if (!python || !existsSync(join(root, 'dist/gateway/main.js'))) {
-    console.error(`Usage: node ${process.argv[1]} PYTHON [FOLDER OF MODELS]   (after npm run build)`)
+/** PYTHON, what else is needed, and the folder of models from the command line, with the models that are there. */
+export function readArguments(...others) {
+  const [python, ...rest] = process.argv.slice(2)
+  const [models = join(root, '../shared/models')] = rest.slice(others.length)
+  if (!python || rest.length < others.length || !existsSync(join(root, 'dist/gateway/main.js'))) {
+    const names = ['PYTHON', ...others].join(' ')
+    console.error(`Usage: node ${process.argv[1]} ${names} [FOLDER OF MODELS]   (after npm run build)`)
     process.exit(2)
   }
   const cases = allCases(models).filter(({ name, source }) => {
     if (!existsSync(source)) console.error(`skipped: ${name} (${source} is not here)`)
     return existsSync(source)
   })
-  return { python, cases }
+  return { python, others: rest.slice(0, others.length), cases }
 }
 
 /** A platform on a fresh data folder, and what the checks ask of it. */
@@ -139,6 +141,26 @@ export async function startPlatform() {
     })
   }
 
+  /** The model in 4- or 8-bit blocks; of what came in blocks the values as they are. */
+  async function quantised(modelId, type, more = {}) {
+    const few = { calibrationTokens: 512, samplesPerCapability: 1 }
+    const { job } = await mutate('quantizeModel', { modelId, type, requantize: true, ...few, ...more }, 'job { id }')
+    return (await finished(job.id)).model.id
+  }
+
+  /** A student trained for a few steps after its parent; fails where held-out loss does not fall. */
+  async function healed(modelId) {
+    const { model } = await query('query($id: ID!) { model(id: $id) { parameterCount } }', { id: modelId })
+    // Small models move slowly, and cost nothing.
+    const steps =
+      model.parameterCount > 1e7
+        ? { tokens: 1024, learningRate: 3e-4 }
+        : { tokens: 8192, batchRows: 2, learningRate: 1e-3 }
+    const few = { sequence: 128, heldOutSamples: 2, looks: 2, ...steps }
+    const { job } = await mutate('distillStudent', { modelId, ...few }, 'job { id }')
+    return (await finished(job.id)).model.id
+  }
+
   /** Paths of the files of an export. */
   async function exported(modelId, options) {
     const { job } = await mutate('exportModel', { modelId, ...options }, 'job { id }')
@@ -160,13 +182,13 @@ export async function startPlatform() {
     await platform.stop()
     rmSync(dataFolder, { recursive: true, force: true })
   }
-  return { ingest, buildStudent, pruned, exported, generated, layerCount, stop }
+  return { ingest, buildStudent, pruned, quantised, healed, exported, generated, layerCount, stop }
 }
 
 /** What another program, a script beside this one, continues the prompts with: [{ prompt, tokens, margins }]. */
-export async function generatedElsewhere(python, script, model, prompts) {
+export async function generatedElsewhere(python, script, model, prompts, more = []) {
   // Not spawnSync: while this process sleeps, the server closes idle connections that the next request would then use.
-  const child = spawn(python, [join(root, 'test/nightly', script), model, String(tokensPerPrompt)], {
+  const child = spawn(python, [resolve(root, 'test/nightly', script), ...more, model, String(tokensPerPrompt)], {
     timeout: 300_000,
   })
   child.stdin.end(JSON.stringify(prompts))
@@ -188,7 +210,12 @@ export function verdict(ours, theirs, tieMargin) {
 
 /** Prints the rows and sets the exit code: failures, or nothing checked. */
 export function report(rows) {
+  const counts = { equal: 0, tie: 0, DIFFERENT: 0 }
+  for (const row of rows.slice(1)) counts[row.at(-1).split(' ')[0]]++
   const widths = rows[0].map((_, column) => Math.max(...rows.map(row => row[column].length)))
   for (const row of rows) console.log(row.map((cell, column) => cell.padEnd(widths[column])).join('  '))
+  console.log(
+    `${rows.length - 1} answers: ${counts.equal} equal, ${counts.tie} part at a tie, ${counts.DIFFERENT} different`,
+  )
   if (rows.length === 1 || rows.some(row => row.at(-1).startsWith('DIFFERENT'))) process.exitCode = 1
 }

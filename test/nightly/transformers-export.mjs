@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// Nightly check: what the platform exports opens in transformers and says the same tokens, for models as they came and for students.
+// Nightly check: what the platform exports opens in transformers and says the same tokens, for models as they came, cut, healed,
+// quantised and pruned.
 // node test/nightly/transformers-export.mjs PYTHON [FOLDER OF MODELS]   (after `npm run build`; PYTHON has torch and transformers)
 import { dirname } from 'node:path'
 import { generatedElsewhere, readArguments, report, startPlatform, verdict } from './export-checks.mjs'
@@ -26,11 +27,15 @@ try {
   for (const { name, source, layers, prompts } of cases) {
     const parent = await platform.ingest(source, name)
     await compare(name, parent, prompts)
-    await compare(`${name}, student`, await platform.buildStudent(parent, layers), prompts)
+    const student = await platform.buildStudent(parent, layers)
+    await compare(`${name}, student`, student, prompts)
+    await compare(`${name}, student healed`, await platform.healed(student), prompts)
+    await compare(`${name}, INT4`, await platform.quantised(parent, 'INT4'), prompts)
+    await compare(`${name}, INT8`, await platform.quantised(parent, 'INT8'), prompts)
     const pruned = await platform.pruned(parent, false)
     if (pruned) await compare(`${name}, pruned`, pruned, prompts)
   }
-  report(rows)
 } finally {
+  report(rows)
   await platform.stop()
 }

@@ -1,6 +1,6 @@
 // Every architecture against transformers: small models from both file formats give the golden logits, losses and tokens.
 import { writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { readManifest } from '../../../../compute/formats/manifest.js'
 import { buildStudent } from '../../../../compute/handlers/build-student.js'
@@ -14,6 +14,7 @@ import {
   writeGoldenFolder,
   writeGoldenGguf,
 } from '../../../testkit/golden-models.js'
+import { greedyInBinding } from '../../../testkit/greedy-in-binding.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { encodeSafetensors } from '../../../testkit/pico-llama.js'
 
@@ -73,6 +74,13 @@ describe.each(cases)('%s from %s', (name, format) => {
       const at = Number(position) * 128
       expect(worst(logits[1]!.subarray(at, at + 128), expected), `position ${position}`).toBeLessThan(2e-6)
     }
+  })
+
+  test('exports as an ONNX graph that says the tokens of transformers', async () => {
+    const { files } = await exportModel({ manifest, name, format: 'ONNX' }, context)
+    const to = join(context.dataFolder, 'exports', dirname(files.find(f => f.path.endsWith('config.json'))!.path))
+    const prompt = golden.ids.slice(0, golden.completionStart)
+    expect(await greedyInBinding(to, 'onnx/model.onnx', prompt, 16)).toEqual(golden.greedy)
   })
 
   test('scores a completion as transformers does, whole and without a layer', async () => {

@@ -54,6 +54,7 @@ const cases: { readonly [K in OpName]: readonly Case[] } = {
   Exp: [made([[2, 3]])],
   Log: [made([[2, 3]], {}, 2)],
   Sqrt: [made([[2, 3]], {}, 2)],
+  Cast: [],
   Sign: [],
   Sigmoid: [made([[2, 3]])],
   FastGelu: [made([[4, 5]], {}, 0.5)],

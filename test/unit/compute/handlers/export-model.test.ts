@@ -1,6 +1,5 @@
 // Export: original files byte for byte, and Hugging Face folders for everything else.
 import { createHash } from 'node:crypto'
-import { existsSync } from 'node:fs'
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -91,14 +90,6 @@ describe.runIf(sharedPresent('Export of stories260K', 'models', 'stories260K'))(
       true,
     )
     expect(mine.tensors.some(t => t.name.includes('layers.3.'))).toBe(false)
-  })
-
-  test('ONNX of it is refused with a reason', async () => {
-    const { manifest } = await ingestModel({ source: stories }, context)
-    await expect(exportModel({ manifest, name: 'm', format: 'ONNX' }, context)).rejects.toMatchObject({
-      code: 'UNSUPPORTED_FORMAT',
-    })
-    expect(existsSync(join(context.dataFolder, 'exports', 'job'))).toBe(false)
   })
 
   test('a cancelled export leaves no folder', async () => {

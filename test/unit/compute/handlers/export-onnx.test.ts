@@ -1,0 +1,74 @@
+// ONNX exports: opened by the plain Node binding of ONNX Runtime, they say what we say; what a graph for others cannot say is refused.
+import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { readManifest } from '../../../../compute/formats/manifest.js'
+import { exportModel } from '../../../../compute/handlers/export-model.js'
+import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { openModel } from '../../../../compute/inference/model.js'
+import { greedyInBinding } from '../../../testkit/greedy-in-binding.js'
+import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+
+let context: TestHandlerContext
+beforeEach(async () => {
+  context = await handlerContext({ HARTONOMOUS_KERNELS: 'float32' })
+})
+afterEach(() => context.dispose())
+
+const folder = () => join(context.dataFolder, 'exports', 'job')
+const json = async (name: string) => JSON.parse(await readFile(join(folder(), name), 'utf8'))
+
+async function greedyHere(hash: string, prompt: readonly number[], count: number) {
+  const model = await openModel(await readManifest(context.payloads, hash), context)
+  const ids = [...prompt]
+  while (ids.length < prompt.length + count) {
+    const { logits } = await model.forward({ ids: [ids], wantLogits: 'last' })
+    ids.push(logits[0]!.indexOf(Math.max(...logits[0]!)))
+  }
+  await model.dispose()
+  return ids.slice(prompt.length)
+}
+
+const prompts = [
+  [1, 40, 41, 42],
+  [1, 7, 300, 12, 99, 100, 8],
+]
+
+test('the demo model says the same tokens in ONNX Runtime’s Node binding, with float32 and with float16 weights', async () => {
+  const { manifest } = await ingestModel({ source: 'demo/model' }, context)
+  for (const [quantization, graph] of [
+    [undefined, 'onnx/model.onnx'],
+    ['F16', 'onnx/model_fp16.onnx'],
+  ] as const) {
+    const { files } = await exportModel({ manifest, name: 'demo', format: 'ONNX', quantization }, context)
+    expect(files.map(f => f.path)).toEqual(
+      [
+        `${graph}_data`,
+        graph,
+        'config.json',
+        'generation_config.json',
+        'tokenizer.json',
+        'tokenizer_config.json',
+        'genai_config.json',
+      ].map(name => `job/${name}`),
+    )
+    for (const prompt of prompts)
+      expect(await greedyInBinding(folder(), graph, prompt, 12), graph).toEqual(await greedyHere(manifest, prompt, 12))
+  }
+  expect((await json('config.json'))['transformers.js_config']).toEqual({
+    use_external_data_format: { 'model_fp16.onnx': 1 },
+  })
+  expect((await json('genai_config.json')).model).toMatchObject({
+    ...{ type: 'llama', context_length: 256, vocab_size: 512, eos_token_id: 2, bos_token_id: 1 },
+    decoder: { filename: 'onnx/model_fp16.onnx', num_hidden_layers: 8, num_key_value_heads: 2, head_size: 32 },
+  })
+})
+
+test('types that ONNX files do not take are refused by name', async () => {
+  const { manifest } = await ingestModel({ source: 'demo/model' }, context)
+  await expect(
+    exportModel({ manifest, name: 'demo', format: 'ONNX', quantization: 'Q4_0' }, context),
+  ).rejects.toMatchObject({ code: 'UNSUPPORTED_FORMAT', message: expect.stringContaining('not Q4_0') })
+  expect(existsSync(folder())).toBe(false)
+})
