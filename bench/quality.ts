@@ -35,7 +35,7 @@ const readLines = async (file: string): Promise<Line[]> =>
 
 const options = {
   data: { type: 'string', default: '/tmp/hartonomous-quality' },
-  drop: { type: 'string', default: '14,13,17,12,26,16,15,18' },
+  drop: { type: 'string', default: '5,12,13,14,15,16,17,18' },
   tokens: { type: 'string', default: '40960' },
   seeds: { type: 'string', default: '1' },
   batch: { type: 'string', default: '1' },
@@ -49,7 +49,7 @@ const options = {
   order: { type: 'string', default: 'balanced' },
   perTask: { type: 'string', default: '20' },
   // Samples per task that projections at and behind the cuts are fitted to before training; 0: none.
-  correct: { type: 'string', default: '24' },
+  correct: { type: 'string', default: '16' },
   label: { type: 'string', default: '' },
   sequence: { type: 'string', default: '256' },
   unhealed: { type: 'boolean', default: false },

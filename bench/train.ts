@@ -118,7 +118,7 @@ async function matrixRate(threads: number, weightsFolder: string): Promise<numbe
   return (2 * 1024 ** 3) / best / 1e6
 }
 
-async function measure(name: ShapeName, steps: number): Promise<Record<string, unknown>> {
+async function measure(name: ShapeName, steps: number, recompute: boolean): Promise<Record<string, unknown>> {
   const folder = await mkdtemp(join(tmpdir(), 'bench-train-'))
   try {
     const { payloads, manifest } = await noiseModel(name, folder)
@@ -134,6 +134,7 @@ async function measure(name: ShapeName, steps: number): Promise<Record<string, u
         decayed: () => false,
         clip: 1,
         maximumRows: rows * sequence,
+        recompute,
         seed: 1,
       },
     )
@@ -179,7 +180,7 @@ async function measure(name: ShapeName, steps: number): Promise<Record<string, u
 const execute = promisify(execFile)
 const lastLine = (text: string) => JSON.parse(text.trim().split('\n').at(-1)!) as Record<string, unknown>
 
-/** `--shape NAME` (default: both, each in a process of its own), `--steps N` timed after one that is not, `--peer PYTHON`, `--turns N`. */
+/** `--shape NAME` (default: both, each in a process of its own), `--steps N` timed after one that is not, `--peer PYTHON`, `--turns N`, `--recompute`. */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
   const { values: o } = parseArgs({
     args,
@@ -189,15 +190,25 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       peer: { type: 'string' },
       turns: { type: 'string', default: '1' },
       alone: { type: 'boolean', default: false },
+      recompute: { type: 'boolean', default: false },
     },
   })
-  if (o.alone) return measure(o.shape as ShapeName, Number(o.steps))
+  if (o.alone) return measure(o.shape as ShapeName, Number(o.steps), o.recompute)
   const names = o.shape ? [o.shape as ShapeName] : (Object.keys(shapes) as ShapeName[])
   const figures: Record<string, unknown> = {}
   for (const name of names) {
     const [ours, theirs]: Record<string, unknown>[][] = [[], []]
     for (let turn = 0; turn < Number(o.turns); turn++) {
-      const own = ['train', '--json', '--alone', '--shape', name, '--steps', o.steps]
+      const own = [
+        'train',
+        '--json',
+        '--alone',
+        '--shape',
+        name,
+        '--steps',
+        o.steps,
+        ...(o.recompute ? ['--recompute'] : []),
+      ]
       ours!.push(lastLine((await execute(process.execPath, [compiledFile('bench/main.js'), ...own])).stdout))
       if (!o.peer) continue
       const script = projectFile('..', 'shared', 'peers', 'torch_train.py')

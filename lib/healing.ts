@@ -69,6 +69,8 @@ export const healingSchema = z.object({
   patience: z.number().int().min(1).optional(),
   /** Held-out samples per capability. */
   heldOutSamples: z.number().int().min(1).max(10_000).default(8),
+  /** Whether the backward pass computes each layer's inside anew; absent: where memory would not hold it. */
+  recompute: z.boolean().optional(),
   checkpointSteps: z.number().int().min(1).default(20),
   /** Whether the build fails where held-out loss does not fall; else it goes on with the weights as they were. */
   required: z.boolean().default(false),

@@ -5,6 +5,7 @@ import { apply } from '../ops/apply.js'
 import { type Cotangent, dense, densify, zerosLike } from '../ops/cotangent.js'
 import { type DerivativeArguments, derivatives, type NotDifferentiable, type Share } from '../ops/derivatives.js'
 import type { OpName } from '../ops/table.js'
+import { recomputation } from './recomputation.js'
 
 type AnyDerivative = (node: DerivativeArguments) => (Share | null)[]
 
@@ -21,13 +22,16 @@ export function gradients(g: GraphBuilder, loss: Value, wrt: readonly Value[]): 
 /**
  * The same where what the loss changes by is known for several values already (`seeds`: value and its cotangent, of one shape): what
  * comes after them needs no derivative. A seed may itself be one of `wrt`: it gets the sum of both.
+ * @param kept values that stay in memory from the forward pass, in its order (see `recomputation`); absent: whatever derivatives read
  */
 export function backward(
   g: GraphBuilder,
   seeds: readonly (readonly [value: Value, cotangent: Value])[],
   wrt: readonly Value[],
+  kept: readonly Value[] = [],
 ): Value[] {
   const forward = [...g.nodes]
+  const again = kept.length > 0 ? recomputation(g, forward, kept) : undefined
   const dependent = dependentNames(forward, wrt)
   const cotangents = new Map<string, Cotangent>()
   const add = (value: Value, share: Share) => {
@@ -48,8 +52,7 @@ export function backward(
     if (!wanted.includes(true)) continue
     const shares = derivativeOf(node)({
       g,
-      inputs: node.inputs,
-      outputs: node.outputs,
+      ...(again?.(node, () => densify(g, own.find(cotangent => cotangent !== null)!)) ?? node),
       attributes: node.attributes as DerivativeArguments['attributes'],
       cotangents: own,
       dy: memo(() => densify(g, own[0]!)),

@@ -169,6 +169,12 @@ export class HealingInput {
   patience?: number | null
   @Field(() => Int, { nullable: true, description: 'Held-out samples per capability; default: 8.' })
   heldOutSamples?: number | null
+  @Field(() => Boolean, {
+    nullable: true,
+    description:
+      'Whether the backward pass computes each layer’s inside anew instead of keeping it: a third more work, a fraction of the memory. Default: where the free memory would not hold it.',
+  })
+  recompute?: boolean | null
   @Field(() => Int, { nullable: true, description: 'Steps between two checkpoints; default: 20.' })
   checkpointSteps?: number | null
 }

@@ -8,6 +8,7 @@ import { readTensorFloat32 } from '../../formats/float-weights.js'
 import { readManifest } from '../../formats/manifest.js'
 import { loadTokenizer } from '../../formats/tokenizer.js'
 import { type ProbeSample, parseProbeSet } from '../../probing/probe-set.js'
+import { activationBytes } from '../../training/activation-bytes.js'
 import { adamWDefaults } from '../../training/adamw.js'
 import { readCheckpoint, writeCheckpoint } from '../../training/checkpoint.js'
 import { heldOutBatches } from '../../training/held-out.js'
@@ -100,6 +101,8 @@ export async function heal(
     decayed: role => role !== 'embed' && (model.tensors.get(role)?.shape.length ?? 2) === 2,
     clip: healing.clip,
     maximumRows: batchRows * sequence,
+    recompute:
+      healing.recompute ?? activationBytes(model.dimensions, batchRows, sequence) > process.availableMemory() / 2,
     seed: healing.seed,
   })
   let open: Teacher | undefined

@@ -1,10 +1,12 @@
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { checkBuildable } from '../../../../compute/architectures/registry.js'
 import { readManifest } from '../../../../compute/formats/manifest.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { adamWDefaults } from '../../../../compute/training/adamw.js'
 import type { TeacherRow, TrainingBatch } from '../../../../compute/training/batch-feeds.js'
 import { openTeacher, type TeacherOptions } from '../../../../compute/training/teacher.js'
+import { trainingGraph } from '../../../../compute/training/training-graph.js'
 import {
   type Losses,
   openTrainingModel,
@@ -119,6 +121,45 @@ describe('a training graph', () => {
     expect(masked.crossEntropy).toBeCloseTo(0, 12)
     expect(masked.gradientNorm).toBe(0)
     await model.dispose()
+  })
+
+  test('layers computed anew in the backward pass have the same gradients, and their insides are asked for by it alone', async () => {
+    const trained = student.tensors.map(tensor => tensor.role!)
+    const options = { ...base, trained, crossEntropy: true }
+    const [kept, again] = [
+      await openTrainingModel(student, context, options),
+      await openTrainingModel(student, context, { ...options, recompute: true }),
+    ]
+    const batch = { rows: ids.map((own, row) => ({ ids: own, crossEntropyWeights: lastOut(filled(row, 0.1)) })), seq }
+    const [first, second] = [await kept.step([batch], 1e-3, 1), await again.step([batch], 1e-3, 1)]
+    expect(second.crossEntropy).toBe(first.crossEntropy)
+    kept.tensors.forEach(({ gradient }, i) => {
+      const other = again.tensors[i]!.gradient
+      const scale = gradient.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+      // The order of sums is all that may differ.
+      gradient.forEach((value, at) => {
+        if (Math.abs(value - other[at]!) > 1e-5 * scale)
+          throw new Error(`${kept.tensors[i]!.name} ${at}: ${value} ${other[at]}`)
+      })
+    })
+    await Promise.all([kept.dispose(), again.dispose()])
+
+    const graph = trainingGraph(checkBuildable(student), () => ({ location: '', offset: 0, length: 0 }), {
+      ...options,
+      headChunks: 1,
+      recompute: true,
+    })
+    const lossAt = graph.nodes.findIndex(({ outputs }) => outputs.some(output => output?.name === 'cross_entropy'))
+    const inside = new Set(
+      graph.nodes
+        .slice(0, lossAt)
+        .flatMap(({ outputs }) => outputs.flatMap(o => (o?.name.startsWith('layers.') ? [o.name] : []))),
+    )
+    const late = graph.nodes
+      .slice(lossAt)
+      .flatMap(({ inputs }) => inputs.flatMap(i => (i && inside.has(i.name) ? [i.name] : [])))
+    // What the norms at layers' ends give beside the kept states is kept, too.
+    expect([...new Set(late)].filter(name => !/attn_norm/.test(name))).toEqual([])
   })
 
   test('several passes make the step that one pass of all rows makes', async () => {
