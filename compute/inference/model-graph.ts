@@ -14,7 +14,7 @@ import { activate, linearLayers, normOps, normWeights } from './graph-layers.js'
  * losses, hits and per-layer probes. Both give logits of the token positions named by `rows`. The pieces make up the same model without
  * cache and gates: `embed` and each layer give `hidden_out`, layers and `losses` take `hidden_in` [tokens, hidden], the residual stream.
  * `states`: no cache, gates or head; outputs the final norm `final_norm.out` and the residual stream `hidden.<l>` after l layers, all
- * [tokens, hidden]: what training is built on.
+ * [tokens, hidden]: what training is built on; `states.gated` is the same with `layer_gates`.
  * `portable`: what other programs run: `input_ids`, `attention_mask`, `position_ids` and `past_key_values.*` in, logits of every position
  * [batch, seq, vocabulary] and `present.*` out. Rows of a batch are padded on the right.
  * `tail` is a layer that gives only the rows of its output that the input `rows` names, [rows, hidden]: all that losses need of the last.
@@ -25,6 +25,7 @@ export type GraphVariant =
   | 'generate'
   | 'measure'
   | 'states'
+  | 'states.gated'
   | 'portable'
   | 'embed'
   | `layer.${number}`
@@ -63,7 +64,7 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   const portable = variant === 'portable'
 
   const inputs = portable ? portableInputs(g, model, locate) : ownInputs(g, model)
-  const rows = part.head && variant !== 'states' && !portable ? g.input('rows', 'int64', ['rows']) : null
+  const rows = part.head && !variant.startsWith('states') && !portable ? g.input('rows', 'int64', ['rows']) : null
 
   const weight = (role: string): Value => {
     const { type = 'float32', ...data } = locate(role)
@@ -99,7 +100,7 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   const ofTail = (x: Value, name: string) => (tailRows ? apply(g, 'Gather', [x, tailRows], { axis: 0 }, { name }) : x)
   const maskedHeads = layerDimensions(d, part.from).attentionHeadCount
   const headGates = variant.startsWith('masked.') ? g.input('head_gates', 'float32', [maskedHeads * d.headSize]) : null
-  const gates = variant === 'measure' ? tokenGates(g, inputs.ids, d.layerCount) : null
+  const gates = variant === 'measure' || variant === 'states.gated' ? tokenGates(g, inputs.ids, d.layerCount) : null
   const attend = attention(g, model, inputs, portable ? portableCache : variant === 'generate' ? ownCache : null)
   const hidden: Value[] = []
 

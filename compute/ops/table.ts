@@ -176,7 +176,7 @@ export const ops = {
       )
     },
   }),
-  /** a [m, k] x b [k, n], each transposed on demand, plus an optional c [n]. */
+  /** a [m, k] x b [k, n], each transposed on demand, plus an optional c [n] or [m, n]. */
   Gemm: define({
     domain: '',
     attributes: { transA: 'int', transB: 'int', alpha: 'float', beta: 'float' },

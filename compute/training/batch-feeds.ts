@@ -25,6 +25,8 @@ export interface TrainingRow {
   /** What each position's hidden state counts; absent: nothing. */
   hiddenWeights?: Float32Array | undefined
   teacher?: TeacherRow | undefined
+  /** By layer, with `layerGates`: 1 takes part, 0 leaves its input as it is; absent: all take part. */
+  layerGates?: readonly number[] | undefined
 }
 
 export interface TrainingBatch {
@@ -35,7 +37,10 @@ export interface TrainingBatch {
   attentionWeight?: number
 }
 
-type Options = Pick<TrainingGraphOptions, 'crossEntropy' | 'divergence' | 'hidden' | 'attention' | 'headChunks'>
+type Options = Pick<
+  TrainingGraphOptions,
+  'crossEntropy' | 'divergence' | 'hidden' | 'attention' | 'layerGates' | 'headChunks'
+>
 
 /** The inputs that differ from batch to batch: tokens, chosen rows with their weights, the teacher's numbers. */
 export function batchFeeds(
@@ -49,6 +54,11 @@ export function batchFeeds(
       rows.flatMap(({ ids }) => [...ids, ...new Array<number>(seq - ids.length).fill(0)]),
       [rows.length, seq],
     ),
+  }
+  if (options.layerGates) {
+    const all = new Array<number>(d.layerCount).fill(1)
+    const gates = Float32Array.from(rows.flatMap(({ layerGates }) => layerGates ?? all))
+    feeds.layer_gates = floats(gates, [rows.length, d.layerCount])
   }
   const chosen: { row: number; at: number }[] = []
   rows.forEach(({ ids, crossEntropyWeights, divergenceWeights }, row) => {

@@ -33,6 +33,8 @@ export interface TrainingGraphOptions extends HeadLosses {
   hidden?: readonly HiddenLoss[] | undefined
   /** Layers of the student whose attention probabilities are to be like the teacher's. */
   attention?: readonly number[] | undefined
+  /** Whether batches say which layers take part in which of their rows (stochastic depth, Huang et al. 2016, arXiv 1603.09382). */
+  layerGates?: boolean | undefined
   /** Parts that the rows of the output layer are run in: bounds its memory. */
   headChunks: number
   /** false: losses only. */
@@ -63,7 +65,7 @@ export function trainedShape({ tensors, inputFirst }: BuildableModel, name: stri
 /**
  * Inputs: `input_ids` [batch, seq], tables or ids of positions, `causal_mask`, the trained weights by role, those of `lossHead`; per hidden
  * loss i `teacher_hidden.i` [tokens, hidden] and `hidden_weights.i` [tokens, 1]; per attention loss i `teacher_attention.i`
- * [batch, kv heads, group * seq, seq] and `attention_weight` [].
+ * [batch, kv heads, group * seq, seq] and `attention_weight` []; with `layerGates` `layer_gates` [batch, layers].
  * Outputs: `cross_entropy`, `divergence`, `hidden_loss`, `attention_loss` [] where they are asked for, `gradient.<name>` of each of
  * `trainedNames`, and `squared_gradient_norm` [].
  */
@@ -73,7 +75,7 @@ export function trainingGraph(model: BuildableModel, locate: LocateWeight, optio
   const normOut = 'final_norm.out'
   const masked = (layer: number) => `layers.${layer}.attention.masked`
   const factors = new Map<string, Value>()
-  const states = buildModelGraph(model, 'states', locate)
+  const states = buildModelGraph(model, options.layerGates ? 'states.gated' : 'states', locate)
   const { g, values } = rewritten(states, [normOut, ...hidden.map(({ layer }) => `hidden.${layer}`)], {
     inputs: new Set(trained),
     headGates: false,

@@ -16,6 +16,7 @@ import { createSession, floats, int64s, type RuntimeTensor, type Session } from 
 import { createAccumulator } from './accumulator.js'
 import { type AdamWOptions, createAdamW, type TrainedTensor, trainedTensor } from './adamw.js'
 import { batchFeeds, type TrainingBatch } from './batch-feeds.js'
+import { createMuon, type MuonOptions } from './muon.js'
 import {
   gradientOf,
   loraB,
@@ -63,6 +64,8 @@ export interface TrainingModel {
 
 export interface TrainingModelOptions extends Omit<TrainingGraphOptions, 'headChunks'> {
   optimiser: AdamWOptions
+  /** Trains the matrices that `of` names (by role), at `rateFactor` times the learning rate; the others stay with AdamW. Absent: none. */
+  muon?: (MuonOptions & { of(role: string): boolean; rateFactor: number }) | undefined
   /** Whether a tensor (by role) is decayed. */
   decayed(role: string): boolean
   /** Gradients are scaled down to this norm together; absent: not. */
@@ -121,7 +124,19 @@ export async function openTrainingModel(
   const session = await createSession(trainingGraph(model, locate, graphOptions), sessionOptions)
   let measuring: Promise<Session> | undefined
   let judging: Promise<Session> | undefined
-  const optimiser = await createAdamW(trained, options.optimiser, sessionOptions)
+  const byMuon = (name: string) => options.muon?.of(name) ?? false
+  const optimiser = await createAdamW(
+    trained.filter(({ name }) => !byMuon(name)),
+    options.optimiser,
+    sessionOptions,
+  )
+  const muon =
+    options.muon &&
+    (await createMuon(
+      trained.filter(({ name }) => byMuon(name)),
+      options.muon,
+      sessionOptions,
+    ))
   const accumulator = await createAccumulator(sessionOptions)
 
   const weights = Object.fromEntries(trained.map(({ name, shape, weight }) => [name, floats(weight, shape)]))
@@ -199,6 +214,8 @@ export async function openTrainingModel(
       const { clip } = options
       const scale = clip === undefined ? 1 : Math.min(1, clip / (gradientNorm + 1e-6))
       await optimiser.update(learningRate, step, scale)
+      // Orthogonal updates are the same whatever the gradient's length.
+      await muon?.update(learningRate * options.muon!.rateFactor, 1)
       return { ...total, gradientNorm }
     },
 
@@ -223,7 +240,7 @@ export async function openTrainingModel(
 
     async dispose() {
       const further_ = await Promise.all([measuring, judging])
-      for (const own of [session, optimiser, accumulator, ...further_]) await own?.dispose()
+      for (const own of [session, optimiser, muon, accumulator, ...further_]) await own?.dispose()
     },
   }
 

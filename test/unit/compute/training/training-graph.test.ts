@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { checkBuildable } from '../../../../compute/architectures/registry.js'
 import { readManifest } from '../../../../compute/formats/manifest.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { extractLayers } from '../../../../compute/surgery/extract-layers.js'
 import { adamWDefaults } from '../../../../compute/training/adamw.js'
 import type { TeacherRow, TrainingBatch } from '../../../../compute/training/batch-feeds.js'
 import { openTeacher, type TeacherOptions } from '../../../../compute/training/teacher.js'
@@ -105,6 +106,29 @@ const lastOut = (weights: Float32Array) => weights.map((w, i) => (i < weights.le
 const linear = ['q', 'k', 'v', 'o', 'gate', 'up', 'down'].map(role => `layers.1.${role}`)
 
 describe('a training graph', () => {
+  test('a layer whose gate is 0 in a row takes no part there, and gradients know it', async () => {
+    const rows = ids.map((own, row) => ({ ids: own, crossEntropyWeights: lastOut(filled(row, 0.1)) }))
+    const losses = async (manifest: Manifest, batch: TrainingBatch, gated: boolean) => {
+      const options = { ...base, trained: ['final_norm'], crossEntropy: true, layerGates: gated }
+      const model = await openTrainingModel(manifest, context, options)
+      const { crossEntropy } = await model.losses(batch)
+      await model.dispose()
+      return crossEntropy
+    }
+    const cut = extractLayers(student, [1], 'parent')
+    const apart =
+      (await losses(cut, { rows: [rows[0]!], seq }, false)) + (await losses(student, { rows: [rows[1]!], seq }, false))
+    const gates = [{ ...rows[0]!, layerGates: [0, 1] }, rows[1]!]
+    expect(await losses(student, { rows: gates, seq }, true)).toBeCloseTo(apart, 5)
+    const options = {
+      ...base,
+      trained: ['layers.0.q', 'layers.0.down', 'layers.1.o', 'embed'],
+      crossEntropy: true,
+      layerGates: true,
+    }
+    expect(await worstDifference(options, { rows: gates, seq })).toBeLessThan(2e-3)
+  })
+
   test('masked cross-entropy is that of a float64 forward, and 0 where everything is masked', async () => {
     const weights = ids.map((own, row) => lastOut(Float32Array.from(own, (_, i) => (i % 2 === row ? 0.25 : 0))))
     const model = await openTrainingModel(student, context, { ...base, trained: ['final_norm'], crossEntropy: true })
