@@ -1,6 +1,6 @@
 // bench pruning: SmolLM2 without its least key/value group per layer against the reference edit, and the measured choice against gradient,
 // chance and weight norm at equal size.
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -18,6 +18,7 @@ import { readEnv } from '../lib/env.js'
 import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+import { keptFigures } from './kit/kept-figures.js'
 
 interface ReferenceEdit {
   keptLayers: number[]
@@ -33,7 +34,8 @@ const geometricMean = (values: readonly number[]) =>
  * `--reference-only`: the reference edit alone. `--remove N` (1) groups per layer, `--samples N` (4) per capability to choose by, `--seeds N` (3) of the
  * random choice, `--metrics a,b` narrows what is compared, `--no-correct` leaves the fitted variant out; `--cuts`: only the eight layers of least block
  * influence left out, with and without maps at the cuts. Judged on the reference's lines of the
- * validation split. Needs the model, the probes and the reference numbers beside the project (../shared).
+ * validation split, or the first `--lines N` of each task; `--no-reference` leaves the reference edit out; `--data FOLDER` keeps what was found, so that a run that
+ * was stopped goes on. Needs the model, the probes and the reference numbers beside the project (../shared).
  */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
   const { values } = parseArgs({
@@ -46,6 +48,9 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       seeds: { type: 'string', default: '3' },
       metrics: { type: 'string', default: 'TASK_LOSS,GRADIENT,RANDOM,MAGNITUDE' },
       cuts: { type: 'boolean', default: false },
+      lines: { type: 'string' },
+      'no-reference': { type: 'boolean', default: false },
+      data: { type: 'string' },
     },
   })
   const { lines, edits } = JSON.parse(await readFile(shared('reference', 'structured_edits.json'), 'utf8')) as {
@@ -53,8 +58,11 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     edits: { dropLeastKvGroupPerLayer: ReferenceEdit; drop8LowestBlockInfluence: ReferenceEdit }
   }
   const reference = edits.dropLeastKvGroupPerLayer
-  const dataFolder = await mkdtemp(join(tmpdir(), 'bench-pruning-'))
+  if (values.data) await mkdir(values.data, { recursive: true })
+  const dataFolder = values.data ?? (await mkdtemp(join(tmpdir(), 'bench-pruning-')))
+  const known = await keptFigures(values.data)
   const say = (text: string) => process.stderr.write(`${text}\n`)
+  let nextLine = 0
   const context: HandlerContext = {
     jobId: 'bench',
     payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
@@ -62,7 +70,11 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     env: { ...readEnv(), HARTONOMOUS_DATA: dataFolder },
     log: makeLogger('bench'),
     signal: new AbortController().signal,
-    progress: () => {},
+    progress: ({ stage, completed, total, unit }) => {
+      if (performance.now() < nextLine) return
+      nextLine = performance.now() + 30_000
+      say(`${stage}: ${completed} of ${total ?? '?'} ${unit}`)
+    },
     delta: () => {},
   }
   try {
@@ -70,11 +82,19 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     const { manifest: parent } = await ingestModel({ source }, context)
     const { layerCount } = (await readManifest(context.payloads, parent)).dimensions
     const validation = await readProbeLines([await readFile(shared('data', 'probes', 'validation.jsonl'))])
-    const judged = assignSplits(lines.map(line => ({ ...validation[line]!, split: 'validation' as const })))
+    const counts = new Map<string, number>()
+    const wanted = lines.filter(line => {
+      const { capability } = validation[line]!
+      counts.set(capability, (counts.get(capability) ?? 0) + 1)
+      return counts.get(capability)! <= Number(values.lines ?? Number.POSITIVE_INFINITY)
+    })
+    const judged = assignSplits(wanted.map(line => ({ ...validation[line]!, split: 'validation' as const })))
     const { probeSet } = await importProbes({ source: shared('data', 'probes') }, context)
 
     /** Per task on the reference's lines. */
     const judge = (manifest: string) =>
+      known.of(`judged ${values.lines ?? 'all'} ${manifest}`, () => judgeAnew(manifest))
+    const judgeAnew = (manifest: string) =>
       withScoringModel(manifest, context, async ({ model, scorer }) => {
         const encoded = judged.flatMap(sample => encodeSample(model, sample, 256) ?? [])
         return evaluate(scorer, encoded, [...new Set(judged.map(s => s.capability))], () => {})
@@ -129,27 +149,30 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         perTask: corrected.scores.map(s => ({ task: s.capability, perplexity: s.perplexity })),
       }
     }
-    const edit = await build({ metric: 'GIVEN', heads: reference.removedKvHead.map(head => [head]) })
-    const tasks = edit.scores.map(({ capability, loss, perplexity, completionTokens }) => {
-      const theirs = reference.perTask[capability]!
+    const referenceEdit = async (): Promise<Record<string, unknown>> => {
+      const edit = await build({ metric: 'GIVEN', heads: reference.removedKvHead.map(head => [head]) })
+      const tasks = edit.scores.map(({ capability, loss, perplexity, completionTokens }) => {
+        const theirs = reference.perTask[capability]!
+        return {
+          task: capability,
+          completionTokens,
+          tokensEqual: completionTokens === theirs.completionTokens,
+          meanNll: loss,
+          nllDeviation: Math.abs(loss / theirs.meanNll - 1),
+          perplexityDeviation: Math.abs(perplexity / theirs.perplexity - 1),
+        }
+      })
       return {
-        task: capability,
-        completionTokens,
-        tokensEqual: completionTokens === theirs.completionTokens,
-        meanNll: loss,
-        nllDeviation: Math.abs(loss / theirs.meanNll - 1),
-        perplexityDeviation: Math.abs(perplexity / theirs.perplexity - 1),
+        referenceLargestNllDeviation: Math.max(...tasks.map(t => t.nllDeviation)),
+        referenceLargestPerplexityDeviation: Math.max(...tasks.map(t => t.perplexityDeviation)),
+        referencePerplexity: edit.perplexity,
+        parameters: edit.parameterCount,
+        sizeBytes: edit.sizeBytes,
+        columnsNotAtBlockEnds: edit.notes,
+        tasks,
       }
-    })
-    const figures: Record<string, unknown> = {
-      referenceLargestNllDeviation: Math.max(...tasks.map(t => t.nllDeviation)),
-      referenceLargestPerplexityDeviation: Math.max(...tasks.map(t => t.perplexityDeviation)),
-      referencePerplexity: edit.perplexity,
-      parameters: edit.parameterCount,
-      sizeBytes: edit.sizeBytes,
-      columnsNotAtBlockEnds: edit.notes,
-      tasks,
     }
+    const figures = values['no-reference'] ? {} : await referenceEdit()
     if (values['reference-only']) return figures
     const parentPerplexity = geometricMean((await judge(parent)).map(s => s.perplexity))
     say(`whole model: perplexity ${parentPerplexity.toFixed(2)}`)
@@ -177,6 +200,6 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     }
     return { ...figures, wholePerplexity: parentPerplexity, removedGroupsPerLayer: remove, compared }
   } finally {
-    await rm(dataFolder, { recursive: true, force: true })
+    if (!values.data) await rm(dataFolder, { recursive: true, force: true })
   }
 }

@@ -2,7 +2,7 @@
 // own Q4_0, on held-out text: KL divergence, top-1 agreement, perplexity, bytes, tokens per second.
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
@@ -15,6 +15,7 @@ import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
 import { quantizationSchema } from '../lib/quantization.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+import { keptFigures } from './kit/kept-figures.js'
 
 const shared = (...parts: string[]) => projectFile('..', 'shared', ...parts)
 const say = (line: string) => process.stderr.write(`${line}\n`)
@@ -40,7 +41,8 @@ const variants: Record<string, Record<string, unknown>> = {
 
 /**
  * `--samples 4` validation samples per capability, `--tokens 8192` calibration tokens, `--only a,b` variants by name, `--python` with
- * llama-cpp-python (default /opt/peers-venv/bin/python; without it the rows of llama.cpp are left out), `--speed` measures decoding.
+ * llama-cpp-python (default /opt/peers-venv/bin/python; without it the rows of llama.cpp are left out), `--speed` measures decoding, `--data FOLDER`
+ * keeps what was found, so that a run that was stopped goes on.
  */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
   const { values } = parseArgs({
@@ -51,11 +53,16 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       only: { type: 'string' },
       python: { type: 'string', default: '/opt/peers-venv/bin/python' },
       speed: { type: 'boolean', default: false },
+      data: { type: 'string' },
     },
   })
   const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
-  const dataFolder = await mkdtemp(join(tmpdir(), 'bench-quantise-'))
+  if (values.data) await mkdir(values.data, { recursive: true })
+  const dataFolder = values.data ?? (await mkdtemp(join(tmpdir(), 'bench-quantise-')))
+  const known = await keptFigures(values.data)
+  const named = (name: string) => `${name}, ${values.samples} samples, ${values.tokens} tokens`
   try {
+    let nextLine = 0
     const context: HandlerContext = {
       jobId: 'bench',
       payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
@@ -63,7 +70,11 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       env: readEnv({ ...process.env, HARTONOMOUS_DATA: dataFolder }),
       log: makeLogger('bench', 'silent'),
       signal: new AbortController().signal,
-      progress: () => {},
+      progress: ({ stage, completed, total, unit }) => {
+        if (performance.now() < nextLine) return
+        nextLine = performance.now() + 30_000
+        say(`${stage}: ${completed} of ${total ?? '?'} ${unit}`)
+      },
       delta: () => {},
     }
     const { manifest } = await ingestModel({ source }, context)
@@ -76,7 +87,8 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       speed: values.speed,
     }
     const compare = async (name: string, hash: string, more: Record<string, unknown>) => {
-      const found = await compareManifests(manifest, hash, measure, context)
+      const compared = () => compareManifests(manifest, hash, measure, context)
+      const found = await known.of(`compared ${named(name)}`, compared)
       const perplexities = Object.fromEntries(found.capabilities.map(c => [c.capability, c.perplexity]))
       const before = Object.fromEntries(found.capabilities.map(c => [c.capability, c.referencePerplexity]))
       rows[name] = { ...more, ...found, capabilities: undefined, perplexities, referencePerplexities: before }
@@ -89,9 +101,11 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     for (const [name, given] of Object.entries(variants)) {
       if (!isWanted(name)) continue
       const options = quantizationSchema.parse({ ...given, requantize: true, calibrationTokens: Number(values.tokens) })
-      const begin = performance.now()
-      const result = await quantiseManifest(manifest, options, probes, context)
-      const seconds = (performance.now() - begin) / 1000
+      const { result, seconds } = await known.of(named(name), async () => {
+        const begin = performance.now()
+        const result = await quantiseManifest(manifest, options, probes, context)
+        return { result, seconds: (performance.now() - begin) / 1000 }
+      })
       say(`${name}: ${seconds.toFixed(1)} s, ${JSON.stringify(result.types)}`)
       await compare(name, result.manifest, { seconds, types: result.types })
     }
@@ -115,6 +129,6 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     }
     return { samplesPerCapability: Number(values.samples), calibrationTokens: Number(values.tokens), rows }
   } finally {
-    await rm(dataFolder, { recursive: true, force: true })
+    if (!values.data) await rm(dataFolder, { recursive: true, force: true })
   }
 }
