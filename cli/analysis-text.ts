@@ -105,11 +105,13 @@ function groupLines({ maskedGroups }: Analysis): string[] {
 /** Where each capability is carried; clusters that only support or are idle are left to the API. */
 function clusterLines({ clusters }: Analysis): string[] {
   const carrying = clusters.filter(c => c.role === 'CARRIES')
+  // One cluster of all layers: what its label says is that there are none.
+  const loose = clusters.filter(c => c.role !== 'CARRIES' && c.stability !== null && c.stability < 0.5)
   if (clusters.length === 0) return []
   return [
     '',
-    'Clusters of layers whose outputs point the same way, those that carry a capability:',
-    ...carrying.map(c => `  ${c.label}`),
+    'Clusters of layers whose outputs differ from those on other capabilities in the same way, those that carry a capability:',
+    ...[...carrying, ...loose].map(c => `  ${c.label}`),
   ]
 }
 

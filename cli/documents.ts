@@ -77,7 +77,7 @@ function analysisFragment() {
     device
     baseline { capability { slug name } loss perplexity accuracy sampleCount }
     layers { layerIndex blockInfluence activationNorm activation { rms maximum kurtosis } capabilities { capability { slug } score lossIncrease } heads { headIndex keyValueHeadIndex importance attentionEntropy } }
-    clusters { capability { slug } layers role label }
+    clusters { capability { slug } layers role label stability }
     maskedGroups { layerIndex keyValueHeadIndex importance lossIncrease capability { slug } }
     droppedSamples { count capability { slug } }
   }`

@@ -36,7 +36,7 @@ export interface Analysis {
     /** Mean over the capabilities. */
     heads: { headIndex: number; keyValueHeadIndex: number; importance: number; attentionEntropy: number | null }[]
   }[]
-  clusters: { capability: { slug: string }; layers: number[]; role: string; label: string }[]
+  clusters: { capability: { slug: string }; layers: number[]; role: string; label: string; stability: number | null }[]
   maskedGroups: {
     layerIndex: number
     keyValueHeadIndex: number

@@ -6,7 +6,7 @@ import type { JobOutput } from '../pool/job-types.js'
 import { capabilitiesOf, summariseWithIntervals } from '../probing/evaluate.js'
 import { doubtfulGroups, maskedGroups } from '../probing/head-groups.js'
 import { type CapabilityHeads, headImportance } from '../probing/head-importance.js'
-import { layerClusters, meanCentroids } from '../probing/layer-clusters.js'
+import { layerClusters, layerVectors } from '../probing/layer-clusters.js'
 import { layerInfluence } from '../probing/layer-influence.js'
 import { parseProbeSet, selectSamples } from '../probing/probe-set.js'
 import { discoverSubcapabilities } from '../probing/sample-clusters.js'
@@ -56,10 +56,10 @@ export const analyzeCapabilities: Handler<'capability.analyze'> = (input, contex
     })
 
     const seed = input.seed ?? 0
-    const centroids = new Map(
+    const vectors = new Map(
       capabilities.map(capability => {
         const own = records.filter((_, i) => encoded[i]!.capability === capability)
-        return [capability, meanCentroids(own, layerCount, hiddenSize)] as const
+        return [capability, layerVectors(own, layerCount, hiddenSize)] as const
       }),
     )
     return {
@@ -70,9 +70,14 @@ export const analyzeCapabilities: Handler<'capability.analyze'> = (input, contex
         capabilities: capabilities.map(({ sampleLossIncrease: _, ...measured }) => measured),
       })),
       subcapabilities: subcapabilityScores(encoded, records),
-      clusters: layerClusters(influence.layers, centroids, seed),
+      clusters: layerClusters(influence.layers, vectors, seed),
       discoveries: discoverSubcapabilities(encoded, records, capabilities, layerCount, hiddenSize, seed),
-      centroids: await storeCentroids(context.payloads, centroids, layerCount, hiddenSize),
+      centroids: await storeCentroids(
+        context.payloads,
+        new Map([...vectors].map(([name, { all }]) => [name, all])),
+        layerCount,
+        hiddenSize,
+      ),
       dropped,
     }
   })

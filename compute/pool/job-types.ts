@@ -138,13 +138,15 @@ export const maskedGroupSchema = z.object({
 export type MaskedGroupOutput = z.infer<typeof maskedGroupSchema>
 
 export const clusterRoles = ['CARRIES', 'SUPPORTS', 'IDLE'] as const
-/** Layers whose mean activations on a capability's samples point the same way. */
+/** Layers whose mean outputs on a capability's samples differ from those on all capabilities in the same way. */
 export const layerClusterSchema = z.object({
   capability: z.string(),
   /** Ascending. */
   layers: z.array(z.number().int()).min(1),
   /** Mean silhouette of its layers, -1 to 1 (Rousseeuw 1987); 0 for a single layer. */
   silhouette: z.number(),
+  /** Agreement of the clusters that two halves of the samples give, 1: they are the same; null: too few samples. Absent in outputs of earlier versions. */
+  stability: z.number().nullable().optional(),
   /** Mean of its layers' loss increase when skipped, nats per completion token. */
   lossIncrease: z.number(),
   role: z.enum(clusterRoles),

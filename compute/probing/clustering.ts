@@ -69,6 +69,30 @@ function tightest(points: readonly (readonly number[])[], k: number, seed: numbe
   }
 }
 
+/** Index of each point's cluster. */
+export function labelsOf({ clusters }: Pick<Clustering, 'clusters'>): number[] {
+  const labels: number[] = []
+  clusters.forEach(({ members }, label) => {
+    for (const i of members) labels[i] = label
+  })
+  return labels
+}
+
+const pairs = (count: number) => (count * (count - 1)) / 2
+
+/** How far two labellings of the same points agree: 1 fully, 0 as chance would (Hubert and Arabie 1985, eq. 5). */
+export function adjustedRand(a: readonly number[], b: readonly number[]): number {
+  const together = (keys: readonly string[]) => {
+    const counts = new Map<string, number>()
+    for (const key of keys) counts.set(key, (counts.get(key) ?? 0) + 1)
+    return [...counts.values()].reduce((sum, count) => sum + pairs(count), 0)
+  }
+  const [inA, inB] = [together(a.map(String)), together(b.map(String))]
+  const expected = (inA * inB) / pairs(a.length)
+  const most = (inA + inB) / 2
+  return most === expected ? 1 : (together(a.map((own, i) => `${own},${b[i]}`)) - expected) / (most - expected)
+}
+
 /** The same direction with length 1; zeros stay zeros. */
 export function unit(vector: ArrayLike<number>): number[] {
   const values = Array.from(vector)

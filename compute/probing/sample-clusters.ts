@@ -9,11 +9,14 @@ import type { SampleRecord } from './sample-records.js'
 import type { ProbedSample } from './scoring.js'
 
 /** Fewer samples than these of a capability are not clustered, and fewer of a cluster are no kind. */
-const leastSamples = 6
+const leastSamples = 8
 const leastMembers = 3
 const mostClusters = 6
-/** Clusters below this silhouette are as good as chance (Kaufman and Rousseeuw 1990 call below 0.25 no structure in few dimensions). */
-const leastSilhouette = 0.05
+/**
+ * Clusters below this silhouette are no kind: on SmolLM2, samples of one sub-capability that lie together have 0.12 to 0.44, mixtures of unlike ones 0.02
+ * to 0.09 (Kaufman and Rousseeuw 1990 call below 0.25 no structure, in few dimensions).
+ */
+const leastSilhouette = 0.1
 /** A cluster that has this share of a sub-capability's samples and little else is that one, found again. */
 const sameShare = 0.75
 /** A cluster within one sub-capability is a part of it. */

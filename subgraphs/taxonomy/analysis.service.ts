@@ -73,6 +73,7 @@ function toAnalysis(row: AnalysisRow): CapabilityAnalysis {
       analysisId: row.id,
     })) as LayerAnalysis[],
     layerClusters: ((row.clusters ?? []) as LayerClusterOutput[]).map(({ capability, ...own }) => ({
+      stability: null,
       ...own,
       slug: capability,
     })),

@@ -108,7 +108,8 @@ export class HeadImportance {
 }
 
 @ObjectType({
-  description: 'Layers whose mean outputs on a capability’s samples point the same way, and what they do for it.',
+  description:
+    'Layers whose mean outputs on a capability’s samples differ from those on all capabilities in the same way, and what they do for it. One cluster of all layers where two halves of the samples do not agree on groups.',
 })
 export class LayerCluster {
   @Field(() => [Int], { description: 'Indices of its layers, ascending.' })
@@ -118,6 +119,12 @@ export class LayerCluster {
       'How well its layers fit together and apart from others, -1 to 1 (mean silhouette); 0 for a single layer.',
   })
   silhouette!: number
+  @Field(() => Float, {
+    nullable: true,
+    description:
+      'How far the clusters of two halves of the capability’s samples agree: 1 fully, 0 as by chance (adjusted Rand index); null where there are too few samples, or an earlier version measured it.',
+  })
+  stability!: number | null
   @Field(() => Float, { description: 'Mean of its layers’ loss increase when skipped, nats per completion token.' })
   lossIncrease!: number
   @Field(() => LayerClusterRoleEnum, { description: 'What it does for the capability, by that figure.' })

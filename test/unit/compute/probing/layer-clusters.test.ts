@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { encodeVector } from '../../../../compute/probing/activations.js'
-import { layerClusters, meanCentroids } from '../../../../compute/probing/layer-clusters.js'
+import { layerClusters, layerVectors, meanCentroids } from '../../../../compute/probing/layer-clusters.js'
 import type { LayerAnalysis } from '../../../../compute/probing/layer-influence.js'
 import type { SampleRecord } from '../../../../compute/probing/sample-records.js'
 
@@ -18,7 +18,7 @@ const layers = (increases: number[]): LayerAnalysis[] =>
 const vectors = Float32Array.from([1, 0, 0, 5, 0.1, 0, 0, 2, 0, 0, 0, 3, 0, 0.1, 9, 0.2, 0, 4])
 
 test('layers of one direction are one cluster, whatever their length, labelled by what their skipping costs', () => {
-  const found = layerClusters(layers([2, 1.4, 0.6, 0.1, 0, 0.1]), new Map([['a', vectors]]))
+  const found = layerClusters(layers([2, 1.4, 0.6, 0.1, 0, 0.1]), new Map([['a', { all: vectors }]]))
   expect(found.map(c => c.layers)).toEqual([[0, 1], [2], [3, 4, 5]])
   expect(found.map(c => c.role)).toEqual(['CARRIES', 'SUPPORTS', 'IDLE'])
   expect(found[0]!.lossIncrease).toBeCloseTo(1.7, 12)
@@ -34,10 +34,59 @@ test('layers of one direction are one cluster, whatever their length, labelled b
 })
 
 test('where skipping helps nothing is carried, and a model of two layers has one cluster', () => {
-  const [first, second] = layerClusters(layers([-0.1, -0.2]), new Map([['a', vectors.slice(0, 6)]]))
+  const [first, second] = layerClusters(layers([-0.1, -0.2]), new Map([['a', { all: vectors.slice(0, 6) }]]))
   expect(second).toBeUndefined()
   expect(first).toMatchObject({ layers: [0, 1], role: 'IDLE', silhouette: 0 })
   expect(first!.label).toBe('layers 0–1 are idle for a: -0.15 nats per token lost without one of them')
+})
+
+test('what all capabilities share says nothing: layers are one cluster where they differ from the others’ mean alike', () => {
+  // All layers of both point far along the last axis; `a` leaves it one way in two layers, another way in the next two.
+  const far = (x: number, y: number) => [x, y, 100]
+  const a = Float32Array.from([far(1, 0), far(1, 0.1), far(0, 2), far(0.1, 2)].flat())
+  const b = Float32Array.from([far(-1, 0), far(-1, 0.1), far(0, -2), far(-0.1, -2)].flat())
+  const both = new Map([
+    ['a', { all: a }],
+    ['b', { all: b }],
+  ])
+  const found = layerClusters(layers([2, 2, 0.1, 0.1]), both).filter(c => c.capability === 'a')
+  expect(found.map(c => c.layers)).toEqual([
+    [0, 1],
+    [2, 3],
+  ])
+  expect(found.map(c => c.stability)).toEqual([null, null])
+})
+
+test('groups that two halves of the samples do not agree on are none', () => {
+  const record = (rows: number[][]) => ({ centroids: encodeVector(Float32Array.from(rows.flat())) }) as SampleRecord
+  const one = [
+    [1, 0],
+    [1, 0.1],
+    [0, 1],
+    [0.1, 1],
+    [0, 1],
+  ]
+  const other = [
+    [1, 0],
+    [0, 1],
+    [1, 0.1],
+    [0, 1],
+    [1, 0],
+  ]
+  const steady = layerVectors([record(one), record(one), record(one), record(one)], 5, 2)
+  const loose = layerVectors([record(one), record(other), record(one), record(other)], 5, 2)
+  const increases = [2, 2, 0.1, 0.1, 0.1]
+  const kept = layerClusters(layers(increases), new Map([['a', steady]]))
+  expect(kept.map(c => c.layers)).toEqual([
+    [0, 1],
+    [2, 3, 4],
+  ])
+  expect(kept[0]!.stability).toBe(1)
+  const [only, second] = layerClusters(layers(increases), new Map([['a', loose]]))
+  expect(second).toBeUndefined()
+  expect(only!.layers).toEqual([0, 1, 2, 3, 4])
+  expect(only!.stability).toBeLessThan(0.5)
+  expect(only!.label).toMatch(/^the layers fall into no groups for a that two halves of its samples agree on/)
 })
 
 test('centroids are means of the samples’, and records of another shape are refused', () => {
