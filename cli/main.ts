@@ -227,7 +227,7 @@ program
   )
   .option(
     '--quantization <type>',
-    'of all matrices: f32, f16, bf16 or parent (the type of the model it descends from), for gguf q8_0, q4_0, q4_1 too (default: as stored)',
+    'of all matrices: f32, f16, bf16 or parent (the type of the model it descends from), for gguf and onnx q8_0, q4_0, q4_1 too (default: as stored)',
     oneOf(['f32', 'f16', 'bf16', 'parent', 'q8_0', 'q4_0', 'q4_1']),
   )
   .option('--output <folder>', 'download the files into this folder')

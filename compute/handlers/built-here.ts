@@ -40,7 +40,8 @@ function claimOf({ files, auxiliary }: Ingested): string | undefined {
   }
   const card = Buffer.from(auxiliary.get(cardName) ?? []).toString('utf8')
   const front = /^---\n([\s\S]*?)\n---\n/.exec(card)?.[1] ?? ''
-  return new RegExp(`^${manifestKey}: *([0-9a-f]{64})$`, 'm').exec(front)?.[1]
+  // YAML puts a hash that looks like a number in quotation marks.
+  return new RegExp(`^${manifestKey}: *"?([0-9a-f]{64})"?$`, 'm').exec(front)?.[1]
 }
 
 /** Of a model as it came, in its own format: the card is the one file more. */

@@ -10,7 +10,7 @@ import { type AdapterExport, planAdapter } from './export-adapter.js'
 import { auxiliaryFiles } from './export-config.js'
 import { writeExport } from './export-folder.js'
 import { type GgufExport, ggufBytes, ggufChunks, planGguf } from './export-gguf.js'
-import { genaiConfig, onnxBytes, onnxChunks, planOnnx, transformersJsConfig } from './export-onnx.js'
+import { genaiConfig, type OnnxExport, onnxBytes, onnxChunks, planOnnx, transformersJsConfig } from './export-onnx.js'
 import { exportTensors } from './export-tensors.js'
 import type { Handler, HandlerContext } from './handler.js'
 import { type CardSubject, cardName, modelCard } from './model-card.js'
@@ -73,7 +73,7 @@ async function safetensorsExport({ input, manifest, type, context }: Export) {
     }
   const stored = exportTensors(manifest, context.payloads)
   const tensors = type === undefined ? stored : stored.map(tensor => inFloatType(tensor, type))
-  const notes = manifest.tensors.some(t => isQuantized(t.dtype)) ? [unpackedNote] : []
+  const notes = unpackedNotes(manifest)
   return { write: (write: WriteFile) => convert(input, manifest, tensors, notes, write, context), notes }
 }
 
@@ -93,33 +93,40 @@ async function adapterExport({ input, manifest, type, context }: Export) {
 }
 
 async function onnxExport({ input, manifest, type, context }: Export) {
-  if (type !== undefined && type !== 'F32' && type !== 'F16')
-    throw unsupported(`ONNX graphs are written with weights in F32 or F16, not ${type}`, 'quantization')
+  if (type === 'BF16')
+    throw unsupported('ONNX graphs are written with weights in F32, F16 or blocks, not BF16', 'quantization')
   const { payloads, signal } = context
-  const plan = await planOnnx(manifest, input.name, type ?? 'F32', payloads)
-  const notes = onnxNotes(manifest)
+  const plan = await planOnnx(manifest, input.name, type, payloads)
+  const notes = onnxNotes(manifest, plan)
   const write = async (write: WriteFile) => {
     const chunks = counted(onnxChunks(plan, signal), context, onnxBytes(plan), { bytes: 0 })
     await write(plan.dataPath, chunks)
     await write(plan.graphPath, [plan.graph])
     const added = { 'transformers.js_config': transformersJsConfig(plan) }
-    for (const [file, bytes] of await auxiliaryFiles(manifest, plan.tensors, payloads, added))
+    for (const [file, bytes] of await auxiliaryFiles(manifest, plan.written, payloads, added))
       await write(file, [bytes])
     await write('genai_config.json', [Buffer.from(`${JSON.stringify(genaiConfig(manifest, plan), null, 2)}\n`)])
-    await writeCard(write, cardOf(input, manifest, plan.tensors, notes, 'transformers.js'))
+    await writeCard(write, cardOf(input, manifest, plan.written, notes, 'transformers.js'))
   }
   return { write, notes }
 }
 
-const onnxNotes = ({ tokenizer, tensors }: Manifest) => [
+const onnxNotes = ({ tokenizer }: Manifest, { variant, unpacked }: OnnxExport) => [
   'Open with transformers.js (this folder as the model) or onnxruntime-genai (`genai_config.json`); keys and values are float32.',
   'Rows of a batch that are shorter than others are padded on the right.',
   ...(tokenizer?.addBos
     ? [`Prompts begin with token ${tokenizer.bosTokenId}; the tokenizer of onnxruntime-genai leaves it to its caller.`]
     : []),
-  ...(tensors.some(t => isQuantized(t.dtype)) ? [unpackedNote] : []),
+  ...(variant.startsWith('q')
+    ? ['Matrices are codes with float32 scales; activations are rounded to 8 bits before they are multiplied by them.']
+    : []),
+  ...(unpacked > 0 ? [`${unpacked} tensors: ${unpackedNote}`] : []),
 ]
-const unpackedNote = 'Blocks of codes are written out as plain numbers: the same weights in more bytes.'
+function unpackedNotes({ tensors }: Manifest): string[] {
+  const count = tensors.filter(t => isQuantized(t.dtype)).length
+  return count > 0 ? [`${count} tensors: ${unpackedNote}`] : []
+}
+const unpackedNote = 'blocks of codes are written out as plain numbers: the same weights in more bytes.'
 
 /** A file name out of any model name. */
 const fileName = (name: string) => name.replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[-.]+|[-.]+$/g, '') || 'model'

@@ -4,30 +4,47 @@ import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { ResolvedDimensions } from '../architectures/architecture.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
-import { readTensorFloat32 } from '../formats/float-weights.js'
-import type { ElementType, Graph } from '../graph/ir.js'
+import { elementCount, readTensorFloat32, type StoredTensor } from '../formats/float-weights.js'
+import { ggmlTypeByName, isQuantized } from '../formats/ggml-types.js'
+import { matrixForm } from '../formats/quantised-weights.js'
+import { isExternal } from '../graph/ir.js'
 import type { LocateWeight } from '../inference/graph-inputs.js'
 import { buildModelGraph, kernelHeadSize } from '../inference/model-graph.js'
+import { type MatrixOf, onQuantisedKernels } from '../inference/quantised-kernels.js'
 import { ropeFrequencies } from '../inference/rope.js'
 import { encodeModel } from '../onnx/encode.js'
+import type { ExportQuantization } from '../pool/job-types.js'
+import { blockStreams } from './block-streams.js'
 import { converted, storedStream, type TensorStream } from './tensor-streams.js'
 
-/** How weights are stored: float32, or float16 that sessions turn into float32 when they are made. */
-export type OnnxWeights = 'F32' | 'F16'
+/**
+ * How matrices are stored: float32; float16 that sessions turn into float32 when they are made; codes and scales that kernels multiply by.
+ * undefined: blocks stay what they are, plain numbers become float32.
+ */
+export type OnnxWeights = Exclude<ExportQuantization, 'BF16'> | undefined
 
 export interface OnnxExport {
-  /** Path of the graph within the folder; transformers.js takes the variant from the name. */
+  /** Path of the graph within the folder. */
   graphPath: string
   graph: Uint8Array
+  /** What transformers.js calls the variant. */
+  variant: Variant
   /** Path of the weights, and what they are in order; each is followed by zeros up to a multiple of 64. */
   dataPath: string
   tensors: TensorStream[]
+  /** The model's own tensors as they are written, before blocks are taken apart. */
+  written: TensorStream[]
+  /** How many of them are stored in blocks and written out as plain numbers: since that was asked for, or as no kernel takes such blocks. */
+  unpacked: number
 }
+
+/** File names by what transformers.js calls its variants. */
+const graphNames = { fp32: 'model', fp16: 'model_fp16', q8: 'model_quantized', q4: 'model_q4' } as const
+type Variant = keyof typeof graphNames
 
 /** As ONNX Runtime wants weights that it maps. */
 const alignment = 64
 const alignedOnnxBytes = (bytes: number) => Math.ceil(bytes / alignment) * alignment
-const graphNames: Readonly<Record<OnnxWeights, string>> = { F32: 'model', F16: 'model_fp16' }
 /** Positions of RoPE tables that are computed at once. */
 const tableStep = 1024
 
@@ -44,24 +61,69 @@ export async function planOnnx(
   const model = checkBuildable(manifest)
   checkPortable(model, name)
   const factors = model.tensors.get('rope_factors')
-  const tables = ropeStreams(model.dimensions, factors && (await readTensorFloat32(payloads, factors)))
-  const base = graphNames[weights]
-  const location = `${base}.onnx_data`
+  const streams = ropeStreams(model.dimensions, factors && (await readTensorFloat32(payloads, factors)))
+  for (const [role, tensor] of model.tensors) streams.set(role, weightStream(tensor, role, weights, payloads))
+  const written = [...model.tensors.keys()].map(role => streams.get(role)!)
+  const variant = variantOf(written)
+  const location = `${graphNames[variant]}.onnx_data`
   const tensors: TensorStream[] = []
-  const places = new Map<string, ReturnType<LocateWeight>>()
   let end = 0
-  const locate: LocateWeight = role => {
-    const known = places.get(role)
-    if (known) return known
-    const stream = tables.get(role) ?? weightStream(model.tensors.get(role)!, role, weights, payloads)
-    const place = { location, offset: end, length: stream.bytes, type: onnxType(stream) }
+  const inBlocks = ({ dtype }: { dtype: string }) => isQuantized(dtype)
+  let unpacked = [...model.tensors].filter(([role, t]) => inBlocks(t) && !inBlocks(streams.get(role)!)).length
+  const place = (stream: TensorStream) => {
+    const section = { offset: end, length: stream.bytes }
     tensors.push(stream)
-    places.set(role, place)
     end += alignedOnnxBytes(stream.bytes)
-    return place
+    return section
   }
-  const graph: Graph = buildModelGraph(model, 'portable', locate)
-  return { graphPath: `onnx/${base}.onnx`, graph: encodeModel(graph), dataPath: `onnx/${location}`, tensors }
+  /** Whatever no kernel takes in blocks, and vectors. */
+  const plain = (role: string) => {
+    const stream = streams.get(role)!
+    if (!isQuantized(stream.dtype)) return place(stream)
+    unpacked++
+    return place(converted(stream, 'F32'))
+  }
+  const unplaced: LocateWeight = role => ({
+    ...noPlace,
+    type: streams.get(role)!.dtype === 'F16' ? 'float16' : 'float32',
+  })
+  // As the kernels are to take them, which need not be as they are stored.
+  const wanted = new Map(
+    [...model.tensors].map(([role, tensor]) => [role, { ...tensor, dtype: streams.get(role)!.dtype }]),
+  )
+  const roles = new Map([...wanted].map(([role, tensor]) => [tensor as StoredTensor, role]))
+  const matrixOf: MatrixOf = async ([tensor]) => {
+    const { form, parts } = blockStreams(streams.get(roles.get(tensor)!)!)
+    const [rows, columns] = tensor.shape as [number, number]
+    const [codes, scales, offsets = { offset: 0, length: 0 }] = parts.map(place)
+    return { form, rows, columns, path: location, codes: codes!, scales: scales!, offsets }
+  }
+  const graph = await onQuantisedKernels(
+    buildModelGraph(model, 'portable', unplaced),
+    { tensors: wanted },
+    matrixOf,
+    [],
+  )
+  const constants = graph.constants.map(constant =>
+    isExternal(constant.data) && constant.data.location === ''
+      ? { ...constant, data: { location, ...plain(constant.name) } }
+      : constant,
+  )
+  const [graphPath, dataPath] = [`onnx/${graphNames[variant]}.onnx`, `onnx/${location}`]
+  return { graphPath, graph: encodeModel({ ...graph, constants }), variant, dataPath, tensors, written, unpacked }
+}
+
+const noPlace = { location: '', offset: 0, length: 0 }
+
+/** By the form that most weights have. */
+function variantOf(streams: readonly TensorStream[]): Variant {
+  const counts: Record<Variant, number> = { fp32: 0, fp16: 0, q8: 0, q4: 0 }
+  for (const stream of streams) {
+    const form = matrixForm(stream)
+    const variant = form ? (form.bits === 4 ? 'q4' : 'q8') : stream.dtype === 'F16' ? 'fp16' : 'fp32'
+    counts[variant] += elementCount(stream.shape)
+  }
+  return (Object.keys(counts) as Variant[]).reduce((most, variant) => (counts[variant] > counts[most] ? variant : most))
 }
 
 /** Bytes of the weights' file. */
@@ -76,12 +138,13 @@ export async function* onnxChunks({ tensors }: OnnxExport, signal: AbortSignal):
   }
 }
 
-const onnxType = ({ dtype }: TensorStream): ElementType => (dtype === 'F16' ? 'float16' : 'float32')
-
-/** Matrices in the type that was asked for; vectors, of which there are few, stay float32. */
+/** Matrices in the type that was asked for where it divides their rows; vectors, of which there are few, stay float32. */
 function weightStream(tensor: ManifestTensor, role: string, weights: OnnxWeights, payloads: PayloadStore) {
   const stored = storedStream(tensor, role, payloads)
-  return converted(stored, tensor.shape.length < 2 ? 'F32' : weights)
+  if (tensor.shape.length < 2 || role === 'position_embed') return converted(stored, 'F32')
+  if (!weights) return matrixForm(stored) ? stored : converted(stored, 'F32')
+  const { blockSize } = ggmlTypeByName(weights)!
+  return converted(stored, tensor.shape.at(-1)! % blockSize === 0 ? weights : 'F32')
 }
 
 /** @throws UNSUPPORTED_FORMAT naming the number that programs which run such graphs take to be one for all layers, or a multiple of 8 */
@@ -128,8 +191,9 @@ function ropeStreams(d: ResolvedDimensions, factors: Float32Array | undefined): 
   ])
 }
 
-/** `config.json` for transformers.js: where the weights lie. */
-export const transformersJsConfig = ({ graphPath }: OnnxExport) => ({
+/** `config.json` for transformers.js: which variant there is, and where its weights lie. */
+export const transformersJsConfig = ({ graphPath, variant }: OnnxExport) => ({
+  dtype: variant,
   use_external_data_format: { [graphPath.slice('onnx/'.length)]: 1 },
 })
 

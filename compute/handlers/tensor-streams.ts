@@ -49,7 +49,7 @@ export function storedStream(tensor: ManifestTensor, name: string, payloads: Pay
 }
 
 /** The same bytes in pieces of one size; the last may be shorter. */
-async function* inPieces(chunks: AsyncIterable<Uint8Array>, size: number): AsyncIterable<Uint8Array> {
+export async function* inPieces(chunks: AsyncIterable<Uint8Array>, size: number): AsyncIterable<Uint8Array> {
   const piece = new Uint8Array(size)
   let filled = 0
   for await (const chunk of chunks) {

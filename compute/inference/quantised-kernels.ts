@@ -31,16 +31,33 @@ interface Group {
  * the rounding of activations to 8 bits (a few thousandths of the greatest one).
  * @throws what `ensureQuantised` throws
  */
-export async function useQuantisedKernels(
+export function useQuantisedKernels(
   graph: Graph,
-  { tensors }: Pick<BuildableModel, 'tensors'>,
+  model: Pick<BuildableModel, 'tensors'>,
   context: DerivedContext,
   fusions: readonly Fusion[] = quantisedFusions,
+): Promise<Graph> {
+  const matrixOf: MatrixOf = async tensors => {
+    const matrix = await ensureQuantised(context, tensors)
+    return { ...matrix, path: relative(context.dataFolder, matrix.path) }
+  }
+  return onQuantisedKernels(graph, model, matrixOf, fusions)
+}
+
+/** Where the rows of these tensors lie as one matrix; `path` as the graph names the file. */
+export type MatrixOf = (tensors: readonly [StoredTensor, ...StoredTensor[]]) => Promise<QuantisedMatrix>
+
+/** The same for matrices from anywhere. */
+export async function onQuantisedKernels(
+  graph: Graph,
+  { tensors }: Pick<BuildableModel, 'tensors'>,
+  matrixOf: MatrixOf,
+  fusions: readonly Fusion[],
 ): Promise<Graph> {
   const groups = linearGroups(graph, tensors, joinsOf(fusions))
   const matrices = new Map<Group, QuantisedMatrix>()
   for (const group of groups.values()) {
-    if (!matrices.has(group)) matrices.set(group, await ensureQuantised(context, group.tensors))
+    if (!matrices.has(group)) matrices.set(group, await matrixOf(group.tensors))
   }
   const heads = new Map([...matrices].map(([group, matrix]) => [weightOf(group.nodes[0]!).name, matrix]))
 
@@ -53,8 +70,7 @@ export async function useQuantisedKernels(
     matrix: QuantisedMatrix,
     s: Section,
   ) => {
-    const location = relative(context.dataFolder, matrix.path)
-    const value: Constant = { name, type, shape, data: { location, ...s } }
+    const value: Constant = { name, type, shape, data: { location: matrix.path, ...s } }
     if (!constants.some(known => known.name === name)) constants.push(value)
     return value
   }

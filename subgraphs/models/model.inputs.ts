@@ -74,7 +74,7 @@ export type ExportFormat = 'SAFETENSORS' | 'GGUF' | 'ONNX' | 'PEFT'
 export const ExportFormatEnum = registerValues<ExportFormat>('ExportFormat', 'File formats a model is written in.', {
   SAFETENSORS:
     'Hugging Face layout: model.safetensors, config.json, tokenizer files and a model card; byte for byte as it came where it came so and `quantization` is not given.',
-  ONNX: 'A folder that transformers.js and onnxruntime-genai open: onnx/model.onnx (float16: onnx/model_fp16.onnx) with its weights beside it, config.json, genai_config.json, tokenizer files and a model card. Not read back.',
+  ONNX: 'A folder that transformers.js and onnxruntime-genai open: onnx/model.onnx (float16: model_fp16, 8-bit blocks: model_quantized, 4-bit blocks: model_q4) with its weights beside it, config.json, genai_config.json, tokenizer files and a model card. Not read back.',
   PEFT: 'The low-rank changes alone that a model was trained by with `lora.keepAdapter`: adapter_model.safetensors and adapter_config.json, for the model it was before them.',
   GGUF: 'One .gguf file that llama.cpp opens; byte for byte as it came where it came so and `quantization` is not given.',
 })
@@ -102,7 +102,7 @@ export class ExportModelInput {
   @Field(() => ExportQuantizationEnum, {
     nullable: true,
     description:
-      'Type of all matrices; default: as they are stored, byte for byte (ONNX: float32). Rows that are no whole blocks become F16. SafeTensors takes F32, F16, BF16 and PARENT, ONNX F32 and F16, GGUF all.',
+      'Type of all matrices; default: as they are stored, byte for byte (ONNX: plain numbers as float32). Rows that are no whole blocks become F16 (ONNX: F32). SafeTensors takes F32, F16, BF16 and PARENT, ONNX all but BF16, GGUF all.',
   })
   quantization?: ExportQuantization | 'PARENT' | null
   @Field(() => String, idempotencyKey)

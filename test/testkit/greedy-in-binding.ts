@@ -3,8 +3,23 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 
+/** Logits after a prompt. */
+export async function logitsInBinding(folder: string, graph: string, prompt: readonly number[]): Promise<Float32Array> {
+  let first: Float32Array | undefined
+  await greedyInBinding(folder, graph, prompt, 1, logits => {
+    first = logits.slice()
+  })
+  return first!
+}
+
 /** Greedy tokens as a program writes them that knows config.json and the names of transformers' ONNX models. */
-export async function greedyInBinding(folder: string, graph: string, prompt: readonly number[], count: number) {
+export async function greedyInBinding(
+  folder: string,
+  graph: string,
+  prompt: readonly number[],
+  count: number,
+  look?: (logits: Float32Array) => void,
+) {
   const config = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8'))
   const layers = config.num_hidden_layers ?? config.n_layer
   const queryHeads = config.num_attention_heads ?? config.n_head
@@ -26,6 +41,7 @@ export async function greedyInBinding(folder: string, graph: string, prompt: rea
     const { logits } = outputs
     const [, rows, vocabulary] = logits!.dims as [number, number, number]
     const last = (logits!.data as Float32Array).subarray((rows - 1) * vocabulary)
+    look?.(last)
     ids = [last.indexOf(Math.max(...last))]
     tokens.push(ids[0]!)
     past = Object.fromEntries(Object.keys(past).map(key => [key, outputs[key.replace('past_key_values', 'present')]!]))
