@@ -189,7 +189,7 @@ program
   .option('--keep-adapter', 'with --train lora: keep the changes, for export --format peft')
   .option('--seed <n>', 'of the order of texts', wholeNumber(), 1)
   .option('--capability <slug>', 'the capability it is for (default: all)')
-  .option('--data <set>', 'texts: probe set by id or name, or a JSONL file (default: the built-in one)')
+  .option('--data <set>', 'texts: probe set by id or name, or a JSONL or text file (default: the built-in one)')
   .option('--name <name>', 'name of the student (default: from the model)')
   .action(run(students.distill))
 program

@@ -1,7 +1,7 @@
-// probes.import: a JSONL file, or a folder of them, becomes a probe set in the store: checked, split and in canonical form.
+// probes.import: a JSONL or text file, or a folder of them, becomes a probe set in the store: checked, split and in canonical form.
 import { createReadStream } from 'node:fs'
-import { readdir, stat } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { readdir, readFile, stat } from 'node:fs/promises'
+import { basename, extname, join } from 'node:path'
 import { DomainError } from '../../lib/errors.js'
 import { throwIfAborted } from '../../payloads/file-payload-store.js'
 import {
@@ -14,19 +14,22 @@ import {
   type Split,
   splits,
 } from '../probing/probe-set.js'
+import { textSamples } from '../probing/text-samples.js'
 import { openFile } from '../sources/open-file.js'
 import type { Handler, HandlerContext } from './handler.js'
 
 const refused = (message: string) => new DomainError('INVALID_PROBE_DATASET', message, { field: ['input', 'source'] })
 
-/** The JSONL files that a path names: itself, or those of a folder in the order of their names. */
-async function jsonlFiles(path: string): Promise<string[]> {
+const isText = (path: string) => ['.txt', '.md'].includes(extname(path).toLowerCase())
+
+/** The files that a path names: itself, or the JSONL and text files of a folder in the order of their names. */
+async function sampleFiles(path: string): Promise<string[]> {
   const entry = await stat(path)
   // A pipe would be waited for without end.
   if (entry.isFile()) return [path]
   if (!entry.isDirectory()) throw refused(`${path}: neither a file nor a folder`)
-  const names = (await readdir(path)).filter(name => name.endsWith('.jsonl')).sort()
-  if (names.length === 0) throw refused(`${path}: the folder holds no .jsonl files`)
+  const names = (await readdir(path)).filter(name => name.endsWith('.jsonl') || name.endsWith('.txt')).sort()
+  if (names.length === 0) throw refused(`${path}: the folder holds no .jsonl or .txt files`)
   return names.map(name => join(path, name))
 }
 
@@ -40,6 +43,7 @@ async function readSamples(path: string, context: HandlerContext): Promise<RawSa
   if (size > probeLimits.bytes) {
     throw refused(`${basename(path)}: ${size} bytes, at most ${probeLimits.bytes} are allowed`)
   }
+  if (isText(path)) return readText(path)
   let completed = 0
   const chunks = async function* () {
     for await (const chunk of createReadStream(path)) {
@@ -54,11 +58,24 @@ async function readSamples(path: string, context: HandlerContext): Promise<RawSa
   return split ? samples.map(sample => ({ ...sample, split: sample.split ?? split })) : samples
 }
 
+/** Passages of a text file. */
+async function readText(path: string): Promise<RawSample[]> {
+  let text: string
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path))
+  } catch {
+    throw refused(`${basename(path)}: not valid UTF-8`)
+  }
+  const samples = textSamples(text, 'text', 'plain')
+  if (samples.length === 0) throw refused(`${basename(path)}: holds no passage of 40 characters or more`)
+  return samples
+}
+
 export const importProbes: Handler<'probes.import'> = async (input, context) => {
   const source = await openFile(input.source, context, probeLimits.bytes)
   try {
     const raw: RawSample[] = []
-    for (const path of await jsonlFiles(source.path)) {
+    for (const path of await sampleFiles(source.path)) {
       // Not push(...): a call has room for some ten thousand arguments only.
       for (const sample of await readSamples(path, context)) raw.push(sample)
     }

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
 import { DomainError } from '../../lib/errors.js'
+import { textSamples } from './text-samples.js'
 
 /** Named limits for foreign probe sets; each line is held in memory once. */
 export const probeLimits = {
@@ -40,6 +41,14 @@ const lineSchema = z.object({
   completion: z.string().min(1),
 })
 
+/** A line that is a text: cut into passages. */
+const textLineSchema = z.object({
+  text: z.string().min(1),
+  task: slug.default('text'),
+  subtask: slug.default('plain'),
+  split: z.enum(splits).optional(),
+})
+
 const refuse = (message: string): never => {
   throw new DomainError('INVALID_PROBE_DATASET', message, { field: ['input', 'source'] })
 }
@@ -47,7 +56,8 @@ const refuse = (message: string): never => {
 /** A parsed line; `split` is absent where the line does not say. */
 export type RawSample = Omit<ProbeSample, 'split'> & { split?: Split | undefined }
 
-function parseLine(bytes: Uint8Array, where: string): RawSample | undefined {
+/** One sample, those of a text, or none of an empty line. */
+function parseLine(bytes: Uint8Array, where: string): RawSample[] {
   if (bytes.length > probeLimits.lineBytes)
     return refuse(`${where}: ${bytes.length} bytes, at most ${probeLimits.lineBytes} are allowed`)
   let text: string
@@ -56,14 +66,15 @@ function parseLine(bytes: Uint8Array, where: string): RawSample | undefined {
   } catch {
     return refuse(`${where}: not valid UTF-8`)
   }
-  if (text === '') return undefined
+  if (text === '') return []
   let value: unknown
   try {
     value = JSON.parse(text)
   } catch (error) {
     return refuse(`${where}: not JSON (${(error as Error).message.slice(0, 120)})`)
   }
-  const parsed = lineSchema.safeParse(value)
+  const isText = typeof value === 'object' && value !== null && 'text' in value && !('prompt' in value)
+  const parsed = (isText ? textLineSchema : lineSchema).safeParse(value)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]
     const [key] = issue?.path ?? []
@@ -71,12 +82,13 @@ function parseLine(bytes: Uint8Array, where: string): RawSample | undefined {
       return refuse(`${where}: the field "${String(key)}" is missing`)
     return refuse(`${where}: ${issue?.path.join('.') || 'line'}: ${issue?.message ?? 'malformed'}`)
   }
-  const { task, subtask, split, prompt, completion } = parsed.data
-  return { capability: task, subtask, split, prompt, completion }
+  const { task, subtask, split, ...rest } = parsed.data
+  if ('text' in rest) return textSamples(rest.text, task, subtask).map(sample => ({ ...sample, split }))
+  return [{ capability: task, subtask, split, ...rest }]
 }
 
 /**
- * Reads JSONL of {task, subtask, split?, prompt, completion}; empty lines are skipped, further fields ignored.
+ * Reads JSONL of {task, subtask, split?, prompt, completion} or {text, task?, subtask?, split?}; empty lines are skipped, further fields ignored.
  * @param name what the messages call the set
  * @throws INVALID_PROBE_DATASET naming the line (counted from 1) or the limit
  */
@@ -90,10 +102,8 @@ export async function readProbeLines(
   let rest: Uint8Array[] = []
   let restBytes = 0
   const take = (bytes: Uint8Array) => {
-    const sample = parseLine(bytes, `${name}, line ${line}`)
+    for (const sample of parseLine(bytes, `${name}, line ${line}`)) samples.push(sample)
     line++
-    if (!sample) return
-    samples.push(sample)
     if (samples.length > probeLimits.samples) refuse(`${name}: more than ${probeLimits.samples} samples`)
   }
   for await (const chunk of chunks) {

@@ -17,7 +17,7 @@ export class ImportProbeDatasetInput {
   name!: string
   @Field(() => String, {
     description:
-      'Path, `file:` or `https:` address of a JSONL file: one object per line with task, subtask, prompt, completion and optionally split (`probe` or `validation`; assigned by a hash of the prompt where absent).',
+      'Path, `file:` or `https:` address of a JSONL file: one object per line with task, subtask, prompt, completion and optionally split (`probe` or `validation`; assigned by a hash of the prompt where absent), or with text, which is cut into passages. A file that ends in .txt or .md is such a text.',
   })
   source!: string
   @Field(() => String, { nullable: true, description: 'Same key and input: same job. 1 to 200 characters.' })

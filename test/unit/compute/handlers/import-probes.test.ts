@@ -37,6 +37,30 @@ describe('probes.import', () => {
     expect(again).toEqual(output)
   })
 
+  it('takes plain text and lines of text, as passages split by the hash of their prompts', async () => {
+    const passage = (n: number) =>
+      `Chapter ${n} begins with a sentence that is long enough, and goes on with another one after it.`
+    const text = Array.from({ length: 40 }, (_, n) => passage(n).repeat(6)).join('\n\n')
+    const [plain, lines, broken] = ['book.txt', 'lines.jsonl', 'latin.txt'].map(name => join(folder, name))
+    await writeFile(plain!, text)
+    const output = await importProbes({ source: plain! }, context)
+    expect(output.capabilities).toEqual([
+      { capability: 'text', subtask: 'plain', probe: expect.any(Number), validation: expect.any(Number) },
+    ])
+    const stored = await parseProbeSet(await context.payloads.get(output.probeSet))
+    const held = new Set(stored.filter(s => s.split === 'validation').map(s => s.prompt))
+    expect(held.size).toBeGreaterThan(0)
+    expect(stored.some(s => s.split === 'probe' && held.has(s.prompt))).toBe(false)
+    await writeFile(lines!, `${JSON.stringify({ text, task: 'stories' })}\n`)
+    const other = await importProbes({ source: lines! }, context)
+    expect(other.capabilities[0]).toMatchObject({ capability: 'stories', subtask: 'plain' })
+    expect(other.sampleCount).toBe(output.sampleCount)
+    await writeFile(broken!, Buffer.from([0x41, 0xe9, 0x20]))
+    await expect(importProbes({ source: broken! }, context)).rejects.toThrow('latin.txt: not valid UTF-8')
+    await writeFile(broken!, 'short')
+    await expect(importProbes({ source: broken! }, context)).rejects.toThrow('holds no passage')
+  })
+
   it('reads the built-in set from its folder', async () => {
     const output = await importProbes({ source: projectFile('probes') }, context)
     expect(output.sampleCount).toBe(360)
@@ -55,7 +79,7 @@ describe('probes.import', () => {
 
   it.each([
     ['nowhere.jsonl', 'SOURCE_NOT_FOUND', 'does not exist'],
-    ['empty', 'INVALID_PROBE_DATASET', 'no .jsonl files'],
+    ['empty', 'INVALID_PROBE_DATASET', 'no .jsonl or .txt files'],
     ['broken.jsonl', 'INVALID_PROBE_DATASET', 'broken.jsonl, line 2: prompt'],
     ['ftp://example.org/x.jsonl', 'SOURCE_REFUSED', 'ftp'],
   ])('refuses %s with %s', async (name, code, message) => {
