@@ -109,7 +109,8 @@ export async function startPlatform() {
   async function buildStudent(parentModelId, layers, more = {}) {
     const { recipe } = await mutate(
       'createRecipe',
-      { parentModelId, name: 'nightly', objective: 'opens elsewhere', layers, ...more },
+      // Measured on one capability: what is checked here is not how good it is.
+      { parentModelId, name: 'nightly', objective: 'opens elsewhere', layers, capability: 'translation', ...more },
       'recipe { id }',
     )
     await mutate('approveRecipe', { recipeId: recipe.id }, 'recipe { id }')
@@ -143,7 +144,7 @@ export async function startPlatform() {
 
   /** The model in 4- or 8-bit blocks; of what came in blocks the values as they are. */
   async function quantised(modelId, type, more = {}) {
-    const few = { calibrationTokens: 512, samplesPerCapability: 1 }
+    const few = { method: 'ROUND_TO_NEAREST', samplesPerCapability: 1 }
     const { job } = await mutate('quantizeModel', { modelId, type, requantize: true, ...few, ...more }, 'job { id }')
     return (await finished(job.id)).model.id
   }
@@ -156,7 +157,7 @@ export async function startPlatform() {
       model.parameterCount > 1e7
         ? { tokens: 1024, learningRate: 3e-4 }
         : { tokens: 8192, batchRows: 2, learningRate: 1e-3 }
-    const few = { sequence: 128, heldOutSamples: 2, looks: 2, ...steps }
+    const few = { capability: 'translation', sequence: 128, heldOutSamples: 2, looks: 2, ...steps }
     const { job } = await mutate('distillStudent', { modelId, ...few }, 'job { id }')
     return (await finished(job.id)).model.id
   }
