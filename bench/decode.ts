@@ -1,12 +1,14 @@
 // `npm run bench -- decode [model] [--peer PYTHON]`: prefill and decoding speed as a user gets it, in turns with the memory bandwidth and the matrix
 // multiplication of the same process and, with a Python that has llama-cpp-python, with llama.cpp on the same files as Q4_1, Q8_0 and F32.
-// `--profile PREFIX` times every kernel of a step too, at some cost in speed, and keeps ONNX Runtime's files beginning with PREFIX.
+// `--profile PREFIX` says afterwards where the time of a step goes, and keeps ONNX Runtime's files beginning with PREFIX.
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import Table from 'cli-table3'
+import { elementCount } from '../compute/formats/float-weights.js'
 import { readManifest } from '../compute/formats/manifest.js'
+import { quantisedBytes } from '../compute/formats/quantised-weights.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { type LoadedModel, openModel } from '../compute/inference/model.js'
 import { greatest } from '../compute/inference/sampling.js'
@@ -16,12 +18,14 @@ import { projectFile } from '../lib/project.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 import { llamaPeer, quantisedFile } from './kit/llama-peer.js'
 import { bandwidth, matrixMultiply, seconds } from './kit/machine-rates.js'
-import { nodeTimes } from './kit/node-times.js'
+import { lowerQuartile, stepTimes } from './kit/node-times.js'
 
 const defaultModel = () =>
   projectFile('..', 'shared', 'models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
 /** What llama.cpp makes of the default model, to measure other types on. */
 const otherTypes = ['q8_0', 'f32']
+/** Steps of which times are recorded. */
+const profiledSteps = 40
 /** Tokens before those whose decoding is timed, as the peer has. */
 const decodingPrompt = 16
 
@@ -33,9 +37,11 @@ const linearParameters = ({ manifest }: LoadedModel) =>
     .filter(({ shape, component }) => shape.length === 2 && component !== 'EMBEDDING' && component !== 'LM_HEAD')
     .reduce((sum, { shape }) => sum + shape[0]! * shape[1]!, 0)
 
-/** Bytes of float32 weights that one decoded token reads: all of them, but of an untied embedding only one row. */
+/** Bytes of weights that one decoded token reads, in the form that kernels read: all of them, but of an untied embedding only one row. */
 function bytesPerToken({ manifest, dimensions: d }: LoadedModel): number {
-  return (manifest.parameterCount - (d.tiedEmbeddings ? 0 : d.vocabularySize * d.hiddenSize)) * 4
+  return manifest.tensors
+    .filter(({ component }) => d.tiedEmbeddings || component !== 'EMBEDDING')
+    .reduce((sum, tensor) => sum + (quantisedBytes(tensor) || elementCount(tensor.shape) * 4), 0)
 }
 
 /** Multiplications and additions of a prompt: linear layers, causal attention (half of all pairs), one row of the head. */
@@ -61,6 +67,49 @@ async function speedsOf(model: LoadedModel, prefill: number, decode: number): Pr
     for (let i = 0; i < decode; i++) logits = await sequence.append([greatest(logits)])
   })
   return { prefill: prefill / prefillSeconds, decode: decode / decodeSeconds }
+}
+
+/**
+ * Where the time of a step goes: kernels by op as ONNX Runtime times them, the rest of its run, and what lies outside it (sampling, checks,
+ * the way to its thread and back). Recording takes time of its own, in and between kernels: what the step takes without it stands below.
+ */
+async function stepTable(name: string, model: LoadedModel, profile: string, plainTokensPerSecond: number) {
+  const { startSequence, dispose } = model
+  const sequence = startSequence()
+  let logits = await sequence.append(Array.from({ length: decodingPrompt }, (_, i) => 1000 + 37 * i))
+  const steps: number[] = []
+  for (let i = 0; i < profiledSteps; i++)
+    steps.push(
+      await seconds(async () => {
+        logits = await sequence.append([greatest(logits)])
+      }),
+    )
+  const read = bytesPerToken(model)
+  // Times are written when the session is disposed.
+  await dispose()
+  const { ops, runMicroseconds } = await stepTimes(profile)
+  const step = lowerQuartile(steps) * 1e6
+  const plain = 1e6 / plainTokensPerSecond
+  const kernels = ops.reduce((sum, { microseconds }) => sum + microseconds, 0)
+  const table = new Table({
+    head: [`${name}: a step`, 'nodes', 'µs', '% of the recorded step'],
+    colAligns: ['left', 'right', 'right', 'right'],
+  })
+  const row = (what: string, nodes: number | string, microseconds: number) =>
+    table.push([what, nodes, Math.round(microseconds), ((100 * microseconds) / step).toFixed(1)])
+  for (const { op, nodes, microseconds } of ops) row(op, nodes, microseconds)
+  row(
+    'all kernels',
+    ops.reduce((sum, { nodes }) => sum + nodes, 0),
+    kernels,
+  )
+  row('within the run, between kernels', '', runMicroseconds - kernels)
+  row('outside the run', '', step - runMicroseconds)
+  row('step as recorded', '', step)
+  row('step without recording', '', plain)
+  table.push(['weights read, MB', '', (read / 1e6).toFixed(1), ''])
+  table.push(['that is, GB/s without recording', '', (read / plain / 1e3).toFixed(1), ''])
+  process.stderr.write(`${table.toString()}\n`)
 }
 
 export async function run(args: string[]): Promise<Record<string, unknown>> {
@@ -104,11 +153,10 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     }
     const open = async (source: string) => {
       const { manifest } = await ingestModel({ source }, context)
-      const profile = values.profile && `${values.profile}-${basename(source)}`
-      const model = await openModel(await readManifest(context.payloads, manifest), { ...context, profile })
+      const model = await openModel(await readManifest(context.payloads, manifest), context)
       // Both kinds of run once, so that their sessions are there.
       await speedsOf(model, prefillTokens, 2)
-      return { source, name: basename(source, '.gguf'), model }
+      return { source, name: basename(source, '.gguf'), manifest, model }
     }
     const models = []
     for (const file of files) models.push(await open(file))
@@ -130,7 +178,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
           (own.prefill / prefillTokens) * (prefillOperations(model, prefillTokens) / operations),
         )
         note(`${name}: decode, tokens/s`, own.decode)
-        if (name.includes('f32')) note(`${name}: decode / memory bound`, (own.decode * bytesPerToken(model)) / bytes)
+        note(`${name}: decode / memory bound`, (own.decode * bytesPerToken(model)) / bytes)
         if (!peer) continue
         const other = await peer.speeds(source, prefillTokens, decodeTokens, threads)
         note(`${name}: prefill of llama.cpp, tokens/s`, other.prefill)
@@ -140,13 +188,10 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       }
     }
     for (const { model } of models) await model.dispose()
-    const profiles = values.profile === undefined ? [] : models
-    for (const { source, name } of profiles) {
-      // Written when the sessions were disposed.
-      const times = await nodeTimes(`${values.profile}-${basename(source)}`)
-      const nodes = new Table({ head: [`${name}: a step`, 'nodes', 'µs'], colAligns: ['left', 'right', 'right'] })
-      for (const { op, nodes: count, microseconds } of times) nodes.push([op, count, microseconds])
-      process.stderr.write(`${nodes.toString()}\n`)
+    for (const { name, manifest } of values.profile === undefined ? [] : models) {
+      const profile = `${values.profile}-${name}`
+      const model = await openModel(await readManifest(context.payloads, manifest), { ...context, profile })
+      await stepTable(name, model, profile, median(measured.get(`${name}: decode, tokens/s`)!))
     }
     await memory.dispose()
     await multiply.dispose()

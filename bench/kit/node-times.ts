@@ -17,15 +17,28 @@ export interface OpTime {
   microseconds: number
 }
 
-/** Time per op of the sessions whose profile files begin with `prefix`; the dearest first. */
-export async function nodeTimes(prefix: string): Promise<OpTime[]> {
+export interface StepTimes {
+  /** The dearest first. */
+  ops: OpTime[]
+  /** Of a whole run, from outside its kernels. */
+  runMicroseconds: number
+}
+
+export const lowerQuartile = (values: readonly number[]) =>
+  [...values].sort((a, b) => a - b)[Math.floor(values.length / 4)]!
+
+/** Times of the session whose profile's file begins with `prefix`, most of whose runs were steps. */
+export async function stepTimes(prefix: string): Promise<StepTimes> {
   const folder = dirname(prefix)
   const files = (await readdir(folder)).filter(name => name.startsWith(basename(prefix)) && name.endsWith('.json'))
   const nodes = new Map<string, { op: string; times: number[] }>()
+  const runs: number[] = []
   for (const file of files) {
     const events = JSON.parse(await readFile(join(folder, file), 'utf8')) as ProfileEvent[]
     for (const { cat, name, dur, args } of events) {
-      if (cat !== 'Node' || !name.endsWith('_kernel_time') || dur === undefined) continue
+      if (dur === undefined) continue
+      if (name === 'model_run') runs.push(dur)
+      if (cat !== 'Node' || !name.endsWith('_kernel_time')) continue
       const node = nodes.get(name) ?? { op: args?.op_name ?? name, times: [] }
       node.times.push(dur)
       nodes.set(name, node)
@@ -35,8 +48,11 @@ export async function nodeTimes(prefix: string): Promise<OpTime[]> {
   for (const { op, times } of nodes.values()) {
     const total = ops.get(op) ?? { op, nodes: 0, microseconds: 0 }
     total.nodes++
-    total.microseconds += times.sort((a, b) => a - b)[Math.floor(times.length / 4)]!
+    total.microseconds += lowerQuartile(times)
     ops.set(op, total)
   }
-  return [...ops.values()].sort((a, b) => b.microseconds - a.microseconds)
+  return {
+    ops: [...ops.values()].sort((a, b) => b.microseconds - a.microseconds),
+    runMicroseconds: lowerQuartile(runs),
+  }
 }

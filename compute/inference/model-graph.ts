@@ -97,7 +97,8 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
   }
 
   const tailRows = variant.startsWith('tail.') ? g.input('rows', 'int64', ['rows']) : null
-  const ofTail = (x: Value, name: string) => (tailRows ? apply(g, 'Gather', [x, tailRows], { axis: 0 }, { name }) : x)
+  /** Of a layer's output, the rows that anybody reads: after the last layer of a prompt, those that logits are wanted of. */
+  const rowsOf = (layer: number) => tailRows ?? (variant === 'generate' && layer === d.layerCount - 1 ? rows : null)
   const maskedHeads = layerDimensions(d, part.from).attentionHeadCount
   const headGates = variant.startsWith('masked.') ? g.input('head_gates', 'float32', [maskedHeads * d.headSize]) : null
   const gates = variant === 'measure' || variant === 'states.gated' ? tokenGates(g, inputs.ids, d.layerCount) : null
@@ -113,8 +114,11 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
     hidden.push(residual)
     const attended = attend(layer, ...projections(x, layer))
     const mixed = headGates ? apply(g, 'Mul', [attended, headGates], {}, { name: at('heads_gated') }) : attended
-    residual = ofTail(residual, at('input_of_rows'))
-    added = gated(linear(ofTail(mixed, at('attended_of_rows')), at('o')), 'attention_gated')
+    const kept = rowsOf(layer)
+    const ofRows = (x: Value, name: string) =>
+      kept ? apply(g, 'Gather', [x, kept], { axis: 0 }, { name: at(name) }) : x
+    residual = ofRows(residual, 'input_of_rows')
+    added = gated(linear(ofRows(mixed, 'attended_of_rows'), at('o')), 'attention_gated')
 
     const y = norm(at('mlp_norm'), at('after_attention'))
     const { activation } = model.architecture
@@ -148,7 +152,8 @@ export function buildModelGraph(model: BuildableModel, variant: GraphVariant, lo
     return g.build()
   }
 
-  const wanted = apply(g, 'Gather', [normed, rows], { axis: 0 }, { name: 'wanted' }) // [rows, hidden]
+  // [rows, hidden]
+  const wanted = rowsOf(d.layerCount - 1) ? normed : apply(g, 'Gather', [normed, rows], { axis: 0 }, { name: 'wanted' })
   const logits = apply(g, 'Gemm', [wanted, weight(head)], { transB: 1 }, { name: 'logits' }) // [rows, vocabulary]
   if (variant !== 'losses' && variant !== 'nll') g.output(logits)
   if (variant !== 'generate') addLosses(g, logits, variant !== 'nll')

@@ -25,7 +25,7 @@ export function packHeads(graph: Graph): Graph {
     const reshapes = node.inputs.slice(0, 3).map(input => made(input, 'Reshape'))
     const split = made(reshapes[0]?.inputs[0], 'Split')
     const parts = split?.outputs
-    if (!split || parts!.length !== 3 || !reshapes.every((own, i) => own?.inputs[0] === parts![i])) continue
+    if (!split || parts!.length !== 3 || !reshapes.every((own, i) => own?.inputs[0]?.name === parts![i]?.name)) continue
     const sizes = producers.get(reshapes[0]!.inputs[1]!.name)
     if (sizes?.op !== 'Concat') continue
 

@@ -3,6 +3,7 @@ import type { ElementType, Graph, Value } from '../graph/ir.js'
 import { encodeModel } from '../onnx/encode.js'
 import { type Backend, logSeverity, nameCheck, sessionConfig } from './backend-face.js'
 import { cancellationOf, throwIfCancelled } from './cancellation.js'
+import { trimAllocations, watchAllocations } from './huge-pages.js'
 import { addressOf, loadOrtApi, type OrtApi, type Pointer, viewOf } from './ort-api.js'
 import type { RunOptions, Session, SessionOptions } from './session.js'
 import { elementsOf, type RuntimeTensor, type TensorData } from './tensor.js'
@@ -43,8 +44,9 @@ export function nativeBackend(): Backend {
     }
   }
 
-  const createHandle = async (graph: Graph, sessionOptions: SessionOptions): Promise<Pointer> => {
-    const { threads = 0, arena = true, profile } = sessionOptions
+  /** The session, and what is to be awaited before it is released. */
+  const createHandle = async (graph: Graph, sessionOptions: SessionOptions) => {
+    const { threads = 0, arena = true, prepack = false, profile } = sessionOptions
     const model = encodeModel(graph)
     const options = api.create('CreateSessionOptions')
     try {
@@ -59,6 +61,8 @@ export function nativeBackend(): Backend {
         api.check('AddSessionConfigEntry', options, key, value)
       }
       const handle = new BigUint64Array(1)
+      // Only prepacked weights are memory of the session's own.
+      const allocated = prepack ? await watchAllocations() : undefined
       await keeping([model, handle], () =>
         api.checkAsync(
           'CreateSessionFromArray',
@@ -69,7 +73,7 @@ export function nativeBackend(): Backend {
           addressOf(handle),
         ),
       )
-      return handle[0]!
+      return { handle: handle[0]!, moving: allocated?.() }
     } finally {
       api.release('ReleaseSessionOptions', options)
     }
@@ -78,7 +82,7 @@ export function nativeBackend(): Backend {
   return {
     name: 'native',
     async createSession(graph, options): Promise<Session> {
-      const handle = await createHandle(graph, options)
+      const { handle, moving } = await createHandle(graph, options)
       const outputs = new Map(graph.outputs.map(output => [output.name, output]))
       const names = new Map([...graph.inputs, ...graph.outputs].map(({ name }) => [name, cString(name)]))
       const addresses = new Map([...names].map(([name, text]) => [name, addressOf(text)]))
@@ -194,8 +198,9 @@ export function nativeBackend(): Backend {
         async dispose() {
           if (disposed) return
           disposed = true
-          await Promise.all(atWork)
+          await Promise.all([...atWork, moving?.stop()])
           api.release('ReleaseSession', handle)
+          if (moving) await trimAllocations()
         },
       }
     },

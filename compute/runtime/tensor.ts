@@ -32,8 +32,17 @@ export const elementsOf = (shape: readonly number[]) => shape.reduce((product, s
 /** The float values of a result. Throws NOT_A_NUMBER where one is NaN or infinite, naming the result. */
 export function finiteFloats(tensor: RuntimeTensor, name: string): Float32Array {
   const data = tensor.data as Float32Array
-  for (let i = 0; i < data.length; i++) {
-    if (!Number.isFinite(data[i])) throw new DomainError('NOT_A_NUMBER', `${name} is ${data[i]} at index ${i}`)
+  // 0 times a finite number is 0, times another NaN; in four sums, because additions would else wait for each other.
+  let [a, b, c, d] = [0, 0, 0, 0]
+  const whole = data.length & ~3
+  for (let i = 0; i < whole; i += 4) {
+    a += data[i]! * 0
+    b += data[i + 1]! * 0
+    c += data[i + 2]! * 0
+    d += data[i + 3]! * 0
   }
-  return data
+  for (let i = whole; i < data.length; i++) a += data[i]! * 0
+  if (a + b + c + d === 0) return data
+  const i = data.findIndex(value => !Number.isFinite(value))
+  throw new DomainError('NOT_A_NUMBER', `${name} is ${data[i]} at index ${i}`)
 }

@@ -85,6 +85,12 @@ test('parts of one value go to attention as one, with the same result', async ()
   expect(given.data).toEqual(expected.data)
 })
 
+test('values are known by their names: a graph that was copied node by node packs alike', () => {
+  const graph = attentionGraph(false)
+  const nodes = graph.nodes.map(node => ({ ...node, inputs: node.inputs.map(input => input && { ...input }) }))
+  expect(printGraph(packHeads({ ...graph, nodes }))).toBe(printGraph(packHeads(graph)))
+})
+
 test('a graph with something between the parts and attention stays as it is', () => {
   const graph = attentionGraph(true)
   expect(packHeads(graph)).toBe(graph)

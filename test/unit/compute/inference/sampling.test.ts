@@ -1,6 +1,6 @@
 // Sampling against a plain reading of its definition: sort all, cut to k, cut to p, draw.
 import { expect, test } from 'vitest'
-import { penaliseRepetition, sampleToken, seededRandom } from '../../../../compute/inference/sampling.js'
+import { greatest, penaliseRepetition, sampleToken, seededRandom } from '../../../../compute/inference/sampling.js'
 
 function reference(
   logits: Float32Array,
@@ -80,4 +80,15 @@ test.each([
   const draws = seededRandom(2)
   const drawn = new Set(Array.from({ length: 2000 }, () => sampleToken(given, options, draws)))
   expect([...drawn].sort()).toEqual(ids)
+})
+
+test('the greatest is found at every place of rows of any length, the first of equals', () => {
+  for (let length = 1; length <= 9; length++) {
+    for (let at = 0; at < length; at++) {
+      const logits = Float32Array.from({ length }, (_, i) => (i === at ? -1 : -2 - i))
+      expect(greatest(logits)).toBe(at)
+      // Its equals later on change nothing.
+      expect(greatest(logits.map((value, i) => (i > at ? -1 : value)))).toBe(at)
+    }
+  }
 })
