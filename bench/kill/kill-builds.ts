@@ -25,7 +25,7 @@ export interface KillBuildsReport extends KillReport {
 /** A job is lost at most twice: the third time it is given up by rule. */
 const blowsPerBuild = 2
 
-/** Head pruning by measured loss, narrower feed-forward blocks, projections fitted anew: all in the device lane, every stage with work to lose. */
+/** Head pruning by measured loss, narrower feed-forward blocks, projections fitted anew, then healing: all in the device lane, every stage with work to lose. */
 const buildInput = (parentModelId: string, layerCount: number, round: number, samplesPerCapability: number) => ({
   parentModelId,
   name: `round ${round}`,
@@ -39,6 +39,14 @@ const buildInput = (parentModelId: string, layerCount: number, round: number, sa
     keepPerLayer: Array.from({ length: layerCount + 1 }, (_, i) => 160 - 8 * (i % 2)),
     correct: true,
     seed: round,
+  },
+  // 32 steps with eight checkpoints; patience is longer than there are looks.
+  healing: {
+    tokens: 6144,
+    sequence: 192,
+    learningRate: 0.001,
+    checkpointSteps: 4,
+    patience: 1000 + round,
   },
   samplesPerCapability,
 })
