@@ -52,7 +52,7 @@ const encodeAll = (model: ScoringModel, probes: readonly ProbeSample[]): Encoded
 
 /**
  * `--budget S` seconds or `--tokens N` for all searches, `--layers 22`, `--data FOLDER` keeps what was measured for the next run; `--drops
- * 12,13,…` takes that as the general recipe, found before, instead of searching for one; `--others` also measures the built students on all
+ * 12,13,…` takes that as the general recipe, found before, instead of searching for one; `--only a,b` searches for those capabilities; `--others` also measures the built students on all
  * validation lines that nothing was predicted from.
  */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
@@ -64,6 +64,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       layers: { type: 'string', default: '22' },
       data: { type: 'string' },
       drops: { type: 'string' },
+      only: { type: 'string' },
       others: { type: 'boolean', default: false },
     },
   })
@@ -162,9 +163,10 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       say(`general: ${JSON.stringify(figures.general)}, ${Math.round(table.spentTokens)} tokens`)
 
       const rows = []
-      for (const [i, capability] of capabilities.entries()) {
+      const searchedFor = values.only?.split(',') ?? capabilities
+      for (const [i, capability] of searchedFor.entries()) {
         const objective = single(capability)
-        const own = whole() / (capabilities.length - i)
+        const own = whole() / (searchedFor.length - i)
         const before = table.spentTokens
         const found = await searchObjective(table, objective, hintsOf(objective), wanted, () =>
           Math.min(whole(), own - (table.spentTokens - before)),
