@@ -90,7 +90,7 @@ const pruneFeedForward = stage({
 
 const heal = stage({
   name: 'heal',
-  version: 1,
+  version: 2,
   parameters: ({ parent, stages }) => stages?.healing && { parent, ...stages.healing },
   async run(manifest, { parent, ...healing }, context) {
     const { heal: train } = await import('./stages/heal.js')

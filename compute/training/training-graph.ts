@@ -124,12 +124,23 @@ export function trainingGraph(model: BuildableModel, locate: LocateWeight, optio
   const layers = options.recompute ? model.dimensions.layerCount + 1 : 0
   const layerStates = Array.from({ length: layers }, (_, layer) => known(`hidden.${layer}`))
   const found = backward(g, seeds, wrt, layerStates)
-  const squares = found.map(gradient => apply(g, 'ReduceSumSquare', [gradient], { keepdims: 0 }))
+  // ONNX Runtime runs first what the norm's sum asks for first. Gradients of the last layers first: else it goes back through all layers before
+  // it makes the first gradient, and holds all that is between.
+  const lastFirst = names.map((name, i) => ({ depth: depthOf(name), gradient: found[i]! }))
+  lastFirst.sort((a, b) => b.depth - a.depth)
+  const squares = lastFirst.map(({ gradient }) => apply(g, 'ReduceSumSquare', [gradient], { keepdims: 0 }))
   found.forEach((gradient, i) => {
     g.output(gradient, gradientOf(names[i]!))
   })
   g.output(total(g, squares), 'squared_gradient_norm')
   return g.build()
+}
+
+/** How late in the forward pass a weight is read first. */
+function depthOf(name: string): number {
+  const layer = /layers\.(\d+)\./.exec(name)?.[1]
+  if (layer !== undefined) return Number(layer)
+  return /embed/.test(name) ? -1 : Number.MAX_SAFE_INTEGER
 }
 
 const mul = (g: GraphBuilder, a: Value, b: Value) => apply(g, 'Mul', [a, b])
