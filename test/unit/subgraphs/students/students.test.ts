@@ -14,6 +14,7 @@ import { deleteModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
 import { fromGlobalId, newId, toGlobalId } from '../../../../lib/ids.js'
 import type { Manifest } from '../../../../lib/manifest.js'
+import { parseRecipeYaml } from '../../../../subgraphs/students/recipe-yaml.js'
 import { subgraph } from '../../../../subgraphs/students/subgraph.js'
 import { subgraph as taxonomy } from '../../../../subgraphs/taxonomy/subgraph.js'
 import { queriesOf } from '../../../testkit/count-queries.js'
@@ -387,6 +388,35 @@ describe('proposeStudents', () => {
     }
     const rows = await p.platform.db.read.find(StudentModelRecipe)
     expect(rows.map(r => r.estimatedQuality)).toEqual([0.95])
+  })
+
+  test('heads that a proposal cuts are a stage of its recipe, named in its YAML, and another recipe than the layers alone', async () => {
+    await analyse()
+    const whole = proposal('translation', 5, 0.9)
+    const groups = [[], [1], [], [], [], [0]]
+    for (let search = 0; search < 2; search++) {
+      const { job } = await propose()
+      const proposals = [whole, { ...whole, name: 'parent-translation-6l-without-2-groups', groups, quality: 0.88 }]
+      await succeed(p, 'students.propose', fromGlobalId('Job', job.id), { proposals })
+    }
+    const { recipes } = await ask(
+      'query($id: ID!) { recipes(parentModelId: $id) { nodes { name yaml estimatedQuality headPruning { unit metric heads removePerLayer } } } }',
+      { id: modelId },
+    )
+    expect(recipes.nodes).toHaveLength(2)
+    const cut = recipes.nodes.find((r: { headPruning: unknown }) => r.headPruning)
+    expect(cut).toMatchObject({
+      name: 'parent-translation-6l-without-2-groups',
+      estimatedQuality: 0.88,
+      headPruning: { unit: 'KEY_VALUE_GROUP', metric: 'GIVEN', heads: groups, removePerLayer: [0, 1, 0, 0, 0, 1] },
+    })
+    expect(parseRecipeYaml(cut.yaml)).toMatchObject({
+      layers: [
+        { from: 0, to: 5 },
+        { from: 7, to: 8 },
+      ],
+      stages: { headPruning: { unit: 'KEY_VALUE_GROUP', metric: 'GIVEN', heads: groups } },
+    })
   })
 
   test('refuses a probe set without validation samples', async () => {
