@@ -17,6 +17,8 @@ const eventService = '__event__'
 const maximumPlans = 500
 /** Of one document: readers of one stream are at most some events apart, those further behind make their own. */
 const maximumResults = 64
+/** Characters of an event whose result is kept for others: pieces of text are small, and 64 of them are 1 MB at most. */
+const maximumSharedEvent = 8192
 
 interface Generation {
   planner: QueryPlanner
@@ -28,8 +30,8 @@ interface Generation {
   results: SharedResults
 }
 
-/** By document, and by what else makes a result. */
-type SharedResults = WeakMap<DocumentNode, Map<string, Promise<ExecutionResult>>>
+/** By document while it has readers, and by what else makes a result. */
+type SharedResults = Map<DocumentNode, { readers: number; results: Map<string, Promise<ExecutionResult>> }>
 
 export interface SubscriptionRequest<Context> {
   document: DocumentNode
@@ -63,7 +65,7 @@ export function federatedSubscriptions<Context extends object>(
       api: planner.supergraph.apiSchema(),
       supergraph: planner.supergraph.schema.toGraphQLJSSchema(),
       plans: new Map(),
-      results: new WeakMap(),
+      results: new Map(),
     }
   })
 
@@ -120,32 +122,42 @@ export function federatedSubscriptions<Context extends object>(
       return errors ? { ...shown, errors: errors.map(error => presentError(error, log)) } : shown
     }
     // With nothing left to fetch, the event alone makes the result: readers of one operation share it.
-    const once = rest ? hydrate : sharedResults(current.results, document, [operationName, variables], hydrate)
-    return mapStream(endWithError(events, failed), once)
+    if (rest) return mapStream(endWithError(events, failed), hydrate)
+    const shared = sharedResults(current.results, document, [operationName, variables], hydrate)
+    return mapStream(endWithError(events, failed), shared.once, shared.leave)
   }
 }
 
-/** `hydrate` run once for all readers of an operation who get the same event at about the same time. */
+/** `once` is `hydrate` run once for all readers of an operation who get the same event at about the same time; the last that leaves drops the results. */
 function sharedResults(
-  results: SharedResults,
+  all: SharedResults,
   document: DocumentNode,
   request: readonly unknown[],
   hydrate: (event: ExecutionResult) => Promise<ExecutionResult>,
-): (event: ExecutionResult) => Promise<ExecutionResult> {
-  const own = results.get(document) ?? new Map<string, Promise<ExecutionResult>>()
-  results.set(document, own)
+) {
+  const own = all.get(document) ?? { readers: 0, results: new Map<string, Promise<ExecutionResult>>() }
+  all.set(document, own)
+  own.readers++
+  const { results } = own
   const prefix = JSON.stringify(request)
-  return event => {
-    // Errors are not made of text alone.
-    if (event.errors) return hydrate(event)
-    const key = `${prefix}${JSON.stringify(event.data)}`
-    const known = own.get(key)
-    if (known) return known
-    const made = hydrate(event)
-    if (own.size >= maximumResults) own.delete(own.keys().next().value as string)
-    own.set(key, made)
-    made.catch(() => own.delete(key))
-    return made
+  return {
+    once(event: ExecutionResult): Promise<ExecutionResult> {
+      // Errors are not made of text alone.
+      if (event.errors) return hydrate(event)
+      const text = JSON.stringify(event.data)
+      if (text.length > maximumSharedEvent) return hydrate(event)
+      const key = `${prefix}${text}`
+      const known = results.get(key)
+      if (known) return known
+      const made = hydrate(event)
+      if (results.size >= maximumResults) results.delete(results.keys().next().value as string)
+      results.set(key, made)
+      made.catch(() => results.delete(key))
+      return made
+    },
+    leave() {
+      if (--own.readers === 0) all.delete(document)
+    },
   }
 }
 

@@ -95,6 +95,32 @@ describe('subscriptions', () => {
     ])
     await events.return?.()
   })
+  test('readers of one operation share an event’s result; other variables and larger events get their own', async () => {
+    const document = 'subscription($id: ID!, $few: Boolean!) { jobProgress(id: $id) { completed id @skip(if: $few) } }'
+    const [first, second, other] = [
+      await stream(document, { id: '7', few: true }),
+      await stream(document, { id: '7', few: true }),
+      await stream(document, { id: '7', few: false }),
+    ]
+    const results = [await first.next(), await second.next(), await other.next()].map(({ value }) => value)
+    expect(results[0]).toEqual({ data: { jobProgress: { completed: 0 } } })
+    expect(results[1].data).toBe(results[0].data)
+    expect(results[2]).toEqual({ data: { jobProgress: { completed: 0, id: '7' } } })
+    for (const reader of [first, second, other]) await reader.return?.()
+    // Nobody is left who would share it.
+    const later = await stream(document, { id: '7', few: true })
+    const again = (await later.next()).value
+    expect(again).toEqual(results[0])
+    expect(again.data).not.toBe(results[0].data)
+    await later.return?.()
+
+    const large = 'subscription { jobProgress(id: "7") { blob } }'
+    const readers = [await stream(large), await stream(large)]
+    const [a, b] = [(await readers[0]!.next()).value, (await readers[1]!.next()).value]
+    expect(a).toEqual(b)
+    expect(a.data).not.toBe(b.data)
+    for (const reader of readers) await reader.return?.()
+  })
   test('the upstream closes when the client leaves, also while it waits for an event', async () => {
     const events = await stream('subscription { jobProgress(id: "7") { id } }')
     await events.next()
