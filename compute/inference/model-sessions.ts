@@ -26,7 +26,7 @@ import { headGradientGraph, layerGradientGraph, lossGradientGraph } from './grad
 import type { LocateWeight } from './graph-inputs.js'
 import type { ModelContext } from './model.js'
 import { buildModelGraph, type GraphVariant } from './model-graph.js'
-import { takesQuantisedKernels, useQuantisedKernels } from './quantised-kernels.js'
+import { readsPromptsOnCodes, takesQuantisedKernels, useQuantisedKernels } from './quantised-kernels.js'
 
 /** `step`: the graph `generate` on quantised kernels. */
 export type SessionGraph = GraphVariant | 'step' | 'head_gradients' | 'loss_gradient' | `layer_gradient.${number}`
@@ -41,6 +41,8 @@ export interface ModelSessions {
   readonly pieceByPiece: boolean
   /** The graph that runs one token of each sequence. */
   readonly stepGraph: 'step' | 'generate'
+  /** The graph that runs several tokens of one sequence. */
+  readonly promptGraph: 'step' | 'generate'
   dispose(): Promise<void>
 }
 
@@ -104,12 +106,13 @@ export async function modelSessions(
     return { location, offset: 0, length: elementCount(tensor.shape) * 4 }
   }
   /**
-   * What runs one token at a time. That reads every weight for little work, so stored codes are faster; several tokens at once are faster
-   * in float32, and so is what measures, because losses are compared closer than quantised kernels round. Only on the CPU: nobody has
-   * measured what these kernels do elsewhere.
+   * What runs one token at a time. That reads every weight for little work, so stored codes are faster; for several tokens at once they are
+   * at 8 bits only (`readsPromptsOnCodes`). What measures runs in float32, because losses are compared closer than quantised kernels round.
+   * Only on the CPU: nobody has measured what these kernels do elsewhere.
    */
   const onCpu = (context.device?.provider ?? 'cpu') === 'cpu'
   const stepGraph = stepsOnCodes(model, context) ? 'step' : 'generate'
+  const promptGraph = stepGraph === 'step' && readsPromptsOnCodes(model) ? 'step' : 'generate'
   /** A model that decodes in float32 does so a fifth faster on a private copy in its kernels' layout (docs/decisions/0025). */
   const copiesFloats = onCpu && stepGraph === 'generate' && floatBytes <= sessionPool.budget / largestCopyShare
   /** Of graphs that decode; nothing else is fused, so that what measures stays as it is. */
@@ -173,6 +176,7 @@ export async function modelSessions(
   return {
     pieceByPiece,
     stepGraph,
+    promptGraph,
     session(variant) {
       if (disposed) return Promise.reject(new Error(`model ${name} was disposed`))
       const known = sessions.get(variant)

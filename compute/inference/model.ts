@@ -133,7 +133,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
   const ropeFactors = factors && (await readTensorFloat32(context.payloads, factors))
   const asked = positionInputs(model)
   let rope: RopeTables = ropeTables(d, asked.tables ? ropeStep : 0, ropeFactors)
-  const { session, stepGraph, pieceByPiece, dispose } = await modelSessions(manifest, model, context)
+  const { session, stepGraph, promptGraph, pieceByPiece, dispose } = await modelSessions(manifest, model, context)
 
   const checkIds = (ids: readonly number[], length: number) => {
     if (length > d.contextLength) {
@@ -211,7 +211,7 @@ export async function openModel(manifest: Manifest, context: ModelContext): Prom
       ...past,
     }
     const fetches = [...Object.keys(present), ...(rows.length > 0 ? ['logits'] : [])]
-    return (await session(seq === 1 ? stepGraph : 'generate')).run(feeds, fetches, { into: present, signal })
+    return (await session(seq === 1 ? stepGraph : promptGraph)).run(feeds, fetches, { into: present, signal })
   }
 
   const batch = decodingBatch(

@@ -106,6 +106,18 @@ export function takesQuantisedKernels(
   return bytes > 0 && bytes + derivedBytes(tensors.values()) <= env.HARTONOMOUS_DERIVED_BYTES
 }
 
+/**
+ * Whether prompts too are faster on stored codes than in float32. Measured at 8 bits, blocks of 32 and no offsets (Q8_0): a quarter faster.
+ * At 4 bits, where each block has an offset, float32 is as fast, and exact.
+ */
+export function readsPromptsOnCodes({ tensors }: Pick<BuildableModel, 'tensors'>): boolean {
+  const matrices = [...tensors].filter(([role, { shape }]) => role.startsWith('layers.') && shape.length === 2)
+  return matrices.every(([, tensor]) => {
+    const form = matrixForm(tensor)
+    return form?.bits === 8 && form.blockSize >= 32 && !form.offsets
+  })
+}
+
 type AddConstant = (
   name: string,
   shape: readonly number[],

@@ -6,7 +6,11 @@ import { ggmlTypeByName } from '../../../../compute/formats/ggml-types.js'
 import { ensureQuantised, matrixForm } from '../../../../compute/formats/quantised-weights.js'
 import { graphBuilder } from '../../../../compute/graph/builder.js'
 import type { Graph } from '../../../../compute/graph/ir.js'
-import { takesQuantisedKernels, useQuantisedKernels } from '../../../../compute/inference/quantised-kernels.js'
+import {
+  readsPromptsOnCodes,
+  takesQuantisedKernels,
+  useQuantisedKernels,
+} from '../../../../compute/inference/quantised-kernels.js'
 import { apply } from '../../../../compute/ops/apply.js'
 import { evaluate, type Tensor, tensor } from '../../../../compute/ops/reference.js'
 import { createSession, floats, int64s } from '../../../../compute/runtime/session.js'
@@ -182,4 +186,23 @@ test('quantised kernels are used only where the cache holds their forms beside t
   expect(takesQuantisedKernels({ tensors }, { HARTONOMOUS_DERIVED_BYTES: bytes - 1 })).toBe(false)
   const plain = new Map([['w', { ...stored, dtype: 'F32' }]]) as never
   expect(takesQuantisedKernels({ tensors: plain }, { HARTONOMOUS_DERIVED_BYTES: 1e12 })).toBe(false)
+})
+
+test.each([
+  ['Q8_0', true],
+  ['Q4_0', false],
+  ['Q4_1', false],
+  ['Q5_1', false],
+  ['Q6_K', false],
+  ['F32', false],
+])('prompts of a model stored as %s run on its codes: %s', (dtype, expected) => {
+  const matrix = (of: string, shape = [64, columns]) => ({ dtype: of, shape })
+  const tensors = (of: string) =>
+    new Map([
+      ['embed', matrix('F32')],
+      ['layers.0.attn_norm', matrix('F32', [columns])],
+      ['layers.0.q', matrix('Q8_0')],
+      ['layers.0.down', matrix(of)],
+    ])
+  expect(readsPromptsOnCodes({ tensors: tensors(dtype) as never })).toBe(expected)
 })
