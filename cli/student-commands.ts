@@ -7,9 +7,17 @@ import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
 import { allPages, findModel, findRecipe, idCell } from './find.js'
 import { fusionText } from './fusion-commands.js'
-import { comparisonText, probeSetId } from './model-commands.js'
+import { comparisonText, probeSetId, searchText } from './model-commands.js'
 import type { MixtureOption } from './option-values.js'
-import type { BuildStage, Comparison, FusionResult, JobSummary, ModelDetail, RecipeSummary } from './results.js'
+import type {
+  BuildStage,
+  Comparison,
+  FusionResult,
+  JobSummary,
+  ModelDetail,
+  RecipeSummary,
+  SchemeSearch,
+} from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
 
@@ -301,7 +309,11 @@ async function showBuilt(session: Session, recipeId: string, job: { id: string; 
   if (done.stages.length > 1)
     for (const { stage, seconds, reused, measurements } of done.stages) {
       print(`  ${stage}: ${reused ? 'was there already' : `${seconds.toFixed(1)} s`}`)
-      if (stage === 'quantise') print(comparisonText(measurements as unknown as Comparison))
+      if (stage === 'quantise') {
+        const found = measurements as unknown as Comparison & { search?: SchemeSearch }
+        print(comparisonText(found))
+        if (found.search) print(searchText(found.search))
+      }
       if (stage === 'fuse') print(fusionText(measurements as unknown as FusionResult))
     }
   if (measuredQuality !== null)
