@@ -13,6 +13,7 @@ import { readManifest, writeManifest } from '../formats/manifest.js'
 import { builtInFusions, fusionSites, quantisedFusions } from '../inference/fuse-graph.js'
 import { buildModelGraph } from '../inference/model-graph.js'
 import { stepsOnCodes } from '../inference/model-sessions.js'
+import { readsPromptsOnCodes } from '../inference/quantised-kernels.js'
 import { compareOutputs } from './compare-outputs.js'
 import { foldableNorms, foldNorms } from './fold-norms.js'
 import type { HandlerContext } from './handler.js'
@@ -103,7 +104,8 @@ async function timeAll(manifest: Manifest, options: FusionOptions, context: Hand
     generate: builtInFusions,
   }
   /** Which graph a mode runs: models in plain numbers have one for both. */
-  const graphOf = (mode: FusionMode) => (mode === 'STEP' && stepsOnCodes(model, context) ? 'step' : 'generate')
+  const graphOf = (mode: FusionMode) =>
+    stepsOnCodes(model, context) && (mode === 'STEP' || readsPromptsOnCodes(model)) ? 'step' : 'generate'
   const unitNorms = (on: Manifest) => foldNorms(on, model, norms, context, true)
   const tried = fusions.filter(fusion => !options.only || options.only.includes(fusion))
   const there = tried.filter(fusion => sites[fusion] > 0)
