@@ -1,6 +1,6 @@
 // Models as rows: what registering and deleting one does to models, tensors, payload references and events.
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { EntityManager, QueryDeepPartialEntity } from 'typeorm'
+import { type EntityManager, IsNull, type QueryDeepPartialEntity } from 'typeorm'
 import { DomainError } from '../lib/errors.js'
 import { newId } from '../lib/ids.js'
 import { type Manifest, type ManifestTensor, tensorComponents } from '../lib/manifest.js'
@@ -161,6 +161,10 @@ export async function aliveModel(em: EntityManager, tenantId: string, modelId: s
     throw new DomainError('NOT_FOUND', row ? `The model ${row.name} was deleted` : 'No model has this id', { field })
   return row
 }
+
+/** The oldest living model of a manifest. */
+export const modelOfManifest = (em: EntityManager, tenantId: string, manifestHash: string) =>
+  em.findOne(ModelAtom, { where: { ...scoped(tenantId), manifestHash, deletedAt: IsNull() }, order: { id: 'ASC' } })
 
 /**
  * Deletes a model: its tensors and references go, payloads that nothing refers to any more lose their row (their bytes go with the

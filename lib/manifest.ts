@@ -113,6 +113,8 @@ export const sourceFileSchema = z.object({
 export const adapterSchema = z.object({
   rank: z.number().int().positive(),
   alpha: z.number().positive(),
+  /** The manifest of the model before the changes. */
+  of: hashSchema,
   changes: z.array(
     z.object({
       role: z.string(),

@@ -9,12 +9,10 @@ const ancestorSchema = z.object({
   manifest: hashSchema,
   parameterCount: z.number(),
   layerCount: z.number().int(),
-  /** Where it was ingested from; null for models built here. */
+  /** Where it was ingested from, without what only concerns this machine or its keys; null for models built here. */
   source: z.string().nullable(),
   license: z.string().nullable(),
   objective: z.string().nullable(),
-  /** The first line of its history. */
-  origin: z.string().nullable(),
 })
 export type Ancestor = z.infer<typeof ancestorSchema>
 

@@ -44,14 +44,17 @@ function claimOf({ files, auxiliary }: Ingested): string | undefined {
   return new RegExp(`^${manifestKey}: *"?([0-9a-f]{64})"?$`, 'm').exec(front)?.[1]
 }
 
-/** Of a model as it came, in its own format: the card is the one file more. */
-const sameFiles = ({ manifest }: Ingested, { sourceFiles }: Manifest) =>
-  sourceFiles !== undefined &&
-  isDeepStrictEqual(
-    // Both as they are stored: without what is undefined.
-    JSON.parse(JSON.stringify(manifest.sourceFiles?.filter(file => file.name !== cardName))),
-    sourceFiles,
+/** Of a model as it came, in its own format: the card is the one file more. Files say where tensors lie, the tensors what they hold. */
+function sameFiles({ manifest }: Ingested, { sourceFiles, tensors }: Manifest): boolean {
+  // As they are stored: without what is undefined.
+  const stored = (value: unknown) => JSON.parse(JSON.stringify(value ?? null))
+  const held = (of: Manifest['tensors']) => of.map(({ name, dtype, shape, payload }) => [name, dtype, shape, payload])
+  return (
+    sourceFiles !== undefined &&
+    isDeepStrictEqual(stored(manifest.sourceFiles?.filter(file => file.name !== cardName)), sourceFiles) &&
+    isDeepStrictEqual(held(manifest.tensors), held(tensors))
   )
+}
 
 async function sameExport(ingested: Ingested, hash: string, model: Manifest, context: HandlerContext) {
   const { manifest, auxiliary, files } = ingested

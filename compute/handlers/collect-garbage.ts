@@ -18,14 +18,21 @@ import { removeStages } from './stage-records.js'
  * Everything the manifests need. Ancestors' manifests stay as lineage; their payloads only where a living model needs them.
  * @throws DomainError PAYLOAD_MISSING or PAYLOAD_CORRUPT where a living manifest cannot be read: nothing may be removed then
  */
-async function mark(payloads: PayloadStore, manifests: readonly string[], alive: Set<string>) {
+async function mark(
+  payloads: PayloadStore,
+  manifests: readonly string[],
+  alive: Set<string>,
+  whole = new Set<string>(),
+): Promise<void> {
   for (const hash of manifests) {
+    if (whole.has(hash)) continue
+    whole.add(hash)
     const manifest = await readManifest(payloads, hash)
     alive.add(hash)
     for (const needed of manifestPayloads(manifest)) alive.add(needed)
     // A fused model can be had back as it was.
     const { fusedFrom } = manifest
-    if (fusedFrom && !alive.has(fusedFrom) && (await payloads.has(fusedFrom))) await mark(payloads, [fusedFrom], alive)
+    if (fusedFrom && (await payloads.has(fusedFrom))) await mark(payloads, [fusedFrom], alive, whole)
     for (let above = manifest.parent?.manifest; above && !alive.has(above) && (await payloads.has(above)); ) {
       alive.add(above)
       above = (await readManifest(payloads, above)).parent?.manifest
@@ -48,11 +55,11 @@ async function markBuilds(
     for (const key of keys) kept.add(key)
     for (const manifest of manifests) {
       const own = new Set(alive)
-      const whole = await mark(payloads, [manifest], own).then(
+      const read = await mark(payloads, [manifest], own).then(
         () => true,
         () => false,
       )
-      if (whole) for (const hash of own) alive.add(hash)
+      if (read) for (const hash of own) alive.add(hash)
     }
   }
   return kept

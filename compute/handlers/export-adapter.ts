@@ -19,14 +19,23 @@ const refuse = (message: string): never => {
 
 /**
  * The files' content. Factors lie as PEFT has them: lora_A [rank, in], lora_B [out, rank], added as alpha / rank B A.
- * @param base what adapter_config.json calls the model before the changes
- * @throws UNSUPPORTED_FORMAT where the model has no adapter, or other weights than those the adapter led to
+ * @param base what adapter_config.json calls the model before the changes; undefined where that is no model of its own
+ * @throws UNSUPPORTED_FORMAT where the model has no adapter, other weights than those the adapter led to, or no base that others could load
  */
-export function planAdapter(manifest: Manifest, name: string, base: string, payloads: PayloadStore): AdapterExport {
+export function planAdapter(
+  manifest: Manifest,
+  name: string,
+  base: string | undefined,
+  payloads: PayloadStore,
+): AdapterExport {
   const { adapter, format, architecture } = manifest
   if (!adapter)
     return refuse(
       `${name}: has no adapter; one is kept where a model is trained with train LORA and lora.keepAdapter true`,
+    )
+  if (base === undefined)
+    return refuse(
+      `${name}: its adapter is for what its build had made before healing (manifest ${adapter.of}), which is no model of its own; build that by a recipe without healing, then distil it`,
     )
   const model = checkBuildable(manifest)
   const { dimensions, architecture: family } = model

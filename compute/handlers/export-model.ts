@@ -13,7 +13,7 @@ import { type GgufExport, ggufBytes, ggufChunks, planGguf } from './export-gguf.
 import { genaiConfig, type OnnxExport, onnxBytes, onnxChunks, planOnnx, transformersJsConfig } from './export-onnx.js'
 import { exportTensors } from './export-tensors.js'
 import type { Handler, HandlerContext } from './handler.js'
-import { type CardSubject, cardName, modelCard } from './model-card.js'
+import { type CardSubject, cardName, modelCard, publicName } from './model-card.js'
 import { type FloatType, inFloatType, isFloatType, parentType } from './parent-type.js'
 import { restoreFile } from './restore-file.js'
 import type { TensorStream } from './tensor-streams.js'
@@ -87,8 +87,8 @@ async function ggufExport({ input, manifest, type, context }: Export) {
 
 async function adapterExport({ input, manifest, type, context }: Export) {
   if (type !== undefined) throw unsupported(`Adapters are written as they were trained, not in ${type}`, 'quantization')
-  const before = input.facts?.lineage[1]?.name ?? manifest.sourceName ?? input.name
-  const adapter = planAdapter(manifest, input.name, before, context.payloads)
+  const before = input.facts?.lineage.find(ancestor => ancestor.manifest === manifest.adapter?.of)
+  const adapter = planAdapter(manifest, input.name, before && publicName(before), context.payloads)
   return { write: (write: WriteFile) => writeAdapter(adapter, write, context) }
 }
 

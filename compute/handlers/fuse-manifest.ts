@@ -67,7 +67,8 @@ export async function fuseManifest(
   const check = await compareOutputs(manifest, fused, probeSet, context)
   const same = check.largestDeviation <= options.tolerance
   const rows = timed.rows.map((row): FusionRow => {
-    if (row.state === 'BUILT_IN' || !(wanted as string[]).includes(row.fusion)) return row
+    const applies = row.fusion === 'ALL' ? options.together : (wanted as string[]).includes(row.fusion)
+    if (row.state === 'BUILT_IN' || !applies) return row
     if (same) return { ...row, state: 'APPLIED' }
     const reason = `a logit moved by ${check.largestDeviation.toExponential(1)} of the greatest, ${options.tolerance} is allowed`
     return { ...row, state: 'OUTPUTS_DIFFER', reason }
@@ -84,7 +85,9 @@ const judging = (rows: readonly FusionRow[], fusion: FusionRow['fusion']) =>
 
 function chosen({ rows, candidates }: Timed, { threshold, together }: FusionOptions): Fusion[] {
   const reaches = (fusion: FusionRow['fusion']) => (judging(rows, fusion)?.speedup ?? 0) >= threshold
-  return together ? (reaches('ALL') ? candidates : []) : candidates.filter(reaches)
+  // One alone is all there is, and has no row for all.
+  if (together && candidates.length > 1) return reaches('ALL') ? candidates : []
+  return candidates.filter(reaches)
 }
 
 interface Timed {

@@ -29,10 +29,11 @@ export interface CardSubject {
 const cell = (text: string) => text.replace(/\s+/g, ' ').replace(/\|/g, '\\|').trim()
 const number = (value: number) => (Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(5))))
 
-/** `owner/name` of a model that came from a hub, otherwise its name. */
-function baseName({ name, source }: Ancestor): string {
-  return /^hf:([^@]+)/i.exec(source ?? '')?.[1] ?? name
-}
+/** `owner/name` of a model that came from a hub. */
+const hubName = ({ source }: Ancestor) => /^hf:([\w.-]+\/[\w.-]+)/i.exec(source ?? '')?.[1]
+
+/** What other programs may find a model by. */
+export const publicName = (ancestor: Ancestor): string => hubName(ancestor) ?? ancestor.name
 
 /** Models it comes from, nearest first. */
 const ancestors = ({ lineage }: ModelFacts) => lineage.slice(1)
@@ -40,11 +41,13 @@ const ancestors = ({ lineage }: ModelFacts) => lineage.slice(1)
 function frontMatter({ name, manifest, manifestHash, facts, library }: CardSubject): string {
   const [root] = facts.lineage.slice(-1)
   const license = manifest.license ?? root?.license
+  const base = root && hubName(root)
   const capabilities = [...new Set(facts.scores.map(s => s.capability.split('/')[0]!))]
   const relation = manifest.quantisedFrom ? 'quantized' : 'finetune'
   const matter = {
     ...(license ? { license } : {}),
-    ...(ancestors(facts).length > 0 ? { base_model: baseName(root!), base_model_relation: relation } : {}),
+    // The hub takes names of its own repositories only.
+    ...(base && ancestors(facts).length > 0 ? { base_model: base, base_model_relation: relation } : {}),
     library_name: library,
     pipeline_tag: 'text-generation',
     tags: ['hartonomous', manifest.architecture, ...capabilities],

@@ -5,10 +5,11 @@ import type { TrainedTensor } from './adamw.js'
 import { type LoraSpec, loraA, loraB } from './training-graph.js'
 import type { TrainingModel } from './training-model.js'
 
-/** Writes the factors; `after`: the tensors of the manifest with the changes merged. */
+/** Writes the factors. `before`: the manifest that was trained; `after`: the tensors of the one with the changes merged. */
 export async function keptAdapter(
   { rank, alpha, targets }: LoraSpec,
   { tensors: factors, model }: Pick<TrainingModel, 'tensors' | 'model'>,
+  before: string,
   after: readonly ManifestTensor[],
   { payloads, signal }: { payloads: PayloadStore; signal?: AbortSignal },
 ): Promise<Adapter> {
@@ -22,5 +23,5 @@ export async function keptAdapter(
     const [a, b] = [await put(byName.get(loraA(role))!), await put(byName.get(loraB(role))!)]
     changes.push({ role, base, merged, a, b })
   }
-  return { rank, alpha, changes }
+  return { rank, alpha, of: before, changes }
 }

@@ -1,9 +1,8 @@
 // Fusing: a job, the model that may come of it, and the way back.
-import { type EntityManager, IsNull } from 'typeorm'
 import { z } from 'zod'
 import type { JobOutput } from '../../compute/pool/job-types.js'
 import { Job, ModelAtom } from '../../db/entities/index.js'
-import { addModelEvent, aliveModel, registerModel } from '../../db/models.js'
+import { addModelEvent, aliveModel, modelOfManifest, registerModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { fusionSchema } from '../../lib/fusion.js'
@@ -91,12 +90,6 @@ export const fuseEffect: JobEffect<'model.fuse'> = {
   },
 }
 
-const withManifest = (em: EntityManager, tenantId: string, manifestHash: string) =>
-  em.findOne(ModelAtom, {
-    where: { ...scoped(tenantId), manifestHash, deletedAt: IsNull() },
-    order: { id: 'ASC' },
-  })
-
 /**
  * The model that a fused one was before; its row.
  * @throws NOT_FOUND, CONFLICT where it was not fused, or what it was is gone, BAD_USER_INPUT (name)
@@ -108,7 +101,7 @@ export async function unfuseModel({ platform, tenantId }: RequestContext, input:
     const model = await liveModel(em, tenantId, input.modelId)
     const { fusedFrom } = await readManifest(platform, model.manifestHash)
     if (!fusedFrom) throw conflict(`Model "${model.name}" was not fused: there is nothing to undo`)
-    const known = await withManifest(em, tenantId, fusedFrom)
+    const known = await modelOfManifest(em, tenantId, fusedFrom)
     if (known) return known
     if (!(await platform.payloads.has(fusedFrom)))
       throw conflict(`What "${model.name}" was before it was fused (manifest ${fusedFrom.slice(0, 12)}) is gone`)

@@ -1,4 +1,5 @@
 // What the database knows of a model, for the card and the metadata of its exports.
+import { basename } from 'node:path'
 import { type EntityManager, In, Not } from 'typeorm'
 import { jobTypes, type StageResult } from '../../compute/pool/job-types.js'
 import {
@@ -16,6 +17,13 @@ import { printRecipeYaml } from '../build/print-recipe.js'
 /** Longer chains end here: a card is read by people. */
 const mostAncestors = 50
 
+/** A source as strangers may read it: repositories as they are, addresses without their query (keys are in it), of paths the last part. */
+export function publicSource(source: string): string {
+  if (/^hf:/i.test(source)) return source
+  if (/^https?:/i.test(source)) return source.replace(/[?#].*$/, '')
+  return basename(source.replace(/^file:/i, ''))
+}
+
 /** Of a living model. */
 export async function modelFacts(em: EntityManager, model: ModelAtom): Promise<ModelFacts> {
   const { tenantId } = model
@@ -30,7 +38,10 @@ export async function modelFacts(em: EntityManager, model: ModelAtom): Promise<M
     recipe: recipe && (await recipeYaml(em, recipe)),
     quality: recipe?.measuredQuality ?? null,
     scores: await newestScores(em, model),
-    history: events.map(({ createdAt, description }) => `${createdAt.toISOString().slice(0, 10)} ${description}`),
+    history: events.map(
+      ({ createdAt, description }) =>
+        `${createdAt.toISOString().slice(0, 10)} ${model.source ? description.replaceAll(model.source, publicSource(model.source)) : description}`,
+    ),
     built: await figuresOf(em, tenantId, events[0]?.jobId ?? null),
   }
 }
@@ -38,13 +49,9 @@ export async function modelFacts(em: EntityManager, model: ModelAtom): Promise<M
 async function lineageOf(em: EntityManager, model: ModelAtom): Promise<Ancestor[]> {
   const lineage: Ancestor[] = []
   for (let at: ModelAtom | null = model; at && lineage.length < mostAncestors; ) {
-    const origin = await em.findOne(ModelEvent, {
-      where: { ...scoped(at.tenantId), modelId: at.id },
-      order: { id: 'ASC' },
-    })
-    const { name, manifestHash: manifest, parameterCount, layerCount, source, license, objective } = at
-    const description = origin?.description ?? null
-    lineage.push({ name, manifest, parameterCount, layerCount, source, license, objective, origin: description })
+    const { name, manifestHash: manifest, parameterCount, layerCount, license, objective } = at
+    const source = at.source && publicSource(at.source)
+    lineage.push({ name, manifest, parameterCount, layerCount, source, license, objective })
     at = at.parentModelId ? await em.findOneBy(ModelAtom, { ...scoped(at.tenantId), id: at.parentModelId }) : null
   }
   return lineage
@@ -97,12 +104,16 @@ const plain = (values: Record<string, unknown>): Figures =>
 async function figuresOf(em: EntityManager, tenantId: string, jobId: string | null): Promise<ModelFacts['built']> {
   const job = jobId === null ? null : await em.findOneBy(Job, { ...scoped(tenantId), id: jobId })
   if (job?.type === 'student.build') {
-    const { stages = [] } = jobTypes['student.build'].output.parse(job.output)
+    // Outputs of older versions may look otherwise.
+    const { stages = [] } = jobTypes['student.build'].output.safeParse(job.output).data ?? {}
     return stages.map(({ stage, measurements }: StageResult) => ({ step: stage, figures: plain(measurements ?? {}) }))
   }
   if (job?.type !== 'model.quantize') return []
-  const { options, samplesPerCapability } = jobTypes['model.quantize'].input.parse(job.input)
-  const { comparison, types } = jobTypes['model.quantize'].output.parse(job.output)
+  const input = jobTypes['model.quantize'].input.safeParse(job.input)
+  const output = jobTypes['model.quantize'].output.safeParse(job.output)
+  if (!input.success || !output.success) return []
+  const { options, samplesPerCapability } = input.data
+  const { comparison, types } = output.data
   const tensors = Object.fromEntries(Object.entries(types).map(([dtype, count]) => [`tensors in ${dtype}`, count]))
   const measured = { 'validation samples per capability': samplesPerCapability, ...plain(comparison) }
   return [{ step: 'quantise', figures: plain({ ...options, ...tensors, ...measured }) }]

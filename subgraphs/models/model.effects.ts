@@ -3,7 +3,7 @@
 import { type EntityManager, In, IsNull } from 'typeorm'
 import type { JobOutput } from '../../compute/pool/job-types.js'
 import { Job, ModelAtom, StudentModelRecipe } from '../../db/entities/index.js'
-import { addModelEvent, alivePayloads, registerModel } from '../../db/models.js'
+import { addModelEvent, alivePayloads, modelOfManifest, registerModel } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
 import { quantity } from '../../lib/quantity.js'
 import type { JobEffects } from '../build/platform.js'
@@ -52,14 +52,18 @@ export const modelEffects: JobEffects = {
   'model.ingest': {
     async succeeded(em, job, output, platform) {
       const { name, version, source } = job.context as IngestContext
+      const manifest = await readManifest(platform, output.manifest)
+      // A student that was built here and comes back is a student, of its parent where that is still there.
+      const parent = manifest.parent && (await modelOfManifest(em, job.tenantId, manifest.parent.manifest))
       const model = await registerModel(em, {
         tenantId: job.tenantId,
-        manifest: await readManifest(platform, output.manifest),
+        manifest,
         manifestHash: output.manifest,
         name,
         version,
         source,
-        isStudent: false,
+        parentModelId: parent?.id ?? null,
+        isStudent: manifest.parent !== undefined,
         jobId: job.id,
         description: describeIngest(output, source),
       })

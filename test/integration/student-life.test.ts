@@ -1,5 +1,5 @@
 // The main job through the gateway with real workers: a model is analysed, students are proposed, one is approved, built, measured and speaks.
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -118,6 +118,15 @@ test('analysis, proposals, approval, building and measuring follow from one anot
   }
   expect(text).toBe(whole.text)
   expect(end).toMatchObject({ finishReason: whole.finishReason, usage: whole.usage })
+
+  // Its export comes back as what it is: a student of its parent.
+  const exporting = await platform.mutate('exportModel', { modelId: ask.modelId, format: 'SAFETENSORS' }, 'job { id }')
+  await platform.succeeded(exporting.job.id)
+  const exported = join(platform.dataFolder, 'exports')
+  const [job] = await readdir(exported)
+  const { id } = await platform.ingest(join(exported, job!), 'back')
+  const { model: back } = await platform.gql('query($id: ID!) { model(id: $id) { isStudent parent { id } } }', { id })
+  expect(back).toMatchObject({ isStudent: true, parent: { id: modelId } })
 }, 120_000)
 
 test('what a worker refuses reaches a stream as an error with its code', async () => {

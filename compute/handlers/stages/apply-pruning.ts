@@ -59,7 +59,7 @@ export async function applyPruning(
     (sum, index) => sum + elementCount(manifest.tensors[index]!.shape) - elementCount(tensors[index]!.shape),
     0,
   )
-  const { quantisedFrom: _ofMore, fusedFrom: _wider, ...rest } = manifest
+  const { quantisedFrom: _ofMore, fusedFrom: _wider, adapter: _ofOthers, ...rest } = manifest
   const pruned = { ...rest, dimensions, tensors, parameterCount: manifest.parameterCount - removed }
   return { manifest: pruned, notes, slicedTensors: cuts.size }
 }

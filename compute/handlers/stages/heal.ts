@@ -226,7 +226,7 @@ export async function heal(
       student,
       await finalWeights(training, lora, context),
       context,
-      keep ? async after => ({ adapter: await keptAdapter(lora, training, after, context) }) : undefined,
+      keep ? async after => ({ adapter: await keptAdapter(lora, training, manifestHash, after, context) }) : undefined,
     )
     return { manifest: hash, measurements }
   } finally {

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { checkBuildable } from '../../../../compute/architectures/registry.js'
 import { readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
-import { readManifest } from '../../../../compute/formats/manifest.js'
+import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
 import { buildStudent } from '../../../../compute/handlers/build-student.js'
 import { collectGarbage } from '../../../../compute/handlers/collect-garbage.js'
 import { foldableNorms, foldNorms } from '../../../../compute/handlers/fold-norms.js'
@@ -13,6 +13,7 @@ import { fuseModel } from '../../../../compute/handlers/fuse-model.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { quantiseManifest } from '../../../../compute/handlers/quantise-manifest.js'
 import { openModel } from '../../../../compute/inference/model.js'
+import { extractLayers } from '../../../../compute/surgery/extract-layers.js'
 import { fusionSchema } from '../../../../lib/fusion.js'
 import type { Manifest } from '../../../../lib/manifest.js'
 import { quantizationSchema } from '../../../../lib/quantization.js'
@@ -89,8 +90,9 @@ test('what reaches the threshold is applied, says the same, and gives the model 
 
   // Fusing again begins with what it was fused from.
   expect((await fuse({ threshold: 1000 }, hash)).manifest).toBe(source)
-  // A garbage collection that knows the fused model only keeps the one before.
-  await collectGarbage({ manifests: [hash], payloads: [probeSet] }, context)
+  // A garbage collection that knows a student of the one before and the fused model keeps the one before, whole.
+  const { hash: student } = await writeManifest(context.payloads, extractLayers(before, [0], source))
+  await collectGarbage({ manifests: [student, hash], payloads: [probeSet] }, context)
   expect(deviation(expected, await logits(await readManifest(context.payloads, fused.fusedFrom!)))).toBe(0)
 })
 
@@ -105,7 +107,9 @@ test('what does not reach it is told with its factor and not applied, alone or a
   }
   const { applied, rows } = await fuse({ threshold: 0, together: true, only: ['QKV', 'GATE_UP'] })
   expect(applied).toEqual(['QKV', 'GATE_UP'])
-  expect(Object.keys(states(rows))).toEqual(['QKV', 'GATE_UP', 'ALL'])
+  expect(states(rows)).toEqual({ QKV: 'APPLIED', GATE_UP: 'APPLIED', ALL: 'APPLIED' })
+  // One alone is judged by its own figure.
+  expect((await fuse({ threshold: 0, together: true, only: ['QKV'] })).applied).toEqual(['QKV'])
 })
 
 test('outputs that differ by more than is allowed refuse the fusion', async () => {

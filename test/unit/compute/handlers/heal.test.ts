@@ -176,11 +176,23 @@ describe('healing a cut student', () => {
     const lora = { rank: 4, alpha: 8, targets: ['q' as const, 'up' as const], keepAdapter: true }
     const [cut, healed] = await build({ train: 'LORA', lora, learningRate: 0.02 })
     const manifest = await readManifest(context.payloads, healed!.manifest)
-    const wanted = { manifest: healed!.manifest, name: 'healed', format: 'PEFT' as const }
+    const ancestor = (name: string, hash: string, source: string | null = null) => ({
+      ...{ name, manifest: hash, parameterCount: 1, layerCount: 2, source, license: null, objective: null },
+    })
+    const facts = (...lineage: ReturnType<typeof ancestor>[]) => ({
+      ...{ version: null, recipe: null, quality: null, scores: [], history: [], built: [] },
+      lineage: [ancestor('healed', healed!.manifest), ...lineage],
+    })
+    const of = facts(ancestor('cut', cut!.manifest), ancestor('parent', manifest.parent!.manifest))
+    const wanted = { manifest: healed!.manifest, name: 'healed', format: 'PEFT' as const, facts: of }
     await exportModel(wanted, context)
     const folder = join(context.dataFolder, 'exports', context.jobId)
     const config = JSON.parse(await readFile(join(folder, 'adapter_config.json'), 'utf8'))
     expect(config).toMatchObject({ peft_type: 'LORA', r: 4, lora_alpha: 8, target_modules: ['q_proj', 'up_proj'] })
+    expect(config.base_model_name_or_path).toBe('cut')
+    // Cut and healed by one recipe: the parent has other layers at these places, and what was healed is no model.
+    const unnamed = { ...wanted, facts: facts(ancestor('parent', manifest.parent!.manifest, 'hf:owner/parent')) }
+    await expect(exportModel(unnamed, context)).rejects.toThrow(/no model of its own/)
     const factors = parseFloats(await readFile(join(folder, 'adapter_model.safetensors')))
     expect([...factors.keys()].sort()).toEqual(
       [0, 1].flatMap(layer =>

@@ -43,7 +43,6 @@ const facts = (name: string, manifest: string): ModelFacts => ({
   lineage: [
     {
       ...{ name, manifest, parameterCount: 1, layerCount: 6, source: null, license: null, objective: null },
-      origin: null,
     },
   ],
 })
@@ -88,20 +87,24 @@ test('a model that came as GGUF, in blocks of codes, comes back as itself from S
 })
 
 test('a changed configuration, tensor or claim makes it another model', async () => {
-  const change = async (file: string, to: (bytes: Buffer) => Buffer) => {
-    const { folder } = await exported('cut', 'SAFETENSORS')
+  const change = async (file: string, to: (bytes: Buffer) => Buffer, name = 'cut') => {
+    const { folder } = await exported(name, 'SAFETENSORS')
     const bytes = await readFile(join(folder, file))
     await writeFile(join(folder, file), to(bytes))
     return (await ingestModel({ source: folder }, context)).manifest
   }
   const text = (from: string, to: string) => (bytes: Buffer) => Buffer.from(bytes.toString().replace(from, to))
   expect(await change('config.json', text('"rope_theta": 10000', '"rope_theta": 20000'))).not.toBe(models.cut)
-  expect(
-    await change('model.safetensors', bytes => {
+  for (const name of ['cut', 'original']) {
+    const flipped = (bytes: Buffer) => {
       bytes[bytes.length - 1]! ^= 1
       return bytes
-    }),
-  ).not.toBe(models.cut)
+    }
+    const manifest = await change('model.safetensors', flipped, name)
+    expect(manifest).not.toBe(models[name])
+    const last = async (hash: string) => (await readManifest(context.payloads, hash)).tensors.map(t => t.payload).sort()
+    expect(await last(manifest)).not.toEqual(await last(models[name]!))
+  }
   expect(await change('README.md', text(models.cut!, models.pruned!))).not.toBe(models.pruned)
   expect(await change('README.md', text('## Limits', '## My own words'))).toBe(models.cut)
 })

@@ -47,7 +47,7 @@ test('lineage up to the source, the recipe and the newest score of each capabili
     expect(input.facts).toMatchObject({
       lineage: [
         { name: 'student', source: null, objective: 'shorter' },
-        { name: 'parent', source: '/models/parent', license: 'mit', layerCount: 4 },
+        { name: 'parent', source: 'parent', license: 'mit', layerCount: 4 },
       ],
       recipe: expect.stringContaining('model: parent'),
       quality: 0.5,
