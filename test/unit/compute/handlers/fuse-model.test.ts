@@ -6,15 +6,18 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { checkBuildable } from '../../../../compute/architectures/registry.js'
 import { readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
 import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
+import type { Graph } from '../../../../compute/graph/ir.js'
 import { buildStudent } from '../../../../compute/handlers/build-student.js'
 import { collectGarbage } from '../../../../compute/handlers/collect-garbage.js'
 import { foldableNorms, foldNorms } from '../../../../compute/handlers/fold-norms.js'
 import { fuseModel } from '../../../../compute/handlers/fuse-model.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { quantiseManifest } from '../../../../compute/handlers/quantise-manifest.js'
+import { fuseGraph } from '../../../../compute/inference/fuse-graph.js'
 import { openModel } from '../../../../compute/inference/model.js'
+import { buildModelGraph } from '../../../../compute/inference/model-graph.js'
 import { extractLayers } from '../../../../compute/surgery/extract-layers.js'
-import { fusionSchema } from '../../../../lib/fusion.js'
+import { type Fusion, fusionSchema } from '../../../../lib/fusion.js'
 import type { Manifest } from '../../../../lib/manifest.js'
 import { quantizationSchema } from '../../../../lib/quantization.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
@@ -110,6 +113,22 @@ test('what does not reach it is told with its factor and not applied, alone or a
   expect(states(rows)).toEqual({ QKV: 'APPLIED', GATE_UP: 'APPLIED', ALL: 'APPLIED' })
   // One alone is judged by its own figure.
   expect((await fuse({ threshold: 0, together: true, only: ['QKV'] })).applied).toEqual(['QKV'])
+})
+
+test('a fused graph has fewer, larger products, and attention reads them as they are', async () => {
+  const model = checkBuildable(await readManifest(context.payloads, source))
+  const graph = buildModelGraph(model, 'generate', () => ({ location: '', offset: 0, length: 0 }))
+  const counts = ({ nodes }: Graph) => {
+    const of = (op: string) => nodes.filter(node => node.op === op).length
+    return { products: of('Gemm'), splits: of('Split'), norms: of('SkipSimplifiedLayerNormalization') }
+  }
+  const fused = async (...fusions: Fusion[]) => counts(await fuseGraph(graph, model, fusions, context))
+  // Seven products of each of three layers, and the head.
+  expect(counts(graph)).toEqual({ products: 22, splits: 0, norms: 6 })
+  expect(await fused('RESIDUAL_NORM', 'QKV')).toEqual({ products: 16, splits: 3, norms: 6 })
+  expect(await fused('RESIDUAL_NORM', 'GATE_UP')).toEqual({ products: 19, splits: 3, norms: 6 })
+  expect(await fused('RESIDUAL_NORM', 'NORM_ATTENTION')).toEqual({ products: 16, splits: 0, norms: 6 })
+  expect(await fused()).toEqual({ products: 22, splits: 0, norms: 0 })
 })
 
 test('outputs that differ by more than is allowed refuse the fusion', async () => {
