@@ -32,7 +32,7 @@ export interface OnnxExport {
   /** Path of the weights, and what they are in order; each is followed by zeros up to a multiple of 64. */
   dataPath: string
   tensors: TensorStream[]
-  /** The model's own tensors as they are written, before blocks are taken apart. */
+  /** The model's own tensors as they are written, before blocks are parted into codes and scales. */
   written: TensorStream[]
   /** How many of them are stored in blocks and written out as plain numbers: since that was asked for, or as no kernel takes such blocks. */
   unpacked: number
@@ -63,25 +63,25 @@ export async function planOnnx(
   const factors = model.tensors.get('rope_factors')
   const streams = ropeStreams(model.dimensions, factors && (await readTensorFloat32(payloads, factors)))
   for (const [role, tensor] of model.tensors) streams.set(role, weightStream(tensor, role, weights, payloads))
-  const written = [...model.tensors.keys()].map(role => streams.get(role)!)
-  const variant = variantOf(written)
+  const variant = variantOf([...model.tensors.keys()].map(role => streams.get(role)!))
   const location = `${graphNames[variant]}.onnx_data`
   const tensors: TensorStream[] = []
   let end = 0
-  const inBlocks = ({ dtype }: { dtype: string }) => isQuantized(dtype)
-  let unpacked = [...model.tensors].filter(([role, t]) => inBlocks(t) && !inBlocks(streams.get(role)!)).length
   const place = (stream: TensorStream) => {
     const section = { offset: end, length: stream.bytes }
     tensors.push(stream)
     end += alignedOnnxBytes(stream.bytes)
     return section
   }
-  /** Whatever no kernel takes in blocks, and vectors. */
+  const inCodes = new Set<string>()
+  /** Whatever no kernel takes in blocks, and vectors: the numbers that are stored, but for a head's own table, which is one with its codes. */
   const plain = (role: string) => {
-    const stream = streams.get(role)!
-    if (!isQuantized(stream.dtype)) return place(stream)
-    unpacked++
-    return place(converted(stream, 'F32'))
+    const tensor = model.tensors.get(role)
+    const planned = streams.get(role)!
+    if (!tensor || !isQuantized(planned.dtype)) return place(planned)
+    if (inCodes.has(role)) return place(converted(planned, 'F32'))
+    streams.set(role, converted(storedStream(tensor, role, payloads), 'F32'))
+    return place(streams.get(role)!)
   }
   const unplaced: LocateWeight = role => ({
     ...noPlace,
@@ -93,7 +93,9 @@ export async function planOnnx(
   )
   const roles = new Map([...wanted].map(([role, tensor]) => [tensor as StoredTensor, role]))
   const matrixOf: MatrixOf = async ([tensor]) => {
-    const { form, parts } = blockStreams(streams.get(roles.get(tensor)!)!)
+    const role = roles.get(tensor)!
+    inCodes.add(role)
+    const { form, parts } = blockStreams(streams.get(role)!)
     const [rows, columns] = tensor.shape as [number, number]
     const [codes, scales, offsets = { offset: 0, length: 0 }] = parts.map(place)
     return { form, rows, columns, path: location, codes: codes!, scales: scales!, offsets }
@@ -109,13 +111,17 @@ export async function planOnnx(
       ? { ...constant, data: { location, ...plain(constant.name) } }
       : constant,
   )
+  const written = [...model.tensors.keys()].map(role => streams.get(role)!)
+  const unpacked = [...model.tensors.values()].filter(
+    ({ dtype }, i) => isQuantized(dtype) && !isQuantized(written[i]!.dtype),
+  ).length
   const [graphPath, dataPath] = [`onnx/${graphNames[variant]}.onnx`, `onnx/${location}`]
   return { graphPath, graph: encodeModel({ ...graph, constants }), variant, dataPath, tensors, written, unpacked }
 }
 
 const noPlace = { location: '', offset: 0, length: 0 }
 
-/** By the form that most weights have. */
+/** By the form that most weights are to have. */
 function variantOf(streams: readonly TensorStream[]): Variant {
   const counts: Record<Variant, number> = { fp32: 0, fp16: 0, q8: 0, q4: 0 }
   for (const stream of streams) {

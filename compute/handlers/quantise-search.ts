@@ -195,7 +195,7 @@ const schemeOf = (tensors: readonly ManifestTensor[], wanted: WeightScheme) => {
 async function measuredGroups(
   manifest: Manifest,
   model: BuildableModel,
-  { type, method }: Quantization,
+  { type, method, raised }: Quantization,
   batches: readonly RunnerBatch[],
   context: HandlerContext,
 ): Promise<{ groups: SchemeGroup[]; references: Float32Array[] }> {
@@ -225,7 +225,10 @@ async function measuredGroups(
         const ends = await runFrom(runner, layer + 1, after, batches)
         const divergence = await meanDivergence(head, references, ends, batches)
         const leaves = method === 'ROUND_TO_NEAREST' ? 1 : feedbackLeaves
-        groups.push({ roles, choices: choicesOf(tensors, values, type, scheme, divergence * leaves) })
+        const choices = choicesOf(tensors, values, type, scheme, divergence * leaves)
+        // What is multiplied at once has one form, so that one raised matrix raises those beside it.
+        const isRaised = roles.some(role => raised?.includes(role))
+        groups.push({ roles, choices: isRaised ? choices.filter(({ scheme }) => scheme?.bits !== 4) : choices })
       }
       const next: Float32Array[] = []
       for (const [b, batch] of batches.entries()) next.push(await runner.layer(layer, states[b]!, batch))

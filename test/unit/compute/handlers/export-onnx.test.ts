@@ -1,6 +1,6 @@
 // ONNX exports: opened by the plain Node binding of ONNX Runtime, they say what we say; what a graph for others cannot say is refused.
 import { existsSync } from 'node:fs'
-import { readFile, rename } from 'node:fs/promises'
+import { mkdir, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { readManifest } from '../../../../compute/formats/manifest.js'
@@ -9,6 +9,7 @@ import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { openModel } from '../../../../compute/inference/model.js'
 import { greedyInBinding, logitsInBinding } from '../../../testkit/greedy-in-binding.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+import { makePicoLlama, type PicoOptions, writePicoLlama } from '../../../testkit/pico-llama.js'
 
 let context: TestHandlerContext
 beforeEach(async () => {
@@ -97,6 +98,20 @@ test.each([
     expect((await json('config.json'))['transformers.js_config'].dtype).toBe(dtype)
   },
 )
+
+test('a table of embeddings of its own, which no kernel reads as codes, keeps the numbers it is stored with', async () => {
+  const source = join(context.dataFolder, 'untied')
+  await mkdir(source)
+  const options: PicoOptions = { tied: false, hidden: 64, intermediate: 96 }
+  await writePicoLlama(source, options)
+  const { manifest } = await ingestModel({ source }, context)
+  const { notes } = await exportModel({ manifest, name: 'untied', format: 'ONNX', quantization: 'Q4_0' }, context)
+  const { data } = makePicoLlama(options).tensors.get('model.embed_tokens.weight')!
+  const weights = await readFile(join(folder(), 'onnx', 'model_q4.onnx_data'))
+  expect(weights.includes(new Uint8Array(data.buffer))).toBe(true)
+  // Nothing was stored in blocks, so that nothing was taken out of them.
+  expect(notes?.join()).not.toMatch(/written out as plain numbers/)
+})
 
 test('types that ONNX files do not take are refused by name', async () => {
   const { manifest } = await ingestModel({ source: 'demo/model' }, context)

@@ -207,6 +207,16 @@ describe('within a budget', () => {
       expect(new Set(['q', 'k', 'v'].map(role => type(`layers.${layer}.${role}`))).size).toBe(1)
   })
 
+  test('matrices that are raised keep 8 bits or more, and with them what is multiplied at once', async () => {
+    const raised = ['layers.1.down', 'layers.2.k']
+    const whole = await sizes((await quantise({ ...plain, raised })).manifest)
+    const { manifest } = await quantise({ ...plain, raised, maximumBytes: whole + 2000 })
+    const { tensors } = await readManifest(context.payloads, manifest)
+    for (const role of ['layers.1.down', ...['q', 'k', 'v'].map(own => `layers.2.${own}`)])
+      expect(intScheme(tensors.find(t => t.role === role)!.dtype)?.bits ?? 32, role).toBeGreaterThanOrEqual(8)
+    expect(tensors.some(t => intScheme(t.dtype)?.bits === 4)).toBe(true)
+  })
+
   test('of quality: measured and met in fewer bytes than 8 bits everywhere; out of reach, or bytes too few: refused with the numbers', async () => {
     const coarse = await quantise({ ...plain, maximumBytes: (await sizes((await quantise(plain)).manifest)) + 1 })
     const minimumQuality = Math.exp(-coarse.search!.measuredDivergence / 4)
