@@ -9,6 +9,13 @@ export const hiddenLossKinds = ['MSE', 'COSINE'] as const
 /** The linear layers that low-rank changes may be made to. */
 export const loraTargets = ['q', 'k', 'v', 'qkv', 'o', 'gate', 'up', 'down'] as const
 
+/** Low-rank changes where nobody says which. */
+export const loraDefaults = { rank: 16, alpha: 32, targets: ['q', 'k', 'v', 'o', 'gate', 'up', 'down'] } satisfies {
+  rank: number
+  alpha: number
+  targets: (typeof loraTargets)[number][]
+}
+
 const share = z.number().min(0).max(1)
 
 export const healingSchema = z.object({
@@ -38,9 +45,9 @@ export const healingSchema = z.object({
   layers: z.array(z.number().int().min(0)).min(1).optional(),
   lora: z
     .object({
-      rank: z.number().int().min(1).max(1024).default(16),
-      alpha: z.number().positive().default(32),
-      targets: z.array(z.enum(loraTargets)).min(1).default(['q', 'k', 'v', 'o', 'gate', 'up', 'down']),
+      rank: z.number().int().min(1).max(1024).default(loraDefaults.rank),
+      alpha: z.number().positive().default(loraDefaults.alpha),
+      targets: z.array(z.enum(loraTargets)).min(1).default(loraDefaults.targets),
       /** Whether the factors are kept beside the weights they are merged into. */
       keepAdapter: z.boolean().optional(),
     })

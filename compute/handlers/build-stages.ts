@@ -2,6 +2,7 @@
 import { measures } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import type { JobInput, StageResult } from '../pool/job-types.js'
+import { cutFrom } from './full-precision.js'
 import type { HandlerContext } from './handler.js'
 
 export type BuildInput = JobInput<'student.build'>
@@ -90,11 +91,11 @@ const pruneFeedForward = stage({
 
 const heal = stage({
   name: 'heal',
-  version: 2,
+  version: 3,
   parameters: ({ parent, stages }) => stages?.healing && { parent, ...stages.healing },
   async run(manifest, { parent, ...healing }, context) {
     const { heal: train } = await import('./stages/heal.js')
-    return train(manifest, healing.teacher ?? parent, healing, context)
+    return train(manifest, healing.teacher ?? (await cutFrom(manifest, parent, context.payloads)), healing, context)
   },
 })
 

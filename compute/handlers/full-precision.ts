@@ -19,6 +19,13 @@ export async function withFullPrecision(hash: string, payloads: PayloadStore): P
   return [own, { hash: quantisedFrom, manifest: await readManifest(payloads, quantisedFrom) }]
 }
 
+/**
+ * Hash of the model that a student of `parent` was cut from, as the student's manifest names it: where `quantization` is asked for, the one
+ * that the parent was quantised from here (see extract.ts). Stages that compare a student with its parent compare with this one.
+ */
+export const cutFrom = async (student: string, parent: string, payloads: PayloadStore): Promise<string> =>
+  (await readManifest(payloads, student)).parent?.manifest ?? parent
+
 const conflict = (message: string) => new DomainError('CONFLICT', message, { field: ['input', 'modelId'] })
 
 /**

@@ -59,6 +59,18 @@ export async function writeCheckpoint<S>(
   }
 }
 
+/** The state alone, for what must be known before there are tensors to fill; undefined where there is none, or one of another run. */
+export async function readCheckpointState<S>(folder: string, name: string, key: string): Promise<S | undefined> {
+  const file = await open(join(folder, name), 'r').catch(() => undefined)
+  if (!file) return undefined
+  try {
+    const found = await readHeader<S>(file)
+    return found?.header.key === key ? found.header.state : undefined
+  } finally {
+    await file.close()
+  }
+}
+
 /** Fills the tensors from a file and gives its state; undefined where there is none, or one of another run or cut short: nothing is changed then. */
 export async function readCheckpoint<S>(
   folder: string,

@@ -34,6 +34,8 @@ export interface TrainingState {
   best?: { loss: number; step: number; since: number } | undefined
   /** Held-out loss before the first step. */
   firstHeldOut?: number | undefined
+  /** Whether the run's graph computes the inside of layers anew: a run that goes on must go on so. */
+  recompute?: boolean | undefined
 }
 
 /** Losses, gradient norm and learning rate of one step. */

@@ -4,6 +4,7 @@ import {
   type Healing as HealingParameters,
   hiddenLossKinds,
   learningRateSchedules,
+  loraDefaults,
   loraTargets,
   trainedParts,
 } from '../../lib/healing.js'
@@ -197,6 +198,20 @@ export class DistillStudentInput extends HealingInput {
   idempotencyKey?: string | null
 }
 
+@ObjectType({ description: 'Low-rank changes, as a recipe makes them.' })
+export class LowRankChanges {
+  @Field(() => Int, { description: 'Rank.' })
+  rank!: number
+  @Field(() => Float, { description: 'The change is scaled by alpha / rank.' })
+  alpha!: number
+  @Field(() => [LoraTarget], { description: 'Which linear layers are changed.' })
+  targets!: LoraTarget[]
+  @Field(() => Boolean, {
+    description: 'Whether they are kept beside the weights they are added to, for an export as a PEFT adapter.',
+  })
+  keepAdapter!: boolean
+}
+
 @ObjectType({ description: 'How a recipe trains its student.' })
 export class Healing {
   @Field(() => Int, { description: 'Tokens trained on.' })
@@ -211,6 +226,17 @@ export class Healing {
   schedule!: LearningRateSchedule
   @Field(() => TrainedPart, { description: 'What is trained.' })
   train!: TrainedPart
+  @Field(() => LowRankChanges, {
+    nullable: true,
+    description: 'With LORA: the changes; null where other parts are trained.',
+  })
+  lora!: LowRankChanges | null
+  @Field(() => Boolean, {
+    nullable: true,
+    description:
+      'Whether the backward pass computes each layer’s inside anew; null: where the free memory would not hold it.',
+  })
+  recompute!: boolean | null
   @Field(() => Float, { description: 'Share of cross-entropy in the loss.' })
   crossEntropy!: number
   @Field(() => Float, { description: 'Temperature of the divergence from the teacher.' })
@@ -223,5 +249,10 @@ export class Healing {
   seed!: number
 }
 
-export const toHealing = ({ batchRows, accumulation, ...row }: HealingParameters): Healing =>
-  Object.assign(new Healing(), { ...row, rowsPerStep: batchRows * accumulation })
+export const toHealing = ({ batchRows, accumulation, lora, recompute, ...row }: HealingParameters): Healing =>
+  Object.assign(new Healing(), {
+    ...row,
+    rowsPerStep: batchRows * accumulation,
+    lora: row.train === 'LORA' ? { ...loraDefaults, ...lora, keepAdapter: lora?.keepAdapter ?? false } : null,
+    recompute: recompute ?? null,
+  })

@@ -1,20 +1,20 @@
 // Healing: a student's weights are trained after its teacher, kept only where held-out loss falls; goes on from its last checkpoint after a kill.
 import { createHash } from 'node:crypto'
 import { DomainError, isDomainError } from '../../../lib/errors.js'
-import type { Healing } from '../../../lib/healing.js'
+import { type Healing, loraDefaults } from '../../../lib/healing.js'
 import type { Manifest } from '../../../lib/manifest.js'
 import { type BuildableModel, checkBuildable, parseRole } from '../../architectures/registry.js'
 import { readTensorFloat32 } from '../../formats/float-weights.js'
 import { readManifest } from '../../formats/manifest.js'
 import { loadTokenizer } from '../../formats/tokenizer.js'
 import { type ProbeSample, parseProbeSet } from '../../probing/probe-set.js'
-import { activationBytes } from '../../training/activation-bytes.js'
 import { adamWDefaults } from '../../training/adamw.js'
-import { readCheckpoint, writeCheckpoint } from '../../training/checkpoint.js'
+import { readCheckpoint, readCheckpointState, writeCheckpoint } from '../../training/checkpoint.js'
 import { heldOutBatches } from '../../training/held-out.js'
 import { keptAdapter } from '../../training/kept-adapter.js'
 import { mergeLora } from '../../training/merge-lora.js'
 import { packRows, type TrainingText } from '../../training/pack-rows.js'
+import { needsRecompute } from '../../training/recompute.js'
 import { checkSameTokens } from '../../training/same-tokens.js'
 import { openTeacher, type Teacher } from '../../training/teacher.js'
 import { teacherCache } from '../../training/teacher-cache.js'
@@ -87,8 +87,18 @@ export async function heal(
     attention: healing.attention > 0 ? mapping.map(pair => pair.teacher) : [],
   }
   const lora: LoraSpec | undefined = healing.train === 'LORA' ? loraOf(healing, model) : undefined
+  // Another teacher's words, other tokens or another student make another run.
+  const key = createHash('sha256')
+    .update(JSON.stringify([manifestHash, teacherHash, healing]))
+    .digest('hex')
+  const trained = lora ? [] : trainedRoles(healing, model)
+  // A run that goes on computes as it began, whatever is free now: the other graph sums in another order.
+  const recompute =
+    healing.recompute ??
+    (await readCheckpointState<TrainingState>(folder, 'checkpoint', key))?.recompute ??
+    needsRecompute(model, { ...healing, trained, lora, teacher: useTeacher ? teacherModel : undefined })
   const training = await openTrainingModel(student, context, {
-    trained: lora ? [] : trainedRoles(healing, model),
+    trained,
     lora,
     crossEntropy: healing.crossEntropy > 0,
     divergence: healing.crossEntropy < 1 ? { tokens: named, temperature: healing.temperature } : undefined,
@@ -101,8 +111,7 @@ export async function heal(
     decayed: role => role !== 'embed' && (model.tensors.get(role)?.shape.length ?? 2) === 2,
     clip: healing.clip,
     maximumRows: batchRows * sequence,
-    recompute:
-      healing.recompute ?? activationBytes(model.dimensions, batchRows, sequence) > process.availableMemory() / 2,
+    recompute,
     seed: healing.seed,
   })
   let open: Teacher | undefined
@@ -129,10 +138,6 @@ export async function heal(
       patience: healing.patience,
       checkpointEvery: healing.checkpointSteps,
     }
-    // Another teacher's words, other tokens or another student make another run.
-    const key = createHash('sha256')
-      .update(JSON.stringify([manifestHash, teacherHash, healing]))
-      .digest('hex')
     const known = await readCheckpoint<TrainingState>(folder, 'checkpoint', key, training.tensors)
     const batches = heldOutBatches(texts.heldOut, sequence)
     let begin = performance.now()
@@ -186,7 +191,7 @@ export async function heal(
           })
         },
       },
-      known,
+      known ?? { step: 0, losses: [], recompute },
     )
     const heldOutBefore = state.firstHeldOut!
     const best = state.best!
@@ -261,7 +266,7 @@ function trainedRoles({ train: part, layers }: Healing, { tensors, dimensions: d
 }
 
 function loraOf({ lora }: Healing, { tensors }: BuildableModel): LoraSpec {
-  const { rank = 16, alpha = 32, targets = ['q', 'k', 'v', 'o', 'gate', 'up', 'down'] } = lora ?? {}
+  const { rank, alpha, targets } = { ...loraDefaults, ...lora }
   const wanted: ReadonlySet<string> = new Set(targets)
   const roles = [...tensors.keys()].filter(role => wanted.has(parseRole(role).role))
   if (roles.length === 0) refuse(`healing.lora.targets: the model has none of ${targets.join(', ')}`)

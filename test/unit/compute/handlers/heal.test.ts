@@ -1,19 +1,24 @@
 // Healing as a stage of a build: kept only where it helps, the same after a kill, and clear about what it cannot do.
-import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { createHash } from 'node:crypto'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
 import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
 import { runStages } from '../../../../compute/handlers/build-student.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
 import type { HandlerContext } from '../../../../compute/handlers/handler.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
+import { quantizeModel } from '../../../../compute/handlers/quantize-model.js'
 import { heal } from '../../../../compute/handlers/stages/heal.js'
+import { jobTypes } from '../../../../compute/pool/job-types.js'
 import { canonicalProbeSet, type ProbeSample } from '../../../../compute/probing/probe-set.js'
 import { trainedTensor } from '../../../../compute/training/adamw.js'
-import { readCheckpoint, writeCheckpoint } from '../../../../compute/training/checkpoint.js'
+import { readCheckpoint, readCheckpointState, writeCheckpoint } from '../../../../compute/training/checkpoint.js'
+import type { TrainingState } from '../../../../compute/training/train.js'
 import { DomainError } from '../../../../lib/errors.js'
 import { type Healing, healingSchema } from '../../../../lib/healing.js'
+import { quantizationSchema } from '../../../../lib/quantization.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { picoTokenizer, writePicoLlama } from '../../../testkit/pico-llama.js'
 import { smallDisk } from '../../../testkit/small-disk.js'
@@ -139,6 +144,56 @@ describe('healing a cut student', () => {
     } finally {
       await other.dispose()
     }
+  })
+
+  test('a run that goes on computes as it began, however much memory is free then', async () => {
+    const folder = join(context.dataFolder, 'resumed')
+    const free = vi.spyOn(process, 'availableMemory').mockReturnValue(0)
+    const states = () => readCheckpointState<TrainingState>(folder, 'checkpoint', key)
+    const wanted = healing({ tokens: 64 * 8, looks: 1, checkpointSteps: 1 })
+    const key = createHash('sha256')
+      .update(JSON.stringify([parent, parent, wanted]))
+      .digest('hex')
+    try {
+      const abort = new AbortController()
+      const run = (changes: object = {}) => heal(parent, parent, wanted, { ...context, folder, ...changes })
+      const stopping = (report: { completed: number }) => {
+        if (report.completed === 1) abort.abort(new DomainError('CANCELLED', 'stop'))
+      }
+      await expect(run({ signal: abort.signal, progress: stopping })).rejects.toThrow('stop')
+      expect(await states()).toMatchObject({ step: 1, recompute: true })
+      free.mockReturnValue(2 ** 40)
+      await run()
+      expect(await states()).toMatchObject({ step: 3, recompute: true })
+      await rm(folder, { recursive: true })
+      await run()
+      expect(await states()).toMatchObject({ step: 3, recompute: false })
+    } finally {
+      free.mockRestore()
+    }
+  })
+
+  test('a cut of a model that was quantised here, to be quantised again, is trained after the values before', async () => {
+    const options = quantizationSchema.parse({ type: 'INT8', method: 'ROUND_TO_NEAREST' })
+    const { manifest: rounded } = await quantizeModel(
+      { manifest: parent, options, probeSet: data, maxTokens: 64 },
+      context,
+    )
+    const given = (of: string) =>
+      jobTypes['student.build'].input.parse({
+        parent: of,
+        layers: [
+          { from: 0, to: 1 },
+          { from: 2, to: 3 },
+        ],
+        stages: {
+          healing: healing({ hidden: 0.5, crossEntropy: 0.2, tokens: 64 * 8, looks: 1 }),
+          quantization: { type: 'INT8', method: 'ROUND_TO_NEAREST', probeSet: data },
+        },
+      })
+    const [whole, again] = [await runStages(given(parent), context), await runStages(given(rounded), context)]
+    expect(again.map(({ manifest }) => manifest)).toEqual(whole.map(({ manifest }) => manifest))
+    expect(again[1]!.measurements).toEqual(whole[1]!.measurements)
   })
 
   test('what the teacher said is asked for once, and shared by its students', async () => {

@@ -27,7 +27,7 @@ beforeEach(async () => {
 afterEach(() => p.close())
 
 const fields =
-  'id name status layerCount job { id } healing { tokens sequence rowsPerStep learningRate schedule train crossEntropy temperature hidden attention seed }'
+  'id name status layerCount job { id } healing { tokens sequence rowsPerStep learningRate schedule train lora { rank alpha targets keepAdapter } recompute crossEntropy temperature hidden attention seed }'
 const mutate = async (field: string, input: Record<string, unknown>) => {
   const type = `${field[0]!.toUpperCase()}${field.slice(1)}Input`
   const job = field === 'createRecipe' ? '' : 'job { id }'
@@ -54,6 +54,8 @@ describe('a recipe that heals', () => {
       learningRate: 0.0005,
       schedule: 'COSINE',
       train: 'ALL',
+      lora: null,
+      recompute: null,
       crossEntropy: 0.25,
       temperature: 1,
       hidden: 0,
@@ -117,7 +119,10 @@ describe('distillStudent', () => {
       name: 'pico-distilled',
       status: 'BUILDING',
       layerCount: 4,
-      healing: { train: 'LORA' },
+      healing: {
+        train: 'LORA',
+        lora: { rank: 4, alpha: 32, targets: ['q', 'k', 'v', 'o', 'gate', 'up', 'down'], keepAdapter: false },
+      },
     })
     const { input } = await jobOf(p.platform, 'student.build', fromGlobalId('Job', job.id))
     expect(input.stages!.healing).toMatchObject({
