@@ -8,13 +8,13 @@ import {
   assignSplits,
   canonicalProbeSet,
   countSamples,
+  documentSamples,
   probeLimits,
   type RawSample,
   readProbeLines,
   type Split,
   splits,
 } from '../probing/probe-set.js'
-import { textSamples } from '../probing/text-samples.js'
 import { openFile } from '../sources/open-file.js'
 import type { Handler, HandlerContext } from './handler.js'
 
@@ -22,19 +22,24 @@ const refused = (message: string) => new DomainError('INVALID_PROBE_DATASET', me
 
 const isText = (path: string) => ['.txt', '.md'].includes(extname(path).toLowerCase())
 
+/** Whether a file of a folder is taken: what says README tells people of the folder. */
+const isTaken = (name: string) =>
+  (name.endsWith('.jsonl') || isText(name)) && basename(name, extname(name)).toLowerCase() !== 'readme'
+
 /** The files that a path names: itself, or the JSONL and text files of a folder in the order of their names. */
 async function sampleFiles(path: string): Promise<string[]> {
   const entry = await stat(path)
   // A pipe would be waited for without end.
   if (entry.isFile()) return [path]
   if (!entry.isDirectory()) throw refused(`${path}: neither a file nor a folder`)
-  const names = (await readdir(path)).filter(name => name.endsWith('.jsonl') || name.endsWith('.txt')).sort()
-  if (names.length === 0) throw refused(`${path}: the folder holds no .jsonl or .txt files`)
+  const names = (await readdir(path)).filter(isTaken).sort()
+  if (names.length === 0) throw refused(`${path}: the folder holds no .jsonl, .txt or .md files`)
   return names.map(name => join(path, name))
 }
 
-/** In files called probe.jsonl and validation.jsonl, lines without a split belong to the one the name says. */
-const splitOfFile = (path: string): Split | undefined => splits.find(split => basename(path) === `${split}.jsonl`)
+/** In files called probe or validation (.jsonl, .txt, .md), what has no split of its own belongs to the one the name says. */
+const splitOfFile = (path: string): Split | undefined =>
+  splits.find(split => basename(path, extname(path)) === split && (isText(path) || extname(path) === '.jsonl'))
 
 async function readSamples(path: string, context: HandlerContext): Promise<RawSample[]> {
   const entry = await stat(path)
@@ -66,7 +71,7 @@ async function readText(path: string): Promise<RawSample[]> {
   } catch {
     throw refused(`${basename(path)}: not valid UTF-8`)
   }
-  const samples = textSamples(text, 'text', 'plain')
+  const samples = documentSamples(text, 'text', 'plain', splitOfFile(path))
   if (samples.length === 0) throw refused(`${basename(path)}: holds no passage of 40 characters or more`)
   return samples
 }

@@ -53,8 +53,14 @@ const refuse = (message: string): never => {
   throw new DomainError('INVALID_PROBE_DATASET', message, { field: ['input', 'source'] })
 }
 
-/** A parsed line; `split` is absent where the line does not say. */
-export type RawSample = Omit<ProbeSample, 'split'> & { split?: Split | undefined }
+/** A parsed line; `split` is absent where the line does not say. `document`: hash of the text that it is a passage of. */
+export type RawSample = Omit<ProbeSample, 'split'> & { split?: Split | undefined; document?: string | undefined }
+
+/** The passages of a text. */
+export function documentSamples(text: string, task: string, subtask: string, split?: Split): RawSample[] {
+  const document = sha256(text)
+  return textSamples(text, task, subtask).map(sample => ({ ...sample, split, document }))
+}
 
 /** One sample, those of a text, or none of an empty line. */
 function parseLine(bytes: Uint8Array, where: string): RawSample[] {
@@ -83,7 +89,7 @@ function parseLine(bytes: Uint8Array, where: string): RawSample[] {
     return refuse(`${where}: ${issue?.path.join('.') || 'line'}: ${issue?.message ?? 'malformed'}`)
   }
   const { task, subtask, split, ...rest } = parsed.data
-  if ('text' in rest) return textSamples(rest.text, task, subtask).map(sample => ({ ...sample, split }))
+  if ('text' in rest) return documentSamples(rest.text, task, subtask, split)
   return [{ capability: task, subtask, split, ...rest }]
 }
 
@@ -145,30 +151,51 @@ export async function parseProbeSet(bytes: Uint8Array): Promise<ProbeSample[]> {
   return assignSplits(await readProbeLines(pieces()))
 }
 
-const promptHash = (prompt: string) => createHash('sha256').update(prompt).digest('hex')
+const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
+
+/** Share of a text that is held out where it is the only one. */
+const heldOutShare = 0.25
 
 /**
  * Gives samples without a split one that depends on nothing but the data: `validation` where the prompt's SHA-256 begins below 0x40
- * (about a quarter), so that equal prompts never lie in both. A sub-capability with two or more different prompts gets at least one of each.
+ * (about a quarter), so that equal prompts never lie in both. Passages of texts go together by the hash of the whole text; of a text that is
+ * all that a sub-capability has, the last quarter is `validation`: a passage's neighbours say much of it. A sub-capability with two or more
+ * different prompts or texts gets at least one of each.
  */
 export function assignSplits(samples: RawSample[]): ProbeSample[] {
-  const hashes = new Map<RawSample, string>()
+  // What goes together, for samples that do not say their split.
+  const units = new Map<RawSample, string>()
   const result = samples.map(sample => {
-    if (sample.split) return { ...sample, split: sample.split }
-    const hash = promptHash(sample.prompt)
-    hashes.set(sample, hash)
-    return { ...sample, split: (Number.parseInt(hash.slice(0, 2), 16) < 0x40 ? 'validation' : 'probe') as Split }
+    const { document, ...rest } = sample
+    if (rest.split) return { ...rest, split: rest.split }
+    const unit = document ?? sha256(sample.prompt)
+    units.set(sample, unit)
+    return { ...rest, split: (Number.parseInt(unit.slice(0, 2), 16) < 0x40 ? 'validation' : 'probe') as Split }
   })
   for (const indices of groupIndices(samples, s => `${s.capability}/${s.subtask}`).values()) {
+    const { document } = samples[indices[0]!]!
+    if (document && indices.length > 1 && indices.every(i => units.get(samples[i]!) === document)) {
+      const held = Math.max(1, Math.round(indices.length * heldOutShare))
+      indices.forEach((i, at) => {
+        result[i]!.split = at < indices.length - held ? 'probe' : 'validation'
+      })
+      continue
+    }
     for (const missing of splits) {
       if (indices.some(i => result[i]?.split === missing)) continue
-      // The prompt nearest to the border moves over, with all samples that share it.
-      const free = indices.flatMap(i => hashes.get(samples[i]!) ?? []).sort()
+      // The one nearest to the border moves over, with all samples that share it.
+      const free = indices.flatMap(i => units.get(samples[i]!) ?? []).sort()
       const moved = missing === 'validation' ? free[0] : free.at(-1)
-      if (moved === undefined || new Set(indices.map(i => samples[i]!.prompt)).size < 2) continue
-      for (const i of indices) if (hashes.get(samples[i]!) === moved) result[i]!.split = missing
+      if (moved === undefined || new Set(indices.map(i => units.get(samples[i]!) ?? samples[i]!.prompt)).size < 2)
+        continue
+      for (const i of indices) if (units.get(samples[i]!) === moved) result[i]!.split = missing
     }
   }
+  // Texts share passages (licences, headings): none that is held out is trained on.
+  const heldOut = new Set(result.flatMap(({ split, prompt }) => (split === 'validation' ? [prompt] : [])))
+  samples.forEach((sample, i) => {
+    if (sample.document && units.has(sample) && heldOut.has(sample.prompt)) result[i]!.split = 'validation'
+  })
   return result
 }
 

@@ -3,8 +3,9 @@
 const passageCharacters = 1000
 /** What is shorter has too little to be continued. */
 const shortest = 40
-/** Share of a passage that is its prompt, up to the next blank. */
+/** Share of a passage that is its prompt, up to the next blank; where none comes before the second share, as in Chinese, to the whole character. */
 const promptShare = 0.25
+const longestPromptShare = 0.5
 
 export interface TextSample {
   capability: string
@@ -13,12 +14,12 @@ export interface TextSample {
   completion: string
 }
 
-/** `task` and `subtask` are slugs. Texts without a passage long enough give nothing. */
+/** Text as samples in its order; `task` and `subtask` are slugs. Texts without a passage long enough give nothing. */
 export function textSamples(text: string, task: string, subtask: string): TextSample[] {
   return passagesOf(text).flatMap(passage => {
-    const from = passage.slice(Math.floor(passage.length * promptShare)).search(/\s/)
-    if (from < 0) return []
-    const at = Math.floor(passage.length * promptShare) + from
+    const least = Math.floor(passage.length * promptShare)
+    const blank = passage.slice(least, Math.ceil(passage.length * longestPromptShare)).search(/\s/)
+    const at = blank >= 0 ? least + blank : wholeCharacters(passage, least)
     const [prompt, completion] = [passage.slice(0, at).trimEnd(), passage.slice(at)]
     return prompt && completion.trim() ? [{ capability: task, subtask, prompt, completion }] : []
   })
@@ -48,11 +49,17 @@ function cutParagraph(paragraph: string): string[] {
   let rest = paragraph
   while (rest.length > 2 * passageCharacters) {
     const blank = rest.lastIndexOf(' ', passageCharacters)
-    let at = blank > 0 ? blank : passageCharacters
-    const before = rest.charCodeAt(at - 1)
-    if (before >= 0xd800 && before < 0xdc00) at--
+    const at = blank > 0 ? blank : wholeCharacters(rest.slice(0, 2 * passageCharacters), passageCharacters)
     pieces.push(rest.slice(0, at))
     rest = rest.slice(at).trimStart()
   }
   return rest ? [...pieces, rest] : pieces
+}
+
+const characters = new Intl.Segmenter(undefined, { granularity: 'grapheme' })
+
+/** The last border at or before a position that cuts no character as people see it; behind the first one where that is longer. */
+function wholeCharacters(text: string, position: number): number {
+  const { index, segment } = characters.segment(text).containing(position)!
+  return index || segment.length
 }

@@ -17,7 +17,7 @@ export class ImportProbeDatasetInput {
   name!: string
   @Field(() => String, {
     description:
-      'Path, `file:` or `https:` address of a JSONL file: one object per line with task, subtask, prompt, completion and optionally split (`probe` or `validation`; assigned by a hash of the prompt where absent), or with text, which is cut into passages. A file that ends in .txt or .md is such a text.',
+      'Path, `file:` or `https:` address of a JSONL file: one object per line with task, subtask, prompt, completion and optionally split (`probe` or `validation`; assigned by a hash of the prompt where absent), or with text, which is cut into passages. A file that ends in .txt or .md is such a text. Or a folder of such files (READMEs are left out); files called probe or validation are of that split. A text is of one split as a whole; where it is the only one, its last quarter is held out.',
   })
   source!: string
   @Field(() => String, { nullable: true, description: 'Same key and input: same job. 1 to 200 characters.' })

@@ -37,7 +37,7 @@ describe('probes.import', () => {
     expect(again).toEqual(output)
   })
 
-  it('takes plain text and lines of text, as passages split by the hash of their prompts', async () => {
+  it('takes plain text and lines of text, as passages whose last quarter is held out', async () => {
     const passage = (n: number) =>
       `Chapter ${n} begins with a sentence that is long enough, and goes on with another one after it.`
     const text = Array.from({ length: 40 }, (_, n) => passage(n).repeat(6)).join('\n\n')
@@ -49,7 +49,8 @@ describe('probes.import', () => {
     ])
     const stored = await parseProbeSet(await context.payloads.get(output.probeSet))
     const held = new Set(stored.filter(s => s.split === 'validation').map(s => s.prompt))
-    expect(held.size).toBeGreaterThan(0)
+    expect(held.size).toBe(Math.round(stored.length / 4))
+    expect(stored.map(s => s.split).join('')).toMatch(/^(probe)+(validation)+$/)
     expect(stored.some(s => s.split === 'probe' && held.has(s.prompt))).toBe(false)
     await writeFile(lines!, `${JSON.stringify({ text, task: 'stories' })}\n`)
     const other = await importProbes({ source: lines! }, context)
@@ -77,9 +78,44 @@ describe('probes.import', () => {
     expect(output.capabilities).toEqual([{ capability: 'maths', subtask: 'sums', probe: 2, validation: 2 }])
   })
 
+  it('takes the split of texts from such names, and holds whole texts out where there are several', async () => {
+    const text = (topic: string) =>
+      Array.from({ length: 12 }, (_, n) => `On ${topic}, part ${n}: `.padEnd(900, 'so it goes on. ')).join('\n\n')
+    const [named, several] = [join(folder, 'named-texts'), join(folder, 'several')]
+    for (const path of [named, several]) await mkdir(path)
+    await writeFile(join(named, 'probe.txt'), text('cats'))
+    await writeFile(join(named, 'validation.md'), text('dogs'))
+    await writeFile(join(named, 'README.md'), text('these files'))
+    const splitsOf = async (source: string) => {
+      const stored = await parseProbeSet(await context.payloads.get((await importProbes({ source }, context)).probeSet))
+      const topics = new Map<string, Set<string>>()
+      for (const { prompt, split } of stored) {
+        const [, topic] = /On (.*), part/.exec(prompt)!
+        topics.set(topic!, (topics.get(topic!) ?? new Set()).add(split))
+      }
+      return topics
+    }
+    expect(await splitsOf(named)).toEqual(
+      new Map([
+        ['cats', new Set(['probe'])],
+        ['dogs', new Set(['validation'])],
+      ]),
+    )
+    const topics = ['cats', 'dogs', 'hens', 'cows', 'owls']
+    for (const topic of topics) await writeFile(join(several, `${topic}.md`), text(topic))
+    const found = await splitsOf(several)
+    expect([...found.keys()].sort()).toEqual([...topics].sort())
+    const both = [...found.values()].map(own => [...own].join())
+    expect(new Set(both)).toEqual(new Set(['probe', 'validation']))
+    // Lines that are texts go as wholes, too.
+    const lines = join(folder, 'texts.jsonl')
+    await writeFile(lines, topics.map(topic => JSON.stringify({ text: text(topic) })).join('\n'))
+    expect(new Map([...(await splitsOf(lines))].sort())).toEqual(new Map([...found].sort()))
+  })
+
   it.each([
     ['nowhere.jsonl', 'SOURCE_NOT_FOUND', 'does not exist'],
-    ['empty', 'INVALID_PROBE_DATASET', 'no .jsonl or .txt files'],
+    ['empty', 'INVALID_PROBE_DATASET', 'no .jsonl, .txt or .md files'],
     ['broken.jsonl', 'INVALID_PROBE_DATASET', 'broken.jsonl, line 2: prompt'],
     ['ftp://example.org/x.jsonl', 'SOURCE_REFUSED', 'ftp'],
   ])('refuses %s with %s', async (name, code, message) => {
