@@ -22,7 +22,14 @@ export function printRecipeYaml(recipe: {
     }).trimEnd()
     return `  - sources:\n      - model: ${model}\n        layer_range: [${from}, ${to}]${comment}\n`
   })
-  const { calibration: _measuredOn, ...own } = recipe.stages ?? {}
+  const own = withoutTexts(recipe.stages ?? {})
   const section = Object.keys(own).length > 0 ? stringify({ hartonomous: own }, { lineWidth: 0 }) : ''
   return `${header}merge_method: passthrough\nslices:\n${slices.join('')}${section}`
+}
+
+/** Texts that stages measure and compare on are chosen anew where a recipe is read: a payload's hash means something on one platform only. */
+function withoutTexts({ calibration: _measuredOn, quantization, fusion, ...own }: BuildStages) {
+  const { probeSet: _calibratedWith, ...codes } = quantization ?? {}
+  const { probeSet: _comparedOn, ...fused } = fusion ?? {}
+  return { ...own, ...(quantization ? { quantization: codes } : {}), ...(fusion ? { fusion: fused } : {}) }
 }

@@ -1,5 +1,7 @@
 // What a recipe asks for beyond its layers, as people give it: checked, completed with a probe set, and kept as the build's parameters.
-import type { EntityManager } from 'typeorm'
+import { type EntityManager, In } from 'typeorm'
+import { ModelAtom, ProbeDataset } from '../../db/entities/index.js'
+import { scoped } from '../../db/scope.js'
 import {
   type BuildStages,
   buildStagesSchema,
@@ -76,6 +78,7 @@ export async function completeStages(
     capability,
   }: Pick<StagesInput, 'probeDatasetId' | 'samplesPerCapability' | 'capability'>,
 ): Promise<BuildStages | null> {
+  await checkHashes(em, tenantId, asked)
   const stages = await withTexts(em, tenantId, asked, probeDatasetId)
   const { headPruning, feedForwardPruning } = stages
   if (Object.values(stages).every(value => value === undefined)) return null
@@ -109,6 +112,32 @@ export async function completeStages(
       ...(capabilities ? { capabilities } : {}),
     },
   })
+}
+
+/**
+ * YAML names payloads by hash: each must be what its stage reads, here, before a worker reads it whole or trains up to it.
+ * @throws NOT_FOUND naming the field
+ */
+async function checkHashes(em: EntityManager, tenantId: string, asked: Omit<BuildStages, 'calibration'>) {
+  const { quantization, fusion, healing } = asked
+  const texts = [
+    ['quantization.probeSet', quantization?.probeSet],
+    ['fusion.probeSet', fusion?.probeSet],
+    ['healing.data', healing?.data],
+  ] as const
+  const refuse = (path: string, hash: string, what: string) => {
+    throw new DomainError('NOT_FOUND', `${path}: ${hash.slice(0, 12)}… is not the hash of a ${what} of this platform`, {
+      field: ['input', ...path.split('.')],
+    })
+  }
+  const wanted = texts.flatMap(([, hash]) => hash ?? [])
+  const sets = wanted.length > 0 ? await em.findBy(ProbeDataset, { ...scoped(tenantId), probeSetHash: In(wanted) }) : []
+  for (const [path, hash] of texts)
+    if (hash !== undefined && !sets.some(set => set.probeSetHash === hash)) refuse(path, hash, 'probe set')
+  const { teacher } = healing ?? {}
+  if (teacher === undefined) return
+  const models = await em.findBy(ModelAtom, { ...scoped(tenantId), manifestHash: teacher })
+  if (!models.some(model => !model.deletedAt)) refuse('healing.teacher', teacher, 'model')
 }
 
 /** Quantisation and fusion, where they do not say which texts they are calibrated with and compared on, with those that stages measure on. */
