@@ -58,6 +58,13 @@ export interface WeightScheme {
 export const blockBytes = ({ bits, symmetric, blockSize }: WeightScheme): number =>
   (symmetric ? 2 : 4) + (blockSize * bits) / 8
 
+/** The fewest bytes that a search gives the layers' matrices. */
+export const leastScheme = (role: string, { type, raised }: Quantization): WeightScheme => ({
+  bits: type === 'INT8' || raised?.includes(role) ? 8 : 4,
+  symmetric: true,
+  blockSize: 128,
+})
+
 /** Tables are read row by row by a kernel that has no minima, and 8 bits need none. */
 const tableScheme: WeightScheme = { bits: 8, symmetric: true, blockSize: 32 }
 

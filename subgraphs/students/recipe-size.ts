@@ -3,7 +3,7 @@
 import { type BuildStages, countOf, type HeadPruning } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import type { Dimensions } from '../../lib/manifest.js'
-import { blockBytes, fittingScheme, wantedScheme } from '../../lib/quantization.js'
+import { blockBytes, fittingScheme, leastScheme, wantedScheme } from '../../lib/quantization.js'
 import type { LayerRangeValue } from './recipe-layers.js'
 
 /** A parent as its rows describe it. */
@@ -24,8 +24,13 @@ interface CountedTensor {
 
 export interface StudentSize {
   parameters: number
-  /** Of all tensors, as the student will hold them; where pruning cuts through blocks, or healing trains, as float32. */
+  /** Of all tensors, as the student will hold them; what is trained or fitted, and what pruning cuts through blocks, as float32. */
   bytes: number
+  /** At the fewest bits that a search for codes may choose, and with all layers' matrices as they are. */
+  leastBytes: number
+  mostBytes: number
+  /** Roles of what becomes codes. */
+  codes: Set<string>
 }
 
 const elements = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1)
@@ -102,27 +107,55 @@ const neuronRoles = new Set(['gate', 'gate_bias', 'up', 'up_bias', 'down'])
 /** What pruning cuts along the columns of: their rows are whole numbers of blocks no longer. */
 const columnRoles = new Set(['o', 'down'])
 
+/** Whether training or fitting writes the tensor anew, in float32. Both keep what was there where that is better: this is the larger case. */
+function isRewritten(role: string, layer: number | undefined, stages: BuildStages | null, fitted: number): boolean {
+  const { headPruning, feedForwardPruning, healing } = stages ?? {}
+  const within = role.replace(/^layers\.\d+\./, '')
+  if (within === 'o' && (headPruning?.correct || (layer ?? -1) > fitted)) return true
+  if (within === 'down' && (feedForwardPruning?.correct || (layer ?? -1) >= fitted)) return true
+  if (!healing) return false
+  if (healing.train === 'LORA') return ((healing.lora?.targets ?? usualTargets) as readonly string[]).includes(within)
+  if (healing.train === 'NORMS') return /norm(_bias)?$/.test(within)
+  if (healing.train === 'LAYERS') return layer !== undefined && (healing.layers ?? []).includes(layer)
+  return within !== 'rope_factors'
+}
+const usualTargets = ['q', 'k', 'v', 'o', 'gate', 'up', 'down']
+
+type Bytes = Omit<StudentSize, 'parameters'>
+
 /**
- * Bytes of a tensor once a share of it is pruned.
+ * Adds the bytes of a tensor once a share of it is pruned.
  * @param role in the student, as `layers.3.q`
+ * @param rewritten whether it becomes float32 on the way
  */
-function bytesOf(
-  tensor: CountedTensor,
+function addBytes(
+  size: Bytes,
+  { shape, dtype, sizeBytes }: CountedTensor,
   role: string,
   share: number,
-  stages: BuildStages | null,
-  tied: boolean,
-): number {
-  const { shape, dtype, sizeBytes } = tensor
+  { stages, tied, rewritten }: { stages: BuildStages | null; tied: boolean; rewritten: boolean },
+): void {
   const within = role.replace(/^layers\.\d+\./, '')
   const left = elements(shape) - Math.round(elements(shape) * share)
   const columns = columnRoles.has(within) ? Math.round((shape.at(-1) ?? 1) * (1 - share)) : (shape.at(-1) ?? 1)
-  const wanted = shape.length === 2 && stages?.quantization ? wantedScheme(role, tied, stages.quantization) : undefined
-  const scheme = wanted && fittingScheme(columns, wanted)
-  if (scheme && within !== 'position_embed') return (left / scheme.blockSize) * blockBytes(scheme)
   const plain = /^(F|BF)\d+$/.test(dtype)
-  if (stages?.healing?.train === 'ALL' || (!plain && share > 0 && within === 'down')) return left * 4
-  return Math.round(sizeBytes * (1 - share))
+  const stored = !plain && share > 0 && within === 'down' ? left * 4 : Math.round(sizeBytes * (1 - share))
+  const kept = rewritten ? left * 4 : stored
+  const options = shape.length === 2 && within !== 'position_embed' ? stages?.quantization : undefined
+  const wanted = options && wantedScheme(role, tied, options)
+  const scheme = wanted && fittingScheme(columns, wanted)
+  const coded = scheme && (left / scheme.blockSize) * blockBytes(scheme)
+  size.bytes += coded ?? kept
+  if (!scheme) {
+    size.leastBytes += Math.min(stored, kept)
+    size.mostBytes += kept
+    return
+  }
+  size.codes.add(role)
+  const inLayer = role !== within
+  const least = inLayer ? fittingScheme(columns, leastScheme(role, options!))! : scheme
+  size.leastBytes += Math.min((left / least.blockSize) * blockBytes(least), inLayer ? stored : Number.POSITIVE_INFINITY)
+  size.mostBytes += inLayer ? kept : coded!
 }
 
 /**
@@ -138,14 +171,27 @@ export function studentSize(
 ): StudentSize {
   const own = new Map([parent, ...others.values()].map(model => [model, byLayer(model)]))
   const tied = parent.dimensions.tiedEmbeddings ?? !parent.tensors.some(({ role }) => role === 'lm_head')
-  const size = { parameters: parent.parameterCount, bytes: 0 }
+  const size: StudentSize = {
+    ...{ parameters: parent.parameterCount, bytes: 0, leastBytes: 0, mostBytes: 0 },
+    codes: new Set(),
+  }
   for (const parts of own.get(parent)!.values()) for (const part of parts) size.parameters -= part.elements
-  for (const tensor of parent.tensors)
-    if (tensor.layerIndex === null) size.bytes += bytesOf(tensor, tensor.role ?? '', 0, stages, tied)
+  for (const tensor of parent.tensors) {
+    if (tensor.layerIndex !== null) continue
+    const role = tensor.role ?? ''
+    const rewritten = isRewritten(role, undefined, stages, Number.POSITIVE_INFINITY)
+    addBytes(size, tensor, role, 0, { stages, tied, rewritten })
+  }
   const used = layers.flatMap(({ from, to, modelId }) => {
     const model = (modelId !== undefined && others.get(modelId)) || parent
     return Array.from({ length: to - from }, (_, i) => ({ model, layer: from + i }))
   })
+  // The layer before the first cut: fits begin there.
+  const cut = used.findIndex(({ model, layer }, i) => {
+    const next = used[i + 1]
+    return next ? next.model === model && next.layer > layer + 1 : layer + 1 < (model.dimensions.layerCount ?? 0)
+  })
+  const fitted = stages?.correctCuts && cut >= 0 ? cut : Number.POSITIVE_INFINITY
   const { headPruning, feedForwardPruning } = stages ?? {}
   const checkLength = (what: string, list: unknown) => {
     if (Array.isArray(list) && list.length !== used.length)
@@ -160,7 +206,8 @@ export function studentSize(
     for (const { role, tensor, elements: count } of own.get(model)!.get(layer) ?? []) {
       const gone = share(role)
       size.parameters += count - Math.round(count * gone)
-      size.bytes += bytesOf(tensor, `layers.${index}.${role}`, gone, stages, tied)
+      const rewritten = isRewritten(`layers.${index}.${role}`, index, stages, fitted)
+      addBytes(size, tensor, `layers.${index}.${role}`, gone, { stages, tied, rewritten })
     }
   })
   return size

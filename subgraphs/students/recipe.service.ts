@@ -22,6 +22,7 @@ import { quantizationOf } from '../build/quantization.js'
 import { recordDecision } from './decisions.js'
 import type { RecipeStatus } from './recipe.type.js'
 import { toRecipe } from './recipe.type.js'
+import { checkCodes } from './recipe-codes.js'
 import { checkLayers, countLayers, type LayerRangeValue } from './recipe-layers.js'
 import { type CountedModel, type StudentSize, studentSize } from './recipe-size.js'
 import { codesSpeed } from './recipe-speed.js'
@@ -71,9 +72,9 @@ export async function createRecipe({ platform, tenantId }: RequestContext, input
  * @throws CONFLICT saying why and what can be done
  */
 async function checkRoundable(em: EntityManager, { payloads }: Platform, recipe: StudentModelRecipe): Promise<void> {
-  const { quantization, healing } = recipe.stages ?? {}
-  // Healing all weights leaves none that is rounded.
-  if (!quantization || quantization.requantize || healing?.train === 'ALL') return
+  const { quantization } = recipe.stages ?? {}
+  // Healing that trains every weight leaves none that is rounded, but where it does not help the student stays as it was.
+  if (!quantization || quantization.requantize) return
   const used = new Set([recipe.parentModelId, ...recipe.layers.flatMap(({ modelId }) => modelId ?? [])])
   for (const id of used) {
     const { name, dtype, manifestHash } = await aliveModel(em, recipe.tenantId, id)
@@ -99,8 +100,9 @@ export async function insertRecipe(
   const kept = countLayers(layers)
   const size = await sizeOfRecipe(em, parent, layers, stages, others)
   const { maximumBytes, minimumQuality } = stages?.quantization ?? {}
-  // What a wanted quality takes is not known before it is measured.
-  const bytes = maximumBytes ?? (minimumQuality === undefined ? size.bytes : null)
+  // What a wanted quality takes is not known before it is measured; a limit beyond the whole model is none.
+  const limited = maximumBytes === undefined ? size.bytes : Math.min(maximumBytes, size.mostBytes)
+  const bytes = minimumQuality !== undefined && maximumBytes === undefined ? null : limited
   const recipe: StudentModelRecipe = {
     id: newId(),
     tenantId,
@@ -273,7 +275,7 @@ async function countedModel(em: EntityManager, model: ModelAtom): Promise<Counte
   return { name, parameterCount, dimensions, tensors }
 }
 
-/** Parameters of the student, exactly, and bytes. */
+/** Parameters of the student, exactly, and bytes. @throws INVALID_RECIPE, UNSUPPORTED_FORMAT */
 async function sizeOfRecipe(
   em: EntityManager,
   parent: ModelAtom,
@@ -283,7 +285,10 @@ async function sizeOfRecipe(
 ): Promise<StudentSize> {
   const counted = new Map<string, CountedModel>()
   for (const [id, model] of others) counted.set(id, await countedModel(em, model))
-  return studentSize(await countedModel(em, parent), layers, stages, counted)
+  const own = await countedModel(em, parent)
+  const size = studentSize(own, layers, stages, counted)
+  checkCodes([own, ...counted.values()], stages, size)
+  return size
 }
 
 /** @throws NOT_FOUND */

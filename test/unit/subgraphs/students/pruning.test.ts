@@ -115,7 +115,7 @@ describe('a recipe that quantises', () => {
   test('shows how, counts its bytes, waits for a device, and comes back from its YAML', async () => {
     const { recipe, userErrors } = await mutate(
       'createRecipe',
-      { parentModelId: modelId, layers: all, quantization: { type: 'INT4', head: 'KEEP', raised: ['layers.1.down'] } },
+      { parentModelId: modelId, layers: all, quantization: { type: 'INT4', head: 'KEEP', raised: ['layers.1.gate'] } },
       shown,
     )
     expect(userErrors).toEqual([])
@@ -126,7 +126,7 @@ describe('a recipe that quantises', () => {
       method: 'CALIBRATED',
       embeddings: 'INT8',
       head: 'KEEP',
-      raised: ['layers.1.down'],
+      raised: ['layers.1.gate'],
       calibrationTokens: 8192,
       requantize: false,
     })
@@ -144,6 +144,8 @@ describe('a recipe that quantises', () => {
   test.each([
     [{ type: 'INT4', blockSize: 48 }, 'quantization.blockSize: 48, expected 32, 64 or 128', 'blockSize'],
     [{ type: 'INT4', calibrationTokens: 1 }, 'quantization.calibrationTokens', 'calibrationTokens'],
+    [{ type: 'INT4', raised: ['layers.4.down'] }, 'the student has no quantised matrix layers.4.down', 'raised'],
+    [{ type: 'INT4', maximumBytes: 1000 }, '1000, but with all layers at the fewest bits', 'maximumBytes'],
   ])('%#: is refused where an option is out of range', async (quantization, message, option) => {
     const { recipe, userErrors } = await create({ quantization })
     expect(recipe).toBeNull()
@@ -152,6 +154,34 @@ describe('a recipe that quantises', () => {
       field: ['input', 'quantization', option],
       message: expect.stringContaining(message),
     })
+  })
+
+  test('a limit beyond the model itself is no estimate of its bytes', async () => {
+    const quantization = { type: 'INT4', head: 'KEEP', maximumBytes: 1_000_000_000 }
+    const { recipe } = await mutate('createRecipe', { parentModelId: modelId, layers: all, quantization }, shown)
+    expect(Number(recipe.estimatedSizeBytes)).toBe(parent.sizeBytes)
+  })
+
+  test('is refused for matrices that are stored the other way', async () => {
+    const turned = manifest.tensors.map(t => (t.role?.endsWith('.up') ? { ...t, shape: t.shape.toReversed() } : t))
+    const row = await addModel(p.platform, 'turned', { ...manifest, tensors: turned })
+    const { userErrors } = await create({ parentModelId: toGlobalId('Model', row.id), quantization: { type: 'INT8' } })
+    expect(userErrors[0]).toMatchObject({ code: 'UNSUPPORTED_FORMAT', message: expect.stringContaining('[in, out]') })
+  })
+
+  test.each([
+    ['quantization: {type: INT4, probeSet: HASH}', 'quantization.probeSet'],
+    ['fusion: {probeSet: HASH}', 'fusion.probeSet'],
+    ['healing: {data: HASH}', 'healing.data'],
+  ])('a YAML whose %s is no probe set is refused, and none is printed', async (stage, path) => {
+    const slices = `merge_method: passthrough\nslices: [{sources: [{model: pico, layer_range: [0, 4]}]}]\n`
+    // A payload that is there: the parent's manifest.
+    const yaml = `${slices}hartonomous: {${stage.replace('HASH', parent.manifestHash)}}\n`
+    const { recipe, userErrors } = await mutate('createRecipe', { yaml })
+    expect(recipe).toBeNull()
+    expect(userErrors[0]).toMatchObject({ code: 'NOT_FOUND', message: expect.stringContaining(path) })
+    const asked = await create({ quantization: { type: 'INT4' }, fusion: {} })
+    expect(asked.recipe.yaml).not.toContain('probeSet')
   })
 
   test('is refused for a parent that is rounded already, unless its source is kept or its values are to be taken', async () => {
@@ -175,6 +205,11 @@ describe('a recipe that quantises', () => {
     })
     expect((await ask(kept)).userErrors).toEqual([])
     expect((await ask(came, true)).userErrors).toEqual([])
+    // Healing that does not help leaves the student as it was.
+    const healed = await create({
+      ...{ parentModelId: toGlobalId('Model', came.id), quantization: { type: 'INT8' }, healing: { train: 'ALL' } },
+    })
+    expect(healed.userErrors[0]).toMatchObject(refused)
   })
 })
 

@@ -133,6 +133,14 @@ describe('layer ranges', () => {
     const bytes = (given: Record<string, unknown>) => studentSize(smollm2, cut, stages(given)).bytes
     expect(bytes({})).toBe(2 * 106_194_240)
     const [matrices, norms, table] = [22 * 3_538_944, 22 * 2 * 576 + 576, 49152 * 576]
+    // What is trained becomes float32, and what is fitted from the first cut on.
+    const healed = (healing: Record<string, unknown>) => bytes({ healing: { data: 'a'.repeat(64), ...healing } })
+    expect(healed({})).toBe(4 * 106_194_240)
+    expect(healed({ train: 'NORMS' })).toBe(2 * 106_194_240 + 2 * norms)
+    expect(healed({ train: 'LORA' })).toBe(2 * 106_194_240 + 2 * matrices)
+    expect(healed({ train: 'LORA', lora: { targets: ['q', 'v'] } })).toBe(2 * 106_194_240 + 2 * 22 * 576 * (576 + 192))
+    expect(healed({ train: 'LAYERS', layers: [0, 21] })).toBe(2 * 106_194_240 + 2 * 2 * 3_540_096)
+    expect(bytes({ correctCuts: true })).toBe(2 * 106_194_240 + 2 * (2 * 576 * 1536 + 576 * 576))
     // 18 bytes of 32 weights at 4 bits, 34 at 8; norms stay float16.
     const int4 = { quantization: { type: 'INT4' } }
     expect(bytes(int4)).toBe((matrices * 18) / 32 + (table * 34) / 32 + 2 * norms)
