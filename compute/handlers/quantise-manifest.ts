@@ -78,21 +78,25 @@ export async function quantiseManifest(
   const plan = quantisationPlan(source.manifest, model, options)
   const carryOut = async (schemes: ReadonlyMap<string, IntScheme>) => {
     const made = await withSchemes(source, model, schemes, options, probeSet, context)
-    const { hash: manifest } = await writeManifest(payloads, made, signal)
     const types: Record<string, number> = {}
     for (const { dtype } of made.tensors) types[dtype] = (types[dtype] ?? 0) + 1
-    return { made, result: { manifest, source: source.hash, types, kept: plan.kept } }
+    return { made, result: { source: source.hash, types, kept: plan.kept } }
   }
-  if (minimumQuality === undefined && maximumBytes === undefined) return (await carryOut(plan.schemes)).result
+  /** Only what is handed on gets a manifest: the payloads of attempts before are nobody's, and go with the next collection. */
+  const written = async ({ made, result }: Awaited<ReturnType<typeof carryOut>>) => ({
+    ...result,
+    manifest: (await writeManifest(payloads, made, signal)).hash,
+  })
+  if (minimumQuality === undefined && maximumBytes === undefined) return written(await carryOut(plan.schemes))
   const sequences = await sequencesOf(source.manifest, probeSet, sensitivityTokens, context)
   const searching = await searchSchemes(source.manifest, plan.schemes, options, sequences, context)
   for (let scale = 1, attempt = 1; ; attempt++) {
     const { schemes, search } = searching.choose(scale)
-    const { made, result } = await carryOut(schemes)
-    const measuredDivergence = await searching.measure(made)
+    const attempted = await carryOut(schemes)
+    const measuredDivergence = await searching.measure(attempted.made)
     const quality = Math.exp(-measuredDivergence)
     if (minimumQuality === undefined || quality >= minimumQuality)
-      return { ...result, search: { ...search, measuredDivergence } }
+      return { ...(await written(attempted)), search: { ...search, measuredDivergence } }
     if (attempt === mostAttempts)
       throw new DomainError(
         'BAD_USER_INPUT',

@@ -1,7 +1,9 @@
 // Codes for each group of matrices that meet a budget of bytes or of quality: how much each group alone moves predictions is measured, then chosen.
+import { createHash } from 'node:crypto'
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
 import { blockBytes, fittingScheme, type Quantization, type WeightScheme } from '../../lib/quantization.js'
+import type { PayloadStore } from '../../payloads/payload-store.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
 import { dequantize } from '../formats/dequantize.js'
 import { elementCount, readTensorFloat32 } from '../formats/float-weights.js'
@@ -217,8 +219,8 @@ async function measuredGroups(
         const scheme = tensors.length > 0 ? schemeOf(tensors, measuredWith) : undefined
         if (!scheme) continue
         const values = await Promise.all(tensors.map(tensor => readTensorFloat32(context.payloads, tensor)))
-        const changed = await withRounded(manifest, tensors, values, scheme, context)
-        const rounded = await openLayers(changed, context)
+        const changed = withRounded(manifest, tensors, values, scheme, context.payloads)
+        const rounded = await openLayers(changed.manifest, { ...context, payloads: changed.payloads })
         const after: Float32Array[] = []
         for (const [b, batch] of batches.entries()) after.push(await rounded.layer(layer, states[b]!, batch))
         await rounded.dispose()
@@ -240,20 +242,33 @@ async function measuredGroups(
   }
 }
 
-/** The manifest with these tensors rounded, as float32: read once by one layer's session. */
-async function withRounded(
+/** The manifest with these tensors rounded, and a store that has them in memory only: read once by one layer's session. */
+function withRounded(
   manifest: Manifest,
   tensors: readonly ManifestTensor[],
   values: readonly Float32Array[],
   scheme: WeightScheme,
-  { payloads, signal }: HandlerContext,
-): Promise<Manifest> {
+  payloads: PayloadStore,
+): { manifest: Manifest; payloads: PayloadStore } {
+  const dtype = intDtype(scheme)
+  const trial = new Map<string, Uint8Array>()
   const changed = new Map<string, ManifestTensor>()
   for (const [i, tensor] of tensors.entries()) {
-    const { hash, bytes } = await payloads.put([quantize(intDtype(scheme), values[i]!)], signal)
-    changed.set(tensor.name, { ...tensor, dtype: intDtype(scheme), bytes, payload: hash })
+    const bytes = quantize(dtype, values[i]!)
+    const payload = createHash('sha256').update(bytes).digest('hex')
+    trial.set(payload, bytes)
+    changed.set(tensor.name, { ...tensor, dtype, bytes: bytes.length, payload })
   }
-  return { ...manifest, tensors: manifest.tensors.map(tensor => changed.get(tensor.name) ?? tensor) }
+  async function* open(hash: string, offset = 0, length?: number): AsyncIterable<Uint8Array> {
+    const bytes = trial.get(hash)
+    if (bytes) yield bytes.subarray(offset, length === undefined ? undefined : offset + length)
+    else yield* payloads.open(hash, offset, length)
+  }
+  const size = async (hash: string) => trial.get(hash)?.length ?? payloads.size(hash)
+  return {
+    manifest: { ...manifest, tensors: manifest.tensors.map(tensor => changed.get(tensor.name) ?? tensor) },
+    payloads: { ...payloads, open, size },
+  }
 }
 
 /** Sum of squares that rounding changes the values by. */

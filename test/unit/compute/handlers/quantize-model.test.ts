@@ -207,6 +207,20 @@ describe('within a budget', () => {
       expect(new Set(['q', 'k', 'v'].map(role => type(`layers.${layer}.${role}`))).size).toBe(1)
   })
 
+  test('what is only tried leaves nothing in the store', async () => {
+    // Another model, of which nothing was rounded yet.
+    const other = await mkdtemp(join(tmpdir(), 'pico-'))
+    await writePicoLlama(other, { seed: 9, hidden: 64, intermediate: 96, heads: 4, keyValueHeads: 2, layers: 2 })
+    const model = (await ingestModel({ source: other }, context)).manifest
+    await rm(other, { recursive: true })
+    const before = new Set<string>()
+    for await (const { hash } of context.payloads.list()) before.add(hash)
+    const { manifest } = await quantise({ ...plain, maximumBytes: Math.round((await sizes(model)) * 0.8) }, model)
+    const { tensors } = await readManifest(context.payloads, manifest)
+    const needed = new Set([manifest, ...tensors.map(t => t.payload)])
+    for await (const { hash } of context.payloads.list()) expect(before.has(hash) || needed.has(hash), hash).toBe(true)
+  })
+
   test('matrices that are raised keep 8 bits or more, and with them what is multiplied at once', async () => {
     const raised = ['layers.1.down', 'layers.2.k']
     const whole = await sizes((await quantise({ ...plain, raised })).manifest)
