@@ -93,7 +93,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
 
     /** Per task on the reference's lines. */
     const judge = (manifest: string) =>
-      known.of(`judged ${values.lines ?? 'all'} ${manifest}`, () => judgeAnew(manifest))
+      known.of({ judged: manifest, lines: wanted, maxTokens: 256 }, () => judgeAnew(manifest))
     const judgeAnew = (manifest: string) =>
       withScoringModel(manifest, context, async ({ model, scorer }) => {
         const encoded = judged.flatMap(sample => encodeSample(model, sample, 256) ?? [])
@@ -105,7 +105,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       const results = await runStages(input, context)
       const { manifest, seconds, measurements } = results.at(-1)!
       const { parameterCount, tensors } = await readManifest(context.payloads, manifest)
-      const scores = await judge(manifest)
+      const { found: scores, keptFrom } = await judge(manifest)
       const perplexity = geometricMean(scores.map(s => s.perplexity))
       say(
         `${JSON.stringify(headPruning).slice(0, 90)}: perplexity ${perplexity.toFixed(2)}, ${seconds.toFixed(0)} s to choose`,
@@ -119,6 +119,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         notes: (measurements?.notes as string[] | undefined)?.length ?? 0,
         corrected: (measurements?.corrected as { kept: unknown[] } | undefined)?.kept.length,
         scores,
+        ...(keptFrom && { keptFrom }),
       }
     }
 
@@ -130,12 +131,12 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         const layers = keptLayers.map(layer => ({ from: layer, to: layer + 1 }))
         const results = await runStages(jobTypes['student.build'].input.parse({ parent, layers, stages }), context)
         const { manifest, seconds, measurements } = results.at(-1)!
-        const scores = await judge(manifest)
+        const { found: scores, keptFrom } = await judge(manifest)
         const perplexity = geometricMean(scores.map(s => s.perplexity))
         say(
           `22 of 30 layers${correctCuts ? ', maps at the cuts' : ''}: perplexity ${perplexity.toFixed(2)}, ${seconds.toFixed(0)} s`,
         )
-        return { perplexity, seconds, scores, corrected: measurements?.corrected }
+        return { perplexity, seconds, scores, corrected: measurements?.corrected, keptFrom }
       }
       const plain = await cut(false)
       const corrected = await cut(true)
@@ -145,6 +146,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         cutPerplexity: plain.perplexity,
         cutCorrectedPerplexity: corrected.perplexity,
         cutCorrectionSeconds: corrected.seconds,
+        keptFrom: [plain.keptFrom, corrected.keptFrom].filter(at => at !== undefined),
         corrected: corrected.corrected,
         perTask: corrected.scores.map(s => ({ task: s.capability, perplexity: s.perplexity })),
       }
@@ -168,20 +170,21 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         referencePerplexity: edit.perplexity,
         parameters: edit.parameterCount,
         sizeBytes: edit.sizeBytes,
+        ...(edit.keptFrom && { keptFrom: edit.keptFrom }),
         columnsNotAtBlockEnds: edit.notes,
         tasks,
       }
     }
     const figures = values['no-reference'] ? {} : await referenceEdit()
     if (values['reference-only']) return figures
-    const parentPerplexity = geometricMean((await judge(parent)).map(s => s.perplexity))
+    const parentPerplexity = geometricMean((await judge(parent)).found.map(s => s.perplexity))
     say(`whole model: perplexity ${parentPerplexity.toFixed(2)}`)
     const remove = Number(values.remove)
     const compared: Record<string, unknown> = {}
     for (const metric of values.metrics.split(',')) {
       if (metric !== 'RANDOM') {
-        const { perplexity, seconds, removed } = await build({ metric, remove })
-        compared[metric] = { perplexity, seconds }
+        const { perplexity, seconds, removed, keptFrom } = await build({ metric, remove })
+        compared[metric] = { perplexity, seconds, ...(keptFrom && { keptFrom }) }
         if (metric === 'TASK_LOSS' && !values['no-correct']) {
           // The same heads: what was measured need not be measured again.
           const fitted = await build({ metric: 'GIVEN', heads: removed, correct: true })
@@ -189,14 +192,20 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
             perplexity: fitted.perplexity,
             seconds: fitted.seconds,
             layers: fitted.corrected,
+            ...(fitted.keptFrom && { keptFrom: fitted.keptFrom }),
           }
         }
         continue
       }
       const seeds = []
-      for (let seed = 1; seed <= Number(values.seeds); seed++)
-        seeds.push((await build({ metric, remove, seed })).perplexity)
-      compared[metric] = { perplexities: seeds, perplexity: geometricMean(seeds) }
+      for (let seed = 1; seed <= Number(values.seeds); seed++) seeds.push(await build({ metric, remove, seed }))
+      const perplexities = seeds.map(({ perplexity }) => perplexity)
+      const kept = seeds.flatMap(({ keptFrom }) => keptFrom ?? [])
+      compared[metric] = {
+        perplexities,
+        perplexity: geometricMean(perplexities),
+        ...(kept.length > 0 && { keptFrom: kept }),
+      }
     }
     return { ...figures, wholePerplexity: parentPerplexity, removedGroupsPerLayer: remove, compared }
   } finally {

@@ -60,7 +60,6 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   if (values.data) await mkdir(values.data, { recursive: true })
   const dataFolder = values.data ?? (await mkdtemp(join(tmpdir(), 'bench-quantise-')))
   const known = await keptFigures(values.data)
-  const named = (name: string) => `${name}, ${values.samples} samples, ${values.tokens} tokens`
   try {
     let nextLine = 0
     const context: HandlerContext = {
@@ -88,12 +87,20 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     }
     const compare = async (name: string, hash: string, more: Record<string, unknown>) => {
       const compared = () => compareManifests(manifest, hash, measure, context)
-      const found = await known.of(`compared ${named(name)}`, compared)
+      const { HARTONOMOUS_KERNELS: kernels, HARTONOMOUS_THREADS: threads } = context.env
+      const { found, keptFrom } = await known.of({ compared: [manifest, hash], measure, kernels, threads }, compared)
       const perplexities = Object.fromEntries(found.capabilities.map(c => [c.capability, c.perplexity]))
       const before = Object.fromEntries(found.capabilities.map(c => [c.capability, c.referencePerplexity]))
-      rows[name] = { ...more, ...found, capabilities: undefined, perplexities, referencePerplexities: before }
+      rows[name] = {
+        ...more,
+        ...found,
+        ...(keptFrom && { keptFrom }),
+        capabilities: undefined,
+        perplexities,
+        referencePerplexities: before,
+      }
       say(
-        `${name.padEnd(34)} KL ${found.divergence.toFixed(5)}  top-1 ${(found.agreement * 100).toFixed(2)} %  perplexity ${found.perplexity.toFixed(3)} (before ${found.referencePerplexity.toFixed(3)})  ${found.sizeBytes} bytes  ${found.tokensPerSecond ? `${found.tokensPerSecond.toFixed(1)} tokens/s (before ${found.referenceTokensPerSecond?.toFixed(1)})` : ''}`,
+        `${name.padEnd(34)} KL ${found.divergence.toFixed(5)}  top-1 ${(found.agreement * 100).toFixed(2)} %  perplexity ${found.perplexity.toFixed(3)} (before ${found.referencePerplexity.toFixed(3)})  ${found.sizeBytes} bytes  ${found.tokensPerSecond ? `${found.tokensPerSecond.toFixed(1)} tokens/s (before ${found.referenceTokensPerSecond?.toFixed(1)})` : ''}${keptFrom ? `  (kept from ${keptFrom})` : ''}`,
       )
     }
     const wanted = values.only?.split(',')
@@ -101,13 +108,20 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     for (const [name, given] of Object.entries(variants)) {
       if (!isWanted(name)) continue
       const options = quantizationSchema.parse({ ...given, requantize: true, calibrationTokens: Number(values.tokens) })
-      const { result, seconds } = await known.of(named(name), async () => {
+      const { found, keptFrom } = await known.of({ quantised: manifest, options, probes }, async () => {
         const begin = performance.now()
         const result = await quantiseManifest(manifest, options, probes, context)
         return { result, seconds: (performance.now() - begin) / 1000 }
       })
-      say(`${name}: ${seconds.toFixed(1)} s, ${JSON.stringify(result.types)}`)
-      await compare(name, result.manifest, { seconds, types: result.types })
+      const { result, seconds } = found
+      say(
+        `${name}: ${keptFrom ? `kept from ${keptFrom}, ` : ''}${seconds.toFixed(1)} s, ${JSON.stringify(result.types)}`,
+      )
+      await compare(name, result.manifest, {
+        seconds,
+        types: result.types,
+        ...(keptFrom && { quantisedAt: keptFrom }),
+      })
     }
     for (const pure of [false, true]) {
       const name = pure ? 'llama.cpp Q4_0, all tables too' : 'llama.cpp Q4_0'
