@@ -58,8 +58,10 @@ export const analyzeCapabilities: Handler<'capability.analyze'> = (input, contex
     const seed = input.seed ?? 0
     const vectors = new Map(
       capabilities.map(capability => {
-        const own = records.filter((_, i) => encoded[i]!.capability === capability)
-        return [capability, layerVectors(own, layerCount, hiddenSize)] as const
+        const own = encoded.flatMap((sample, i) => (sample.capability === capability ? [i] : []))
+        const subtasks = own.map(i => encoded[i]!.probe.subtask)
+        const measured = own.map(i => records[i]!)
+        return [capability, layerVectors(measured, subtasks, layerCount, hiddenSize)] as const
       }),
     )
     return {

@@ -46,12 +46,21 @@ export interface LayerVectors {
   halves?: readonly [Float32Array, Float32Array] | undefined
 }
 
-/** The vectors of every second sample, and of the others. */
-export function layerVectors(records: readonly SampleRecord[], layerCount: number, hiddenSize: number): LayerVectors {
+/**
+ * The vectors of all samples, and of two halves that share every sub-capability alike, however the file orders them.
+ * @param subtasks of the samples
+ */
+export function layerVectors(
+  records: readonly SampleRecord[],
+  subtasks: readonly string[],
+  layerCount: number,
+  hiddenSize: number,
+): LayerVectors {
   const vectors = (own: readonly SampleRecord[]) => meanCentroids(own, layerCount, hiddenSize)
   const all = vectors(records)
   if (records.length < leastSamples) return { all }
-  const half = (rest: number) => vectors(records.filter((_, i) => i % 2 === rest))
+  const bySubtask = [...new Set(subtasks)].flatMap(subtask => records.filter((_, i) => subtasks[i] === subtask))
+  const half = (rest: number) => vectors(bySubtask.filter((_, i) => i % 2 === rest))
   return { all, halves: [half(0), half(1)] }
 }
 
@@ -82,10 +91,13 @@ export function layerClusters(
   seed = 0,
 ): LayerCluster[] {
   const count = layers.length
-  const clustering = (pick: (own: LayerVectors) => Float32Array, own: LayerVectors) =>
-    cluster(signatures(pick(own), [...vectors.values()].map(pick), count), mostClusters, seed)
+  // A capability without halves would be the same in the reference of both, and make them agree.
+  const clustering = (pick: (own: LayerVectors) => Float32Array, own: LayerVectors) => {
+    const reference = [...vectors.values()].filter(other => other.halves || !own.halves)
+    return cluster(signatures(pick(own), reference.map(pick), count), mostClusters, seed)
+  }
   return [...vectors].flatMap(([capability, own]) => {
-    const [first, second] = [0, 1].map(half => own.halves && clustering(v => v.halves?.[half] ?? v.all, own))
+    const [first, second] = [0, 1].map(half => own.halves && clustering(v => v.halves![half]!, own))
     const stability = first && second ? adjustedRand(labelsOf(first), labelsOf(second)) : null
     const loose = stability !== null && stability < leastStability
     const found = (loose ? undefined : clustering(v => v.all, own)?.clusters) ?? [

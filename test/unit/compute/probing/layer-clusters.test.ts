@@ -57,25 +57,48 @@ test('what all capabilities share says nothing: layers are one cluster where the
   expect(found.map(c => c.stability)).toEqual([null, null])
 })
 
+const record = (rows: number[][]) => ({ centroids: encodeVector(Float32Array.from(rows.flat())) }) as SampleRecord
+const one = record([
+  [1, 0],
+  [1, 0.1],
+  [0, 1],
+  [0.1, 1],
+  [0, 1],
+])
+const other = record([
+  [1, 0],
+  [0, 1],
+  [1, 0.1],
+  [0, 1],
+  [1, 0],
+])
+const increases = [2, 2, 0.1, 0.1, 0.1]
+
+test('halves share the sub-capabilities, also where a file lists them by turns', () => {
+  const { halves } = layerVectors([one, other, one, other], ['x', 'y', 'x', 'y'], 5, 2)
+  expect(halves![0]).toEqual(halves![1])
+  expect(halves![0]).toEqual(meanCentroids([one, other], 5, 2))
+})
+
+test('a capability of too few samples for halves does not make those of another agree', () => {
+  const loose = layerVectors([one, other, one, other], ['x', 'x', 'x', 'x'], 5, 2)
+  const far = [10, 0, 10, 0, 0, 10, 0, 10, 0, 10]
+  const few = { all: Float32Array.from(far) }
+  const found = layerClusters(
+    layers(increases),
+    new Map([
+      ['a', loose],
+      ['few', few],
+    ]),
+  )
+  expect(found.find(c => c.capability === 'a')!.stability).toBeLessThan(0.5)
+  expect(found.find(c => c.capability === 'few')!.stability).toBeNull()
+})
+
 test('groups that two halves of the samples do not agree on are none', () => {
-  const record = (rows: number[][]) => ({ centroids: encodeVector(Float32Array.from(rows.flat())) }) as SampleRecord
-  const one = [
-    [1, 0],
-    [1, 0.1],
-    [0, 1],
-    [0.1, 1],
-    [0, 1],
-  ]
-  const other = [
-    [1, 0],
-    [0, 1],
-    [1, 0.1],
-    [0, 1],
-    [1, 0],
-  ]
-  const steady = layerVectors([record(one), record(one), record(one), record(one)], 5, 2)
-  const loose = layerVectors([record(one), record(other), record(one), record(other)], 5, 2)
-  const increases = [2, 2, 0.1, 0.1, 0.1]
+  const same = ['x', 'x', 'x', 'x']
+  const steady = layerVectors([one, one, one, one], same, 5, 2)
+  const loose = layerVectors([one, other, one, other], same, 5, 2)
   const kept = layerClusters(layers(increases), new Map([['a', steady]]))
   expect(kept.map(c => c.layers)).toEqual([
     [0, 1],
