@@ -100,7 +100,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       })
       const begin = performance.now()
       const budget = values.tokens ? { tokens: Number(values.tokens) } : { seconds: Number(values.budget) }
-      const whole = tokensLeft(table, budget)
+      const whole = tokensLeft([table], budget)
 
       const hinted = capabilities.flatMap(c => probe.filter(s => s.capability === c).slice(0, hintSamples))
       const { layers } = await layerInfluence(scorer, layerCount, hinted, capabilities, {
@@ -168,7 +168,8 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         const objective = single(capability)
         const own = whole() / (searchedFor.length - i)
         const before = table.spentTokens
-        const found = await searchObjective(table, objective, hintsOf(objective), wanted, () =>
+        const wantedHere = { ...wanted, rivals: [generalCut.kept] }
+        const found = await searchObjective(table, objective, hintsOf(objective), wantedHere, () =>
           Math.min(whole(), own - (table.spentTokens - before)),
         )
         const cut = best(found)

@@ -160,8 +160,17 @@ async function removeOldest(folder: string, keep: string) {
   }
 }
 
-/** Removes the records of models that are gone. */
-export async function removeDeadRecords(dataFolder: string, alive: ReadonlySet<string>): Promise<void> {
+/**
+ * Removes the records of models that are gone, and where searches began that will not go on.
+ * @param searches ids of the jobs that may go on; absent: all
+ */
+export async function removeDeadRecords(
+  dataFolder: string,
+  alive: ReadonlySet<string>,
+  searches?: readonly string[],
+): Promise<void> {
+  const over = (path: string) =>
+    searches && /\.begin(\.tmp)?$/.test(path) && !searches.some(job => path.endsWith(`.${job}.begin`))
   for (const { path, manifest } of await listRecords(folderOf(dataFolder)))
-    if (!alive.has(manifest)) await rm(path, { force: true })
+    if (!alive.has(manifest) || over(path)) await rm(path, { force: true })
 }

@@ -1,7 +1,7 @@
 // What searches over cuts measured, kept beside the analyses (and collected with them): a search that was killed goes on where it
 // stopped, and one with more budget begins where the last one ended. A cache: what is lost or damaged is measured again.
 import { createHash } from 'node:crypto'
-import { appendFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { CutRecords } from '../probing/cut-table.js'
@@ -21,19 +21,15 @@ const sampleKey = ({ ids, completionStart }: EncodedSample) =>
     .digest('hex')
     .slice(0, 16)
 
-export interface OpenCutRecords extends CutRecords {
-  /** The search has ended: what it measured is from now on known beforehand. */
-  ended(): Promise<void>
-}
-
 type Losses = Map<string, Map<string, number>>
 
 /**
  * @param manifest hash of the model's manifest
  * @param search names a search that may be killed and begun again: what it measured before is told apart from what it began with, so that its
- *   budget is spent on the same measurements as an undisturbed one's
+ *   budget is spent on the same measurements as an undisturbed one's. Its mark stays when it ends: whether the queue has its output is not known here
+ *   (`removeDeadRecords` clears marks).
  */
-export async function openCutRecords(dataFolder: string, manifest: string, search?: string): Promise<OpenCutRecords> {
+export async function openCutRecords(dataFolder: string, manifest: string, search?: string): Promise<CutRecords> {
   const folder = join(dataFolder, 'derived', 'analyses')
   const path = join(folder, `${manifest}${measuredOn()}.cuts-v${recordVersion}.jsonl`)
   const mark = join(folder, `${manifest}${measuredOn()}.cuts-v${recordVersion}.${search}.begin`)
@@ -47,11 +43,13 @@ export async function openCutRecords(dataFolder: string, manifest: string, searc
   const text = await readFile(path, 'utf8').catch(() => '')
   let begin = text.length
   if (search !== undefined) {
-    begin = Number(await readFile(mark, 'utf8').catch(() => Number.NaN))
-    if (!(begin <= text.length)) {
+    const noted = await readFile(mark, 'utf8').catch(() => '')
+    begin = /^\d+$/.test(noted) ? Number(noted) : Number.POSITIVE_INFINITY
+    if (begin > text.length) {
       begin = text.length
       await mkdir(folder, { recursive: true })
-      await writeFile(mark, String(begin))
+      await writeFile(`${mark}.tmp`, String(begin))
+      await rename(`${mark}.tmp`, mark)
     }
   }
   const read = (part: string, losses: Losses) => {
@@ -85,7 +83,6 @@ export async function openCutRecords(dataFolder: string, manifest: string, searc
       // The line break comes first, so that a line cut short before it spoils only itself.
       await appendFile(path, [...lines].map(([cut, nll]) => `\n${JSON.stringify({ cut, nll })}`).join(''))
     },
-    ended: () => rm(mark, { force: true }),
   }
 }
 

@@ -3,7 +3,7 @@ import type { Manifest } from '../../lib/manifest.js'
 import { decodeCeiling, type Roofline } from '../inference/roofline.js'
 import type { JobInput, ProposalOutput } from '../pool/job-types.js'
 import { weightedQualityInterval } from '../probing/bootstrap.js'
-import type { CutTable } from '../probing/cut-table.js'
+import { type CutTable, measuredRate } from '../probing/cut-table.js'
 import { type Objective, objectiveLoss, sampleRungs } from '../probing/objective.js'
 import { groupReason, rangeReason } from '../probing/propose.js'
 import type { CutHints } from '../probing/search-cuts.js'
@@ -54,7 +54,7 @@ export function describe(
   const validationTokens = held.samples
     .filter(s => objective.weights.some(w => w.capability === s.capability))
     .reduce((sum, s) => sum + s.ids.length, 0)
-  const rate = (table.spentTokens + held.spentTokens) / Math.max(1e-3, table.spentSeconds + held.spentSeconds)
+  const rate = measuredRate([table, held])
   return {
     capability: objective.weights.length === 1 ? objective.weights[0]!.capability : null,
     ...(objective.weights.length === 1
@@ -75,7 +75,7 @@ export function describe(
     validationSamples: samples.length,
     sizeBytes: student.tensors.reduce((sum, t) => sum + t.bytes, 0),
     tokensPerSecond: decodeCeiling(roofline, student, null, { quantisedKernels }),
-    ...(rate > 0 ? { costSeconds: (validationTokens * (1 + kept.length / layerCount)) / rate } : {}),
+    ...(rate ? { costSeconds: (validationTokens * (1 + kept.length / layerCount)) / rate } : {}),
   }
 }
 

@@ -7,6 +7,7 @@ import { type CutTable, openCutTable } from '../probing/cut-table.js'
 import { capabilitiesOf } from '../probing/evaluate.js'
 import { stackWithout } from '../probing/layer-influence.js'
 import { mixture, type Objective, objectiveLoss, sampleRungs, single, weightedMean } from '../probing/objective.js'
+import { paretoCuts } from '../probing/pareto-cuts.js'
 import { type ProbeSample, parseProbeSet, type Split, selectSamples, turnsBySubtask } from '../probing/probe-set.js'
 import {
   objectiveOf,
@@ -18,11 +19,11 @@ import {
   withoutGroupsInWords,
 } from '../probing/propose.js'
 import { encodeSamples } from '../probing/scoring.js'
-import { type CutHints, paretoCuts } from '../probing/search-cuts.js'
+import type { CutHints } from '../probing/search-cuts.js'
 import { type GroupCut, partsOf, searchGroups } from '../probing/search-groups.js'
 import { objectiveMeasures, searchObjective, tokensLeft } from '../probing/search-objective.js'
 import type { Stack, Variant } from '../probing/stacks.js'
-import { parameterCountOf } from '../surgery/extract-layers.js'
+import { expandRanges, parameterCountOf } from '../surgery/extract-layers.js'
 import { plannedStudent } from '../surgery/planned-student.js'
 import { openCutRecords } from './cut-records.js'
 import { describe, type Judge } from './describe-proposal.js'
@@ -95,6 +96,7 @@ async function proposeWithin(
   objective: Objective,
   hints: CutHints,
   { smallest, sizes }: WantedSizes,
+  rivals: readonly Stack[],
   left: () => number,
 ): Promise<ProposalOutput[]> {
   const { input, manifest, held } = judge
@@ -103,7 +105,7 @@ async function proposeWithin(
     judge.table,
     objective,
     hints,
-    { smallest, focus: sizes },
+    { smallest, focus: sizes, rivals },
     () => left() - (1 - searchShare) * whole,
   )
   const parametersOf = (variant: Variant) => {
@@ -111,7 +113,7 @@ async function proposeWithin(
     return plannedStudent(manifest, input.manifest, layers, groups).parameterCount
   }
   const layerCuts = found.cuts.map((cut): Candidate => ({ ...cut, heads: false, parameters: parametersOf(cut.kept) }))
-  const groupCuts = await searchGroups(
+  const { cuts: groupCuts, tried: groupsTried } = await searchGroups(
     {
       starts: groupStarts(found.cuts, hints.layerCount, sizes),
       layerCount: hints.layerCount,
@@ -146,7 +148,7 @@ async function proposeWithin(
   // As many held-out samples as what is left affords; of several selections of one cost the largest.
   const samples = rungs.findLast(rung => held.cost(variants, rung) <= left()) ?? rungs[0]!
   await held.measure(variants, samples)
-  const tried = found.tried + groupCuts.length
+  const tried = found.tried + groupsTried
   return chosen.map(({ kept, cut, origin }) => {
     const what = objectiveOf(objective, { kept, smallestWhole: false }, hints.layerCount)
     const less = cut ? ` ${withoutGroupsInWords(cut)}` : ''
@@ -239,24 +241,15 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
         before += planned[i]!
       }
       progress(undefined, total, total, 'tokens')
-      await records.ended()
       return { proposals }
     }
 
     const begin = performance.now()
     const elapsed = () => (performance.now() - begin) / 1000
-    // Both tables count: the held-out samples are paid for too.
-    const both = {
-      get spentTokens() {
-        return spent()
-      },
-      get spentSeconds() {
-        return table.spentSeconds + held.spentSeconds
-      },
-    }
+    // The held-out samples are paid for too.
     const budgets = [
-      ...(budgetSeconds === undefined ? [] : [tokensLeft(both, { seconds: budgetSeconds })]),
-      ...(budgetTokens === undefined ? [] : [tokensLeft(both, { tokens: budgetTokens })]),
+      ...(budgetSeconds === undefined ? [] : [tokensLeft([table, held], { seconds: budgetSeconds })]),
+      ...(budgetTokens === undefined ? [] : [tokensLeft([table, held], { tokens: budgetTokens })]),
     ]
     const whole = () => Math.min(...budgets.map(left => left()))
     // The speed is known before the first search plans with it.
@@ -270,11 +263,15 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
       // What one objective leaves over, the next ones have.
       const later = objectives.slice(i).reduce((sum, o) => sum + shareOf(o), 0)
       const left = partOf(whole, shareOf(objective) / later)
-      proposals.push(...(await proposeWithin(judge, objective, hints[i]!, wanted, left)))
+      const of = (c: string) => objective.weights.some(w => w.capability === c)
+      // What was found for a mixture is in question for each of its capabilities.
+      const rivals = proposals
+        .filter(p => !p.groups && p.mixture?.weights.some(w => of(w.capability)))
+        .map(p => expandRanges(p.layers, layerCount))
+      proposals.push(...(await proposeWithin(judge, objective, hints[i]!, wanted, rivals, left)))
     }
     const total = budgetTokens ?? budgetSeconds!
     progress(undefined, total, total, budgetTokens === undefined ? 'seconds' : 'tokens')
-    await records.ended()
     return { proposals }
   })
 

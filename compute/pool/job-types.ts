@@ -534,6 +534,8 @@ export const jobTypes = {
       exports: z.array(z.string()).optional(),
       /** Inputs of the builds that may go on: what their finished stages made is kept. */
       builds: z.array(z.unknown()).optional(),
+      /** Ids of the searches for students that wait or go on: where they began is kept; absent: all. */
+      searches: z.array(z.string()).optional(),
     }),
     output: z.object({
       /** Payloads. */

@@ -36,9 +36,18 @@ export interface CutTable {
   cuts(): Variant[]
   /** Tokens that `measure` would run through the whole model; what cuts share at their beginning counts once. */
   cost(cuts: readonly Variant[], among: readonly number[]): number
-  /** Tokens run through the whole model so far, and the seconds they took. */
+  /** Tokens run through the whole model so far, those taken over from a killed run of this search among them. */
   readonly spentTokens: number
+  /** Of these, the ones that this process ran, and the seconds they took. */
+  readonly ranTokens: number
   readonly spentSeconds: number
+}
+
+/** Tokens per second; undefined where nothing was run yet. */
+export const measuredRate = (tables: readonly Pick<CutTable, 'ranTokens' | 'spentSeconds'>[]): number | undefined => {
+  const tokens = tables.reduce((sum, table) => sum + table.ranTokens, 0)
+  const seconds = tables.reduce((sum, table) => sum + table.spentSeconds, 0)
+  return tokens > 0 ? tokens / Math.max(1e-3, seconds) : undefined
 }
 
 /** @param options.done called after each run */
@@ -49,7 +58,8 @@ export function openCutTable(
   options: { records?: CutRecords | undefined; done?: (() => void) | undefined } = {},
 ): CutTable {
   const rows = new Map<string, { kept: Variant; nll: Float64Array }>()
-  let spentTokens = 0
+  let ranTokens = 0
+  let takenOverTokens = 0
   let spentSeconds = 0
 
   const rowOf = (kept: Variant) => {
@@ -105,17 +115,19 @@ export function openCutTable(
     cost: (cuts, among) => missing(cuts, among).reduce((sum, group) => sum + costOf(group), 0),
     async measure(cuts, among) {
       for (const group of missing(cuts, among)) {
-        const begin = performance.now()
-        const total = costOf(group)
-        const before = spentTokens
-        const wholeTokens = tokensOf(group.lacking) * group.cuts.length
+        const before = ranTokens
         const rest = group.lacking.filter(i => !takeOver(group.cuts, i))
+        const total = costOf({ ...group, lacking: rest })
+        takenOverTokens += costOf(group) - total
+        if (rest.length === 0) continue
+        const wholeTokens = tokensOf(rest) * group.cuts.length
+        const begin = performance.now()
         await scorer.scoreStacks(
           rest.map(i => samples[i]!),
           group.cuts,
           {
             done(tokens) {
-              spentTokens = Math.min(before + total, spentTokens + (tokens / wholeTokens) * total)
+              ranTokens = Math.min(before + total, ranTokens + (tokens / wholeTokens) * total)
               options.done?.()
             },
             async batchDone(batch, scores) {
@@ -131,12 +143,15 @@ export function openCutTable(
             },
           },
         )
-        spentTokens = before + total
+        ranTokens = before + total
         spentSeconds += (performance.now() - begin) / 1000
       }
     },
     get spentTokens() {
-      return spentTokens
+      return ranTokens + takenOverTokens
+    },
+    get ranTokens() {
+      return ranTokens
     },
     get spentSeconds() {
       return spentSeconds

@@ -1,6 +1,6 @@
 // Which layers to cut, searched within a budget: rules give first candidates, a beam that removes layer after layer better ones, exchanges
 // of a dropped layer for a kept one the best. Many candidates are measured on few samples, the best of them on more (successive
-// halving, Jamieson & Talwalkar 2016).
+// halving, Jamieson & Talwalkar 2016), and the last few, with what other searches decided on, on all.
 import { cutKey, cutOfKey } from './cut-table.js'
 import { isStack, type Stack } from './stacks.js'
 
@@ -54,6 +54,8 @@ export interface WantedCuts {
   focus: readonly number[]
   /** Numbers of layers whose best sets are decided on the largest selection of samples; absent: all. */
   report?: readonly number[]
+  /** Sets that other searches decided on: the choice is between them too. */
+  rivals?: readonly Stack[]
 }
 
 /** Beams wider than this found nothing better in trials. */
@@ -66,6 +68,11 @@ const descentShare = 0.4
 const exchangeSets = 20
 /** Sets per size that the descent found best and that are decided on. */
 const finalists = 3
+/** Of the budget, for measuring the last few on more samples: the best of many on few samples is often only lucky. */
+const lastShare = 0.25
+/** Sets per size in focus, and per other size, that the last choice is between. */
+const lastOfFocus = 4
+const lastOfOthers = 1
 /** A set costs about this share of a pass of the whole model: what it shares with others is computed once. */
 const sharedShare = 0.5
 /** Selections between the one that all candidates see and the one that decides. */
@@ -95,6 +102,25 @@ export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: 
   const breadth = Math.max(2, Math.floor((perLevel(top) * 2 ** (top - bottom)) / (1 + top - bottom)))
   const width = Math.max(1, Math.min(widestBeam, Math.floor(breadth / 4)))
 
+  const sizes = all
+    .map(l => l + 1)
+    .filter(size => size >= wanted.smallest && size < all.length && (wanted.report?.includes(size) ?? true))
+  const lastOf = (size: number) => (wanted.focus.includes(size) ? lastOfFocus : lastOfOthers)
+  const rivals = (wanted.rivals ?? []).filter(kept => sizes.includes(kept.length))
+  /** What the last choice costs on a selection, after one on `top`. */
+  const lastCost = (rung: number) => {
+    const known = new Set((measures.known?.(rung) ?? []).map(({ kept }) => cutKey(kept)))
+    const layers = (cuts: readonly Stack[]) =>
+      cuts.reduce((sum, kept) => sum + (known.has(cutKey(kept)) ? 0 : kept.length), 0)
+    const own = layers([all]) + sizes.reduce((sum, size) => sum + lastOf(size) * size, 0)
+    const more = measures.passCost(rung) - measures.passCost(top)
+    return (own * more + layers(rivals) * measures.passCost(rung)) / all.length
+  }
+  let last = measures.rungs - 1
+  while (last > top && lastCost(last) > lastShare * measures.left()) last--
+  const reserve = Math.min(lastCost(last), lastShare * measures.left())
+  const left = () => measures.left() - reserve
+
   const tried = new Set<string>()
   const first = new Map<string, number>()
   const final = new Map<string, MeasuredCut>()
@@ -117,7 +143,7 @@ export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: 
       }
       if (rung === top) break
       // With the budget spent, only the best is confirmed.
-      const survivors = measures.left() > 0 ? Math.max(keep, Math.ceil(ranked.length / 2)) : 1
+      const survivors = left() > 0 ? Math.max(keep, Math.ceil(ranked.length / 2)) : 1
       ranked = ranked.slice(0, survivors)
     }
     for (const cut of ranked) if (!final.has(cutKey(cut.kept))) final.set(cutKey(cut.kept), cut)
@@ -137,7 +163,7 @@ export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: 
   await narrow(byRules(hints, wanted.smallest), 2)
 
   let beam: { kept: Stack; estimates: number[] }[] = [{ kept: all, estimates: [...hints.skipLosses] }]
-  for (let size = all.length - 1; size >= wanted.smallest && measures.left() > 0; size--) {
+  for (let size = all.length - 1; size >= wanted.smallest && left() > 0; size--) {
     const removals = Math.max(2, Math.ceil(breadth / Math.max(1, beam.length)))
     const grown = beam.flatMap(({ kept, estimates }) =>
       [...kept]
@@ -158,23 +184,24 @@ export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: 
 
   const bestOf = (size: number) =>
     [...final.values()].filter(c => c.kept.length === size).sort((a, b) => a.loss - b.loss)[0]
-  // Now that the field is small, more samples decide.
-  const sizes = all
-    .map(l => l + 1)
-    .filter(size => size >= wanted.smallest && size < all.length && (wanted.report?.includes(size) ?? true))
-  const descended = top
-  const decisive = finalists * sizes.length + exchangeSets * wanted.focus.length
-  while (top + 1 < measures.rungs && measures.left() >= sharedShare * measures.passCost(top + 1) * decisive) top++
-  if (top > descended) {
-    const found = [...final.values()]
+  /** Decides anew on `top`, between the best of each size and others. */
+  const decide = async (most: (size: number) => number, others: (size: number) => Candidate[]) => {
+    const found = [...final.values()].sort((a, b) => a.loss - b.loss)
     final.clear()
-    bottom = Math.max(bottom, Math.min(descended, top - halvings))
     first.clear()
     base = await measureBase()
     for (const size of sizes) {
-      const best = found.filter(c => c.kept.length === size).sort((a, b) => a.loss - b.loss)
-      await narrow([...best.slice(0, finalists), ...seeds(size)], 1)
+      const own = found.filter(c => c.kept.length === size)
+      await narrow([...own.slice(0, most(size)), ...others(size)], 1)
     }
+  }
+  // Now that the field is small, more samples decide.
+  const descended = top
+  const decisive = finalists * sizes.length + exchangeSets * wanted.focus.length
+  while (top + 1 < measures.rungs && left() >= sharedShare * measures.passCost(top + 1) * decisive) top++
+  if (top > descended) {
+    bottom = Math.max(bottom, Math.min(descended, top - halvings))
+    await decide(() => finalists, seeds)
   }
 
   /** One round of exchanges around the best set of a size; whether it found a better one. */
@@ -203,7 +230,7 @@ export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: 
       .filter(pair => !exchanged.has(cutKey(pair.kept)))
       .sort((a, b) => a.estimate - b.estimate)
       .slice(0, exchangesPerRound)
-    if (pairs.length === 0 || measures.left() <= 0) return false
+    if (pairs.length === 0 || left() <= 0) return false
     for (const pair of pairs) exchanged.add(cutKey(pair.kept))
     await narrow(pairs, 2)
     return bestOf(size)!.loss < best.loss
@@ -212,9 +239,9 @@ export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: 
   let open = wanted.focus.filter(size => size >= wanted.smallest && size < all.length)
   // A size is given up after two rounds without a better set.
   const failures = new Map<number, number>()
-  while (open.length > 0 && measures.left() > 0) {
+  while (open.length > 0 && left() > 0) {
     for (const size of open) {
-      if (measures.left() <= 0) break
+      if (left() <= 0) break
       if (await exchange(size)) failures.set(size, 0)
       else failures.set(size, (failures.get(size) ?? 0) + 1)
     }
@@ -222,7 +249,7 @@ export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: 
   }
   // What exchanges found on the way for the sizes beside theirs.
   for (const size of sizes) {
-    if (measures.left() <= 0) break
+    if (left() <= 0) break
     const promising = [...first]
       .flatMap(([key, loss]) => {
         const kept = cutOfKey(key)
@@ -231,6 +258,14 @@ export async function searchCuts(hints: CutHints, wanted: WantedCuts, measures: 
       .sort((a, b) => a.loss - b.loss)[0]
     if (promising && !final.has(cutKey(promising.kept))) await narrow([{ ...promising, origin: 'exchange' }], 1)
   }
+  // The reserve, and what the search did not need.
+  while (last + 1 < measures.rungs && lastCost(last + 1) <= measures.left()) last++
+  const others = rivals.map(kept => ({ kept, origin: 'another search' as const }))
+  bottom = Math.max(top, last)
+  if (last > top) {
+    top = last
+    await decide(lastOf, size => others.filter(({ kept }) => kept.length === size))
+  } else if (measures.left() > 0) await narrow(others, others.length)
   return {
     base,
     cuts: [...final.values()].filter(({ kept }) => kept.length < all.length),
@@ -255,18 +290,4 @@ export function byRules({ layerCount, blockInfluence, angularDistances }: CutHin
   )
   const block = all.filter(layer => layer < start || layer >= start + dropped)
   return [least, { kept: block, origin: 'angular distance' }]
-}
-
-/**
- * What is worth a choice, largest first: of cuts of layers alone those that no other such cut of at most their size equals or beats, since their
- * students store nothing and can be exported in every format; of cuts of heads too those that no cut of either kind does.
- */
-export function paretoCuts<T extends { parameters: number; loss: number; heads: boolean }>(cuts: readonly T[]): T[] {
-  const bySize = [...cuts].sort(
-    (a, b) => a.parameters - b.parameters || a.loss - b.loss || Number(a.heads) - Number(b.heads),
-  )
-  const best: T[] = []
-  for (const cut of bySize)
-    if (best.every(other => cut.loss < other.loss || (other.heads && !cut.heads))) best.push(cut)
-  return best.reverse()
 }

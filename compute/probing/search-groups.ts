@@ -56,18 +56,28 @@ const sharedShare = 0.5
 /** The first set of groups measured together; each further one is twice as large. */
 const fewestTogether = 2
 
-/** Measured cuts of groups, those that `beaten` leaves; ends when the budget is spent (what runs is finished). */
-export async function searchGroups(wishes: GroupWishes, measures: GroupMeasures): Promise<GroupCut[]> {
-  const found: GroupCut[] = []
+export interface GroupSearch {
+  /** Those that `beaten` leaves. */
+  cuts: GroupCut[]
+  /** Sets of groups measured at all, single ones among them. */
+  tried: number
+}
+
+/** Measures cuts of groups; ends when the budget is spent (what runs is finished). */
+export async function searchGroups(wishes: GroupWishes, measures: GroupMeasures): Promise<GroupSearch> {
+  const cuts: GroupCut[] = []
+  let tried = 0
   for (const [i, kept] of wishes.starts.entries()) {
     const own = measures.left() / (wishes.starts.length - i)
     const end = measures.left() - own
-    found.push(...(await cutFrom(kept, wishes, { ...measures, left: () => measures.left() - end })))
+    const found = await cutFrom(kept, wishes, { ...measures, left: () => measures.left() - end })
+    cuts.push(...found.cuts)
+    tried += found.tried
   }
-  return found
+  return { cuts, tried }
 }
 
-async function cutFrom(kept: Stack, wishes: GroupWishes, measures: GroupMeasures): Promise<GroupCut[]> {
+async function cutFrom(kept: Stack, wishes: GroupWishes, measures: GroupMeasures): Promise<GroupSearch> {
   const { layerCount, groupCounts, importance, rung, beaten } = wishes
   const candidates = kept
     .flatMap(layer =>
@@ -81,7 +91,7 @@ async function cutFrom(kept: Stack, wishes: GroupWishes, measures: GroupMeasures
   let ranking = rung
   while (ranking > 0 && affordable(ranking) < Math.min(goodCandidates, candidates.length)) ranking--
   const count = Math.min(candidates.length, affordable(ranking))
-  if (count < leastCandidates || measures.left() < pass(rung)) return []
+  if (count < leastCandidates || measures.left() < pass(rung)) return { cuts: [], tried: 0 }
   const singles = candidates.slice(0, count)
   const [whole, ...losses] = await measures.losses([kept, ...singles.map(one => without(kept, [one]))], ranking)
   const ranked = singles
@@ -89,17 +99,19 @@ async function cutFrom(kept: Stack, wishes: GroupWishes, measures: GroupMeasures
     .sort((a, b) => a.alone - b.alone || a.layer - b.layer || a.group - b.group)
 
   const cuts: GroupCut[] = []
+  let tried = singles.length
   const [layersLoss] = await measures.losses([kept], rung)
   for (let together = fewestTogether; together <= ranked.length && measures.left() > 0; together *= 2) {
     const removed = cheapest(ranked, together, groupCounts)
     if (removed.length < together) break
     const variant = without(kept, removed)
     const [loss] = await measures.losses([variant], rung)
+    tried++
     // What more groups cost is not less.
     if (beaten(variant, loss!)) break
     cuts.push({ kept, variant, loss: loss!, layersLoss: layersLoss!, removed })
   }
-  return cuts
+  return { cuts, tried }
 }
 
 /** The first of the ranking, one group of each layer staying. */

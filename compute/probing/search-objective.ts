@@ -1,5 +1,5 @@
 // The search for one objective over a table of measured cuts, and what a budget in seconds or tokens leaves of it.
-import type { CutTable } from './cut-table.js'
+import { type CutTable, measuredRate } from './cut-table.js'
 import { type Objective, objectiveLoss, sampleRungs } from './objective.js'
 import { type CutHints, type CutSearch, searchCuts, type WantedCuts } from './search-cuts.js'
 import { isStack, type Variant } from './stacks.js'
@@ -11,14 +11,15 @@ export type SearchBudget = { seconds: number } | { tokens: number }
 const firstGuess = 200
 
 /** Tokens that a budget still affords, from now on; what the table knew already costs nothing. */
-export function tokensLeft(table: Pick<CutTable, 'spentTokens' | 'spentSeconds'>, budget: SearchBudget): () => number {
+export function tokensLeft(
+  tables: readonly Pick<CutTable, 'spentTokens' | 'ranTokens' | 'spentSeconds'>[],
+  budget: SearchBudget,
+): () => number {
   const begin = performance.now()
-  const { spentTokens } = table
-  if ('tokens' in budget) return () => budget.tokens - (table.spentTokens - spentTokens)
-  return () => {
-    const rate = table.spentTokens > 0 ? table.spentTokens / Math.max(1e-3, table.spentSeconds) : firstGuess
-    return (budget.seconds - (performance.now() - begin) / 1000) * rate
-  }
+  const spent = () => tables.reduce((sum, table) => sum + table.spentTokens, 0)
+  const before = spent()
+  if ('tokens' in budget) return () => budget.tokens - (spent() - before)
+  return () => (budget.seconds - (performance.now() - begin) / 1000) * (measuredRate(tables) ?? firstGuess)
 }
 
 /** How a search for an objective measures on a table; losses of an unknown cut are measured, known ones cost nothing. */

@@ -120,7 +120,7 @@ export const modelEffects: JobEffects = {
     async claim(em) {
       const alive = await alivePayloads(em)
       const waiting = await em.find(Job, {
-        select: { id: true, input: true },
+        select: { id: true, type: true, input: true },
         where: { state: In(['QUEUED', 'RUNNING']) },
       })
       const inputs = waiting.map(j => j.input as Record<string, unknown>)
@@ -129,6 +129,7 @@ export const modelEffects: JobEffects = {
       return {
         manifests: [...new Set([...alive.manifests, ...named('manifest', 'parent', 'reference')])],
         builds: await openBuilds(em),
+        searches: waiting.filter(j => j.type === 'students.propose').map(j => j.id),
         payloads: [...new Set([...alive.payloads, ...named('probeSet')])],
         exports: await livingExports(em),
       }

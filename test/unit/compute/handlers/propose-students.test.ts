@@ -137,10 +137,13 @@ const cutsFile = () => join(context.dataFolder, 'derived', 'analyses', `${manife
 /** What was measured before would not be measured again. */
 const forgetCuts = () => rm(cutsFile(), { force: true })
 
+let jobs = 0
+const newJob = () => ({ ...context, jobId: `search-${++jobs}` })
+
 describe('students.propose on the demo model', () => {
   it('proposes at least two sizes per capability, with the quality that the built student really has', async () => {
     const capabilities = ['code_generation', 'translation']
-    const { proposals } = await proposeStudents({ ...input(), capabilities }, context)
+    const { proposals } = await proposeStudents({ ...input(), capabilities }, newJob())
     for (const capability of capabilities) {
       const sizes = proposals.filter(p => p.capability === capability).map(p => expandRanges(p.layers, 8).length)
       expect(sizes).toEqual(expect.arrayContaining([6, 5]))
@@ -173,7 +176,10 @@ describe('students.propose on the demo model', () => {
   it('within a budget proposes cuts that no smaller one beats, with intervals from samples the search did not see', async () => {
     const begin = performance.now()
     const budgetSeconds = 4
-    const { proposals } = await proposeStudents({ ...input(), capabilities: ['translation'], budgetSeconds }, context)
+    // Together they need six of the layers: a smaller student is worse.
+    const capabilities = ['question_answering', 'creative_writing', 'conversation', 'mathematical_reasoning']
+    const mixtures = [{ name: 'four', weights: capabilities.map(capability => ({ capability, weight: 1 })) }]
+    const { proposals } = await proposeStudents({ ...input(), capabilities: [], mixtures, budgetSeconds }, newJob())
     expect((performance.now() - begin) / 1000).toBeLessThan(budgetSeconds + 8)
     const sizes = proposals.map(p => p.parameterCount)
     expect(sizes.length).toBeGreaterThanOrEqual(2)
@@ -182,20 +188,25 @@ describe('students.propose on the demo model', () => {
       expect(qualityInterval![0]).toBeLessThanOrEqual(quality)
       expect(qualityInterval![1]).toBeGreaterThanOrEqual(quality)
       expect(objective).toMatch(
-        /^translation with \d of 8 layers, the best found among \d+ cuts measured \([a-z ]+; \d+ samples searched, \d+ others judged\)$/,
+        /^four \(.*\) with \d of 8 layers, the best found among \d+ cuts measured \([a-z ]+; \d+ samples searched, \d+ others judged\)$/,
       )
     }
     const whole = proposals.find(p => !p.groups)!
     const built = await buildStudent({ parent: manifest, layers: whole.layers }, context)
+    // A busy machine affords fewer samples in the same seconds.
+    const samplesPerCapability = whole.validationSamples! / capabilities.length
     const asked = { manifest: built.manifest, probeSet, maxTokens, split: 'validation' as const }
-    const { scores } = await evaluateModel({ ...asked, capabilities: ['translation'] }, context)
-    expect(whole.studentLoss).toBeCloseTo(scores[0]!.loss, 4)
+    const { scores } = await evaluateModel({ ...asked, capabilities, samplesPerCapability }, context)
+    expect(whole.studentLoss).toBeCloseTo(
+      scores.reduce((sum, score) => sum + score.loss / scores.length, 0),
+      4,
+    )
   })
 
   it('within a budget proposes key/value heads to cut too, with the quality, parameters and bytes that the built student has', async () => {
     await forgetCuts()
     const asked = { ...input(), heads: analysis.heads, capabilities: ['translation'], budgetTokens: 30_000 }
-    const { proposals } = await proposeStudents(asked, context)
+    const { proposals } = await proposeStudents(asked, newJob())
     const cuts = proposals.filter(p => p.groups)
     expect(cuts.length).toBeGreaterThanOrEqual(1)
     for (const [i, one] of proposals.entries())
@@ -232,7 +243,7 @@ describe('students.propose on the demo model', () => {
       { capability: 'code_generation', weight: 1 },
     ]
     const asked = { ...input(), capabilities: [], mixtures: [{ name: 'office', weights }], budgetTokens: 60_000 }
-    const found = await proposeStudents(asked, context)
+    const found = await proposeStudents(asked, newJob())
     const proposals = found.proposals.filter(p => !p.groups)
     expect(proposals.length).toBeGreaterThanOrEqual(2)
     const [large] = proposals
@@ -268,7 +279,7 @@ describe('students.propose on the demo model', () => {
 
   it('says what a student weighs, how fast it can decode and what measuring it costs', async () => {
     const asked = { ...input(), capabilities: ['translation'], budgetTokens: 20_000 }
-    const found = await proposeStudents(asked, context)
+    const found = await proposeStudents(asked, newJob())
     const proposals = found.proposals.filter(p => !p.groups)
     const parent = await readManifest(context.payloads, manifest)
     for (const [i, proposal] of proposals.entries()) {
@@ -285,8 +296,10 @@ describe('students.propose on the demo model', () => {
     const controller = new AbortController()
     let spent = 0
     const asked = { ...input(), capabilities: ['translation'], budgetTokens: 30_000 }
+    const job = newJob()
     const stopped = await proposeStudents(asked, {
       ...context.withSignal(controller.signal),
+      jobId: job.jobId,
       progress: ({ completed }) => {
         spent = completed
         if (completed > 5_000) controller.abort()
@@ -297,7 +310,7 @@ describe('students.propose on the demo model', () => {
     const before = await lines()
     expect(before.length).toBeGreaterThan(1)
     expect(spent).toBeGreaterThan(5_000)
-    await proposeStudents(asked, context)
+    await proposeStudents(asked, job)
     const after = await lines()
     expect(after.slice(0, before.length)).toEqual(before)
     const measured = after.flatMap(line => {
@@ -312,7 +325,7 @@ describe('students.propose on the demo model', () => {
     const maximumParameters = extractLayers(parent, [0, 1, 2, 3], manifest).parameterCount
     const { proposals } = await proposeStudents(
       { ...input(), capabilities: ['translation'], maximumParameters },
-      context,
+      newJob(),
     )
     expect(proposals.map(p => expandRanges(p.layers, 8).length).slice(0, 2)).toEqual([4, 3])
     expect(Math.max(...proposals.map(p => p.parameterCount))).toBeLessThanOrEqual(maximumParameters)
@@ -321,20 +334,20 @@ describe('students.propose on the demo model', () => {
   it('says the smallest possible count where nothing fits', async () => {
     const parent = await readManifest(context.payloads, manifest)
     const smallest = extractLayers(parent, [0], manifest).parameterCount
-    const error = await proposeStudents({ ...input(), maximumParameters: 1000 }, context).catch(e => e)
+    const error = await proposeStudents({ ...input(), maximumParameters: 1000 }, newJob()).catch(e => e)
     expect(error.code).toBe('BAD_USER_INPUT')
     expect(error.message).toContain(String(smallest))
   })
 
   it('refuses a capability that the probe set lacks', async () => {
-    const error = await proposeStudents({ ...input(), capabilities: ['law'] }, context).catch(e => e)
+    const error = await proposeStudents({ ...input(), capabilities: ['law'] }, newJob()).catch(e => e)
     expect(error.code).toBe('BAD_USER_INPUT')
     expect(error.message).toContain('"law"')
   })
 
   it('refuses an analysis that does not cover the model', async () => {
     const layers = analysis.layers.slice(0, 5)
-    const error = await proposeStudents({ ...input(), layers }, context).catch(e => e)
+    const error = await proposeStudents({ ...input(), layers }, newJob()).catch(e => e)
     expect(error.code).toBe('BAD_USER_INPUT')
     expect(error.message).toContain('layer 5')
   })

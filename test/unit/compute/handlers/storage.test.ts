@@ -12,6 +12,7 @@ import {
 } from '../../../../compute/formats/float-weights.js'
 import { readManifest } from '../../../../compute/formats/manifest.js'
 import { collectGarbage } from '../../../../compute/handlers/collect-garbage.js'
+import { openCutRecords } from '../../../../compute/handlers/cut-records.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { verifyStorage } from '../../../../compute/handlers/verify-storage.js'
@@ -119,6 +120,17 @@ test('a collection removes the exports of all jobs but those it is told to keep'
   const removed = await collectGarbage({ ...input, exports: ['kept'] }, context)
   expect(removed).toEqual({ removed: 0, bytes: ggufBytes().length, exports: 1 })
   expect(await readdir(join(context.dataFolder, 'exports'))).toEqual(['kept'])
+})
+
+test('a collection forgets where searches began that will not go on', async () => {
+  for (const job of ['waits', 'ended']) await openCutRecords(context.dataFolder, manifest, job)
+  const marks = async () => (await readdir(join(context.dataFolder, 'derived', 'analyses'))).sort()
+  const [ended, waits] = await marks()
+  const input = { manifests: [manifest], payloads: [] }
+  await collectGarbage(input, context)
+  expect(await marks()).toEqual([ended, waits])
+  await collectGarbage({ ...input, searches: ['waits'] }, context)
+  expect(await marks()).toEqual([waits])
 })
 
 test('a living manifest that cannot be read stops the collection before anything is removed', async () => {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
-import { type CutRecords, cutKey, cutOfKey, openCutTable } from '../../../../compute/probing/cut-table.js'
+import { type CutRecords, cutKey, cutOfKey, measuredRate, openCutTable } from '../../../../compute/probing/cut-table.js'
 import { createScorer, type ScoringModel } from '../../../../compute/probing/scoring.js'
+import { tokensLeft } from '../../../../compute/probing/search-objective.js'
 import { numberAfter, numberModel } from './number-model.js'
 
 const samples = [
@@ -106,5 +107,23 @@ describe('a table of cuts', () => {
     expect(table.spentTokens).toBeCloseTo((3 * 2) / 4, 9)
     expect(runs.length).toBeGreaterThan(0)
     expect(table.nll([1, 3], 2)).toBe(expected(2, [1, 3]))
+  })
+
+  it('counts what a killed search measured as spent, but not for its speed', async () => {
+    const records = memory()
+    await open(records).table.measure([[1, 3]], [0, 1])
+    const killed: CutRecords = { ...records, get: () => undefined, kept: records.get, cuts: () => [] }
+    const { table, runs } = open(killed)
+    await table.measure([[1, 3]], [0, 1])
+    expect(runs).toHaveLength(0)
+    expect(table.nll([1, 3], 0)).toBe(expected(0, [1, 3]))
+    expect(table).toMatchObject({ spentTokens: (5 * 2) / 4, ranTokens: 0, spentSeconds: 0 })
+    expect(measuredRate([table])).toBeUndefined()
+    // 200 tokens per second are assumed until something was run.
+    expect(tokensLeft([table], { seconds: 100 })()).toBeLessThanOrEqual(20_000)
+    await table.measure([[1, 3]], [0, 1, 2])
+    expect(table.spentTokens).toBeCloseTo((8 * 2) / 4, 9)
+    expect(table.ranTokens).toBeCloseTo((3 * 2) / 4, 9)
+    expect(measuredRate([table])).toBeCloseTo(table.ranTokens / Math.max(1e-3, table.spentSeconds), 6)
   })
 })

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { type MeasuredCut, paretoCuts, searchCuts } from '../../../../compute/probing/search-cuts.js'
+import { type MeasuredCut, searchCuts } from '../../../../compute/probing/search-cuts.js'
 
 const layerCount = 8
 /** Layers 2 and 3 stand in for each other, 6 matters only without 5: single skips mislead. */
@@ -104,6 +104,62 @@ describe('searchCuts', () => {
     expect(bestOf(cuts, 2).loss).toBeCloseTo(1.1, 12)
   })
 
+  describe('on few samples', () => {
+    const costs = [0.9, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.8]
+    const lossWithout = (kept: readonly number[]) =>
+      costs.reduce((sum, cost, layer) => sum + (kept.includes(layer) ? 0 : cost), 2)
+    const bestKept = [0, 5, 6, 7]
+    /** Each layer costs by itself; all selections but the largest of four are off by up to 0.3. */
+    async function searched(budget: number, rivals: number[][] = [], unlucky: number[] = []) {
+      let left = budget
+      const seen = new Map<string, number>()
+      const few = new Map<string, { kept: readonly number[]; loss: number }>()
+      const luck = (kept: readonly number[]) =>
+        String(kept) === String(unlucky) ? 1 : 0.3 * Math.sin(kept.reduce((sum, layer) => 7 * sum + layer + 1, 1))
+      const found = await searchCuts(
+        { ...hints, skipLosses: costs, blockInfluence: costs },
+        { ...wanted, rivals },
+        {
+          rungs: 4,
+          passCost: rung => 2 ** rung,
+          left: () => left,
+          async losses(sets, rung) {
+            return sets.map(kept => {
+              const before = seen.get(String(kept)) ?? 0
+              left -= Math.max(0, 2 ** rung - before) / 2
+              seen.set(String(kept), Math.max(before, 2 ** rung))
+              const loss = lossWithout(kept) + (rung === 3 ? 0 : luck(kept))
+              if (kept.length === 4 && rung < 3) few.set(String(kept), { kept, loss })
+              return loss
+            })
+          },
+        },
+      )
+      return { ...found, left, lucky: [...few.values()].reduce((a, b) => (b.loss < a.loss ? b : a)).kept }
+    }
+
+    it('decides between the last few on all of them: the best on few was only lucky', async () => {
+      const { cuts, rung, base, lucky, left } = await searched(80)
+      expect(rung).toBe(3)
+      expect(base).toBe(2)
+      for (const { kept, loss } of cuts) expect(loss).toBeCloseTo(lossWithout(kept), 12)
+      expect(cuts.filter(({ kept }) => kept.length === 4).length).toBeGreaterThanOrEqual(4)
+      expect(bestOf(cuts, 4).loss).toBeLessThan(lossWithout(lucky) - 0.01)
+      expect(left).toBeGreaterThanOrEqual(0)
+    })
+
+    it('decides between them and what other searches decided on', async () => {
+      const [without, withRival] = [await searched(80, [], bestKept), await searched(80, [bestKept], bestKept)]
+      expect(bestOf(without.cuts, 4).kept).not.toEqual(bestKept)
+      expect(bestOf(withRival.cuts, 4)).toMatchObject({ kept: bestKept, origin: 'another search' })
+      expect(bestOf(withRival.cuts, 4).loss).toBeCloseTo(2.7, 12)
+    })
+
+    it('decides on fewer where the budget does not afford all', async () => {
+      expect((await searched(12)).rung).toBeLessThan(3)
+    })
+  })
+
   it('begins with what other searches know', async () => {
     const { measures } = measuring({ budget: 30 })
     const kept = all.filter(layer => ![1, 2, 4, 6].includes(layer))
@@ -131,25 +187,5 @@ describe('searchCuts', () => {
     const [small, large] = [await run(5), await run(200)]
     expect(large.sets).toBeGreaterThan(small.sets)
     expect(large.loss).toBeLessThanOrEqual(small.loss)
-  })
-})
-
-describe('paretoCuts', () => {
-  it('keeps what no smaller or equal cut beats, largest first', () => {
-    const cut = (parameters: number, loss: number, heads = false) => ({ parameters, loss, heads })
-    const cuts = [cut(60, 2.1), cut(60, 2.3), cut(55, 2.15), cut(50, 2.4), cut(40, 2.2), cut(30, 5)]
-    expect(paretoCuts(cuts).map(c => [c.parameters, c.loss])).toEqual([
-      [60, 2.1],
-      [55, 2.15],
-      [40, 2.2],
-      [30, 5],
-    ])
-    const both = [cut(50, 2.2), cut(45, 2.1, true), cut(48, 2.15, true), cut(44, 2.4), cut(60, 2.05, true)]
-    expect(paretoCuts(both).map(c => [c.parameters, c.heads])).toEqual([
-      [60, true],
-      [50, false],
-      [45, true],
-      [44, false],
-    ])
   })
 })

@@ -40,7 +40,7 @@ function search(budget: number, wishes: Partial<GroupWishes> = {}) {
       left: () => budget - spent,
     },
   )
-  return found.then(cuts => ({ cuts, measured, spent }))
+  return found.then(({ cuts, tried }) => ({ cuts, tried, measured, spent }))
 }
 
 describe('searchGroups', () => {
@@ -66,8 +66,12 @@ describe('searchGroups', () => {
   })
 
   it('stops where a cut of layers that is no larger is as good', async () => {
-    const { cuts } = await search(10_000, { beaten: (_, loss) => loss > 2.05 })
+    const { cuts, tried, measured } = await search(10_000, { beaten: (_, loss) => loss > 2.05 })
     expect(cuts.map(cut => cut.removed.length)).toEqual([2])
+    // Twelve groups alone, two together, and the four that were beaten.
+    expect(tried).toBe(14)
+    const withGroups = measured.filter(variant => !isStack(variant))
+    expect(new Set(withGroups.map(variant => JSON.stringify(variant))).size).toBe(tried)
   })
 
   it('measures nothing where the budget affords no choice, or no layer has two groups', async () => {

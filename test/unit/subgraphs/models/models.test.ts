@@ -4,6 +4,7 @@ import { Job, ModelAtom, TensorAtom } from '../../../../db/entities/index.js'
 import { deleteModel, registerModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
 import { parseGlobalId, toGlobalId } from '../../../../lib/ids.js'
+import { enqueue } from '../../../../subgraphs/build/enqueue.js'
 import { subgraph } from '../../../../subgraphs/models/subgraph.js'
 import { queriesOf } from '../../../testkit/count-queries.js'
 import {
@@ -439,4 +440,19 @@ test('a collection keeps the exports of models that are not deleted', async () =
     subgraph.effects['storage.collect']!.claim!(em, {} as never, { manifests: [], payloads: [] }),
   )
   expect(exports).toEqual([kept.jobId])
+})
+
+test('a collection is told which searches for students may go on', async () => {
+  const row = await addModel(kit.platform, 'searched')
+  const enqueued = (type: 'students.propose' | 'capability.analyze') =>
+    kit.platform.db.tx(async em => {
+      const input = { manifest: row.manifestHash, probeSet: row.manifestHash, modelName: 'searched', layers: [] }
+      return (await enqueue(em, kit.platform, { tenantId: row.tenantId, type, input } as never)).id
+    })
+  const search = await enqueued('students.propose')
+  await enqueued('capability.analyze')
+  const { searches } = await kit.platform.db.tx(em =>
+    subgraph.effects['storage.collect']!.claim!(em, {} as never, { manifests: [], payloads: [] }),
+  )
+  expect(searches).toEqual([search])
 })
