@@ -1,5 +1,5 @@
 // Floating-point operations of a build before it is made: an estimate by the formulas of docs/cost.md, from counts alone.
-import { type BuildStages, type Counts, countOf, measures } from './build-stages.js'
+import { type BuildStages, type Counts, countOf, maximumFitInputs, measures } from './build-stages.js'
 
 export interface BuildSize {
   /** Of parent and student: what one token multiplies with, embeddings counted once as the head. */
@@ -7,6 +7,12 @@ export interface BuildSize {
   studentParameters: number
   /** Layers of the student before anything is pruned. */
   layers: number
+  /** Places where layers were left out. */
+  cuts: number
+  hiddenSize: number
+  /** Inputs of the output projections of attention and of the feed-forward block. */
+  attentionWidth: number
+  intermediateSize: number
   keyValueHeads: number
   queryHeads: number
   /** Samples that the student is judged on, and capabilities that stages measure on. */
@@ -40,6 +46,24 @@ export function stagePasses(stages: BuildStages, { layers, keyValueHeads, queryH
   return passes
 }
 
+/** How much slower than graphs least squares are solved, in JavaScript on one thread: 1.2e9 operations a second instead of 3e10. */
+const solvingFactor = 25
+
+/** Solving for the projections that are fitted anew, as many of a graph's operations: a triangle's n^3 / 3 and 2 n^2 for each output. */
+export function solvingFlops(stages: BuildStages, size: BuildSize): number {
+  const { layers, cuts, hiddenSize, attentionWidth, intermediateSize } = size
+  const { correctCuts, headPruning, feedForwardPruning } = stages
+  const solve = (inputs: number) =>
+    inputs > maximumFitInputs ? 0 : solvingFactor * (inputs ** 3 / 3 + 2 * hiddenSize * inputs ** 2)
+  const [attention, feedForward] = [solve(attentionWidth), solve(intermediateSize)]
+  let flops = 0
+  // Three pulls at a cut, and both blocks of each other layer behind the first: at most all.
+  if (correctCuts && cuts > 0) flops += 3 * cuts * feedForward + (layers - cuts) * (attention + feedForward)
+  if (headPruning?.correct) flops += layers * attention
+  if (feedForwardPruning?.correct) flops += layers * feedForward
+  return flops
+}
+
 /** Calibrating runs each layer twice, for what goes into it and for what comes out; comparing runs the student before and after. */
 function quantisingFlops(stages: BuildStages | null, { studentParameters, capabilities }: BuildSize): number {
   const { quantization } = stages ?? {}
@@ -59,5 +83,6 @@ export function estimateFlops(stages: BuildStages | null, size: BuildSize): numb
   if (!stages?.calibration) return judged
   const samples =
     (stages.calibration.capabilities?.length ?? size.capabilities) * stages.calibration.samplesPerCapability
-  return judged + stagePasses(stages, size) * samples * tokensPerSample * 2 * size.parentParameters
+  const solved = solvingFlops(stages, size)
+  return judged + solved + stagePasses(stages, size) * samples * tokensPerSample * 2 * size.parentParameters
 }

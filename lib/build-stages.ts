@@ -9,6 +9,12 @@ import { recipeQuantizationSchema } from './quantization.js'
 const countsSchema = z.union([z.number().int().min(0), z.array(z.number().int().min(0)).min(1)])
 export type Counts = z.infer<typeof countsSchema>
 
+/**
+ * Inputs of a projection beyond which it is not fitted anew. There the sums of products take 512 MB and their decomposition as much again, and
+ * solving for 2,048 outputs takes some six minutes (1.2e9 operations a second, in JavaScript).
+ */
+export const maximumFitInputs = 8192
+
 /** Samples that are measured on: of the probe split, so that the validation split judges what was never seen. */
 export const calibrationSchema = z.object({
   /** Payload: the probe set. */

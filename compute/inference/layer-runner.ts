@@ -85,8 +85,16 @@ export function countedTokens({ samples, seq }: RunnerBatch): RuntimeTensor {
   return floats(weights, [weights.length, 1])
 }
 
-/** Opens a model; its weights become float32 files where they are not. @throws what `openModel` throws */
-export async function openLayers(manifest: Manifest, context: RunnerContext): Promise<LayerRunner> {
+/**
+ * Opens a model; its weights become float32 files where they are not.
+ * @param replaced files of float32 within the data folder that stand in for matrices, by role
+ * @throws what `openModel` throws
+ */
+export async function openLayers(
+  manifest: Manifest,
+  context: RunnerContext,
+  replaced: ReadonlyMap<string, string> = new Map(),
+): Promise<LayerRunner> {
   const model = checkBuildable(manifest)
   const { dimensions: d, tensors } = model
   const kept = keepFiles()
@@ -101,7 +109,7 @@ export async function openLayers(manifest: Manifest, context: RunnerContext): Pr
     const files = new Map<string, ExternalData>()
     for (const role of rolesOf(model, variant)) {
       const tensor = tensors.get(role)!
-      const path = await ensureFloat32({ ...context, kept }, tensor)
+      const path = replaced.get(role) ?? (await ensureFloat32({ ...context, kept }, tensor))
       const length = tensor.shape.reduce((product, size) => product * size, 4)
       files.set(role, { location: relative(context.dataFolder, path), offset: 0, length })
     }

@@ -7,7 +7,7 @@ import { estimateFlops } from '../../lib/build-cost.js'
 import { loader } from '../build/loader.js'
 import type { RequestContext } from '../build/platform.js'
 import { chooseProbeDataset, samplesByCapability } from '../build/probe-dataset.js'
-import { countLayers } from './recipe-layers.js'
+import { countLayers, keptLayers } from './recipe-layers.js'
 
 /** Jobs that say how fast this platform computes. */
 const recentJobs = 50
@@ -52,11 +52,16 @@ export const estimatedCosts = (context: RequestContext) =>
       const judged = [...counts].filter(([slug]) => recipe.capability === null || slug === recipe.capability)
       const validationSamples = judged.reduce((sum, [, { validation }]) => sum + validation, 0)
       if (validationSamples === 0) continue
+      const { hiddenSize = 0, layerCount: depth = 0 } = parent.dimensions
       const queryHeads = parent.dimensions.attentionHeadCount ?? 1
       const flops = estimateFlops(recipe.stages, {
         parentParameters: parent.parameterCount,
         studentParameters: recipe.estimatedParameterCount,
         layers: countLayers(recipe.layers),
+        cuts: keptLayers(recipe.layers).filter((layer, i, all) => (all[i + 1] ?? depth) > layer + 1).length,
+        hiddenSize,
+        attentionWidth: queryHeads * (parent.dimensions.headSize ?? hiddenSize / queryHeads),
+        intermediateSize: parent.dimensions.intermediateSize ?? 0,
         queryHeads,
         keyValueHeads: parent.dimensions.keyValueHeadCount ?? queryHeads,
         validationSamples,

@@ -2,9 +2,7 @@
 // residual stream is where the removed layers left it (after ReplaceMe, arXiv 2505.02819, whose map is a special case of it), and the
 // blocks behind cuts are fitted to the parent's stream, each kept only where the loss on held-out samples falls.
 import type { Calibration } from '../../../lib/build-stages.js'
-import type { Manifest, ManifestTensor } from '../../../lib/manifest.js'
-import { checkBuildable } from '../../architectures/registry.js'
-import { readTensorFloat32 } from '../../formats/float-weights.js'
+import type { Manifest } from '../../../lib/manifest.js'
 import { readManifest, writeManifest } from '../../formats/manifest.js'
 import { recordSlice } from '../../formats/slice-tensor.js'
 import {
@@ -14,15 +12,25 @@ import {
   openLayers,
   openStatistics,
   type RunnerBatch,
-  type Statistics,
   toBatches,
 } from '../../inference/layer-runner.js'
 import { floats, type RuntimeTensor } from '../../runtime/session.js'
-import { ridgeFrom } from '../../surgery/least-squares.js'
 import type { StageContext, StageOutcome } from '../build-stages.js'
+import { cutFrom } from '../full-precision.js'
 import { parentTensors } from './apply-pruning.js'
 import { calibrationSamples } from './calibration.js'
 import { finishLoss } from './choose-by-loss.js'
+import {
+  bestTrial,
+  type FitSums,
+  fitSums,
+  fittableTensor,
+  fitWith,
+  openTrial,
+  type Trial,
+  withTrial,
+} from './judged-fits.js'
+import { betweenBlocks, embedded, streamOf, through } from './layer-streams.js'
 
 const name = 'correctCuts'
 
@@ -74,6 +82,7 @@ interface Corrected {
   /** Layers of the parent that were removed behind it; 0: fitted because something before it was. */
   removed: number
   ridge: number
+  /** Losses on the samples that chose this fit, so the fall is somewhat flattered; what never was seen (the validation split) judges the recipe. */
   before: number
   after: number
 }
@@ -84,8 +93,8 @@ export async function correctCutsStage(
   context: StageContext,
 ): Promise<StageOutcome> {
   const { payloads, signal, input } = context
-  const manifest = await readManifest(payloads, hash)
-  const whole = await readManifest(payloads, input.parent)
+  let manifest = await readManifest(payloads, hash)
+  const whole = await readManifest(payloads, await cutFrom(hash, input.parent, payloads))
   const fits = manifest.parent ? fitsOf(manifest.parent, whole.dimensions.layerCount) : []
   const cuts = fits.filter(({ cut }) => cut).length
   const { fit, heldOut } = divided(await calibrationSamples(calibration, manifest, context))
@@ -97,136 +106,111 @@ export async function correctCutsStage(
   const statistics = openStatistics(context)
   const { layerCount } = student.dimensions
   const corrected: Corrected[] = []
-  const made: Made = { manifest, model: student }
+  const notes: string[] = []
   let flops = 0
   try {
-    const taught = parentStream(teacher, fitBatches)
+    const taught = streamOf(teacher, fitBatches)
     let [learnt, held] = [await embedded(student, fitBatches), await embedded(student, heldBatches)]
     let before = await finishLoss(student, 0, held, heldBatches)
     const from = (layer: number) => manifest.parent!.layers[layer]!
+    const report = (layer: number, solved?: number) => {
+      const metrics = { corrected: corrected.length, heldOutLoss: before, ...(solved === undefined ? {} : { solved }) }
+      context.progress({ stage: name, completed: layer, total: layerCount, unit: 'layers', metrics })
+    }
 
     for (let layer = 0; layer < layerCount; layer++) {
-      const metrics = { corrected: corrected.length, heldOutLoss: before }
-      context.progress({ stage: name, completed: layer, total: layerCount, unit: 'layers', metrics })
+      report(layer)
       const own = fits.find(one => one.layer === layer)
-      let best: (Made & { after: number; ridge: number }) | undefined
-      if (own) {
-        const attention = own.cut
-          ? undefined
-          : await attentionOf(teacher, from(layer), await taught(from(layer)), fitBatches)
-        for (const ridge of own.cut ? ridgesAtCuts : ridgesBehind) {
-          const tried = await refitted(
-            { manifest: made.manifest, model: student },
-            layer,
-            attention,
-            await taught(own.target),
-            ridge,
-          )
-          if (!tried) break
-          const after = await finishLoss(
-            student,
-            layer + 1,
-            await through(tried.model, layer, held, heldBatches),
-            heldBatches,
-          )
-          if (after < (best?.after ?? before)) {
-            await best?.model.dispose()
-            best = { ...tried, after, ridge }
-          } else await tried.model.dispose()
-        }
-      }
-      const model = best?.model ?? student
-      learnt = await through(model, layer, learnt, fitBatches)
-      held = await through(model, layer, held, heldBatches)
-      if (best && own) {
+      const judge = async (model: LayerRunner) =>
+        finishLoss(student, layer + 1, await through(model, layer, held, heldBatches), heldBatches)
+      const best = own && (await bestTrial(trialsOf(own), before, judge))
+      try {
+        const model = best?.model ?? student
+        learnt = await through(model, layer, learnt, fitBatches)
+        held = await through(model, layer, held, heldBatches)
+        if (!own || !best) continue
         const removed = own.cut ? own.target - from(layer) - 1 : 0
         corrected.push({ layer, removed, ridge: best.ridge, before, after: best.after })
         before = best.after
-        made.manifest = best.manifest
-        flops += best.model.flops
-        await best.model.dispose()
+        const slice: Parameters<typeof withTrial>[2] = tensor =>
+          recordSlice(tensor, [null, null], parents.get(tensor.payload), true)
+        manifest = await withTrial(manifest, best, slice, context)
+        flops += model.flops
+      } finally {
+        await best?.dispose()
       }
     }
 
-    /** The layer with its projections fitted: first attention's, where the parent's is given, then the feed-forward block's. Undefined where neither can be. */
-    async function refitted(
-      of: Made,
-      layer: number,
-      attention: Attended | undefined,
-      wanted: readonly Hidden[],
-      ridge: number,
-    ) {
-      let now: Made | undefined
-      if (attention) {
-        const given: RuntimeTensor[] = []
-        for (const [b, batch] of fitBatches.entries())
-          given.push((await of.model.observe(layer, learnt[b]!, batch, { taps: ['attended'] })).taps.attended!)
-        const targets = attention.middle.map((middle, b) => difference(middle, learnt[b]!))
-        now = await fitted(of, `layers.${layer}.o`, given, targets, attention.middle, ridge)
+    /** A layer with its projections fitted: at cuts the feed-forward block's, with each pull; behind them attention's first. */
+    async function* trialsOf({ layer, cut, target }: Fit): AsyncGenerator<Trial & { ridge: number }> {
+      const solve = (sums: FitSums, ridge: number) =>
+        fitWith(sums, ridge, context, solved => report(layer, Math.round(solved * 100) / 100))
+      const values = new Map<string, Float32Array>()
+      let changed: Trial | undefined
+      try {
+        const middle = cut
+          ? undefined
+          : await betweenBlocks(teacher, from(layer), await taught(from(layer)), fitBatches)
+        const attention = middle && (await attentionSums(layer, middle))
+        if (attention) {
+          values.set(`layers.${layer}.o`, await solve(attention, ridgesBehind[0]!))
+          changed = await openTrial(manifest, values, context)
+        }
+        const sums = await feedForwardSums(changed?.model ?? student, layer, await taught(target))
+        await changed?.dispose()
+        changed = undefined
+        if (!sums && values.size === 0) return
+        for (const ridge of cut ? ridgesAtCuts : ridgesBehind) {
+          if (sums) values.set(`layers.${layer}.down`, await solve(sums, ridge))
+          yield { ...(await openTrial(manifest, new Map(values), context)), ridge }
+        }
+      } finally {
+        await changed?.dispose()
       }
-      const given: RuntimeTensor[] = []
-      const targets: Hidden[] = []
+    }
+
+    /** So that the stream between the blocks is where the parent's is. */
+    async function attentionSums(layer: number, middle: readonly Hidden[]): Promise<FitSums | undefined> {
+      const tensor = fittableTensor(manifest, `layers.${layer}.o`, notes)
+      if (!tensor) return undefined
+      const tokens = []
       for (const [b, batch] of fitBatches.entries()) {
-        const { hidden, taps } = await (now ?? of).model.observe(layer, learnt[b]!, batch, {
-          taps: ['units', 'feed_forward'],
-        })
-        given.push(taps.units!)
-        const added = taps.feed_forward!.data as Float32Array
-        // What the block has to add, so that the stream is where the parent's is.
-        targets.push(wanted[b]!.map((value, i) => value - (hidden[i]! - added[i]!)))
+        const { taps } = await student.observe(layer, learnt[b]!, batch, { taps: ['attended'] })
+        const wanted = middle[b]!.map((value, i) => value - learnt[b]![i]!)
+        tokens.push(relative(batch, taps.attended!, wanted, middle[b]!, tensor.shape[0]!))
       }
-      const after = await fitted(now ?? of, `layers.${layer}.down`, given, targets, wanted, ridge)
-      if (after && now) await now.model.dispose()
-      return after ?? now
+      return fitSums(statistics, tensor, tokens, context)
     }
 
-    /** One projection by least squares of relative errors: each token counts the inverse square of the length of the parent's state. */
-    async function fitted(
-      { manifest: of }: Made,
-      role: string,
-      given: readonly RuntimeTensor[],
-      targets: readonly Hidden[],
-      states: readonly Hidden[],
-      ridge: number,
-    ): Promise<Made | undefined> {
-      const index = of.tensors.findIndex(t => t.role === role)
-      const tensor = of.tensors[index]
-      const { inputFirst, tensors } = checkBuildable(of)
-      // A bias or a matrix stored the other way round is not fitted.
-      if (!tensor || inputFirst.has(role) || tensors.has(`${role}_bias`)) return undefined
-      const [outputs, inputs] = tensor.shape as [number, number]
-      const pairs = given.map((a, b) => ({ a, b: a, weights: relativeWeights(fitBatches[b]!, states[b]!, outputs) }))
-      const crosses = pairs.map((pair, b) => ({
-        ...pair,
-        b: floats(targets[b]!, [targets[b]!.length / outputs, outputs]),
-      }))
-      const values = await solve(statistics, pairs, crosses, await readTensorFloat32(payloads, tensor), {
-        inputs,
-        outputs,
-        ridge,
-      })
-      const { hash: payload, bytes } = await payloads.put([new Uint8Array(values.buffer)], signal)
-      const slice = recordSlice(tensor, [null, null], parents.get(tensor.payload), true)
-      const next: ManifestTensor = { ...tensor, dtype: 'F32', bytes, payload, slice }
-      const changed = { ...of, tensors: of.tensors.with(index, next) }
-      return { manifest: changed, model: await openLayers(changed, context) }
+    /** So that the stream behind the layer is where the parent's is. */
+    async function feedForwardSums(model: LayerRunner, layer: number, states: readonly Hidden[]) {
+      const tensor = fittableTensor(manifest, `layers.${layer}.down`, notes)
+      if (!tensor) return undefined
+      const tokens = []
+      for (const [b, batch] of fitBatches.entries()) {
+        const { hidden, taps } = await model.observe(layer, learnt[b]!, batch, { taps: ['units', 'feed_forward'] })
+        const added = taps.feed_forward!.data as Float32Array
+        const wanted = states[b]!.map((value, i) => value - (hidden[i]! - added[i]!))
+        tokens.push(relative(batch, taps.units!, wanted, states[b]!, tensor.shape[0]!))
+      }
+      return fitSums(statistics, tensor, tokens, context)
     }
 
     flops += teacher.flops + student.flops
-    const { hash: written } = await writeManifest(payloads, made.manifest, signal)
-    return { manifest: written, flops, measurements: { cuts, corrected } }
+    const { hash: written } = await writeManifest(payloads, manifest, signal)
+    return {
+      manifest: written,
+      flops,
+      measurements: {
+        cuts,
+        corrected,
+        judgedBy: 'samples that chose the fits',
+        ...(notes.length > 0 ? { notes } : {}),
+      },
+    }
   } finally {
     await Promise.all([teacher.dispose(), student.dispose(), statistics.dispose()])
   }
-}
-
-interface Made {
-  manifest: Manifest
-  model: LayerRunner
-}
-interface Attended {
-  /** The parent's stream between the two blocks of a layer. */
-  middle: Hidden[]
 }
 
 /** At most some of each capability judge; the rest of the held-out half fits too. */
@@ -240,47 +224,8 @@ function divided({ fit, heldOut }: Awaited<ReturnType<typeof calibrationSamples>
   return { fit: [...fit, ...heldOut.filter(sample => !chosen.has(sample))], heldOut: judging }
 }
 
-const embedded = async (model: LayerRunner, batches: readonly RunnerBatch[]): Promise<Hidden[]> => {
-  const states: Hidden[] = []
-  for (const batch of batches) states.push(await model.embed(batch))
-  return states
-}
-
-async function through(model: LayerRunner, layer: number, states: readonly Hidden[], batches: readonly RunnerBatch[]) {
-  const after: Hidden[] = []
-  for (const [b, batch] of batches.entries()) after.push(await model.layer(layer, states[b]!, batch))
-  return after
-}
-
-/** The residual stream before any layer, run on as far as it is asked for; asked for an earlier one, it begins again. */
-function parentStream(model: LayerRunner, batches: readonly RunnerBatch[]): (layer: number) => Promise<Hidden[]> {
-  let [at, states] = [0, undefined as Hidden[] | undefined]
-  return async layer => {
-    if (!states || layer < at) [at, states] = [0, await embedded(model, batches)]
-    for (; at < layer; at++) states = await through(model, at, states, batches)
-    return states
-  }
-}
-
-async function attentionOf(
-  model: LayerRunner,
-  layer: number,
-  states: readonly Hidden[],
-  batches: readonly RunnerBatch[],
-): Promise<Attended> {
-  const middle: Hidden[] = []
-  for (const [b, batch] of batches.entries()) {
-    const added = (await model.observe(layer, states[b]!, batch, { taps: ['attention'] })).taps.attention!
-      .data as Float32Array
-    middle.push(states[b]!.map((value, i) => value + added[i]!))
-  }
-  return { middle }
-}
-
-const difference = (a: Hidden, b: Hidden): Hidden => a.map((value, i) => value - b[i]!)
-
-/** Counted tokens, each by the inverse square of its state's length. */
-function relativeWeights(batch: RunnerBatch, states: Hidden, width: number): RuntimeTensor {
+/** What a fit is made of, in squares of relative errors: each counted token by the inverse square of the length of the parent's state. */
+function relative(batch: RunnerBatch, given: RuntimeTensor, wanted: Hidden, states: Hidden, width: number) {
   const weights = (countedTokens(batch).data as Float32Array).slice()
   for (const [token, counted] of weights.entries()) {
     if (counted === 0) continue
@@ -288,15 +233,5 @@ function relativeWeights(batch: RunnerBatch, states: Hidden, width: number): Run
     for (let i = token * width; i < (token + 1) * width; i++) squares += states[i]! ** 2
     weights[token] = squares > 0 ? 1 / squares : 0
   }
-  return floats(weights, [weights.length, 1])
+  return { a: given, b: floats(wanted, [wanted.length / width, width]), weights: floats(weights, [weights.length, 1]) }
 }
-
-type Products = Parameters<Statistics['productSums']>[0]
-
-const solve = async (
-  statistics: Statistics,
-  pairs: Products,
-  crosses: Products,
-  prior: Float32Array,
-  options: { inputs: number; outputs: number; ridge: number },
-) => ridgeFrom(await statistics.productSums(pairs), await statistics.productSums(crosses), prior, options)

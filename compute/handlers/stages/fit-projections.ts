@@ -1,20 +1,12 @@
 // After pruning: output projections fitted anew by least squares, so that what is left gives what the whole gave; each kept only where the
 // loss on held-out samples falls.
-import type { Manifest, ManifestTensor } from '../../../lib/manifest.js'
-import { layerDimensions } from '../../architectures/architecture.js'
-import { readTensorFloat32 } from '../../formats/float-weights.js'
-import {
-  countedTokens,
-  type Hidden,
-  type LayerRunner,
-  openLayers,
-  openStatistics,
-  toBatches,
-} from '../../inference/layer-runner.js'
-import { ridgeFrom } from '../../surgery/least-squares.js'
+import type { Manifest } from '../../../lib/manifest.js'
+import { countedTokens, type LayerRunner, openLayers, openStatistics, toBatches } from '../../inference/layer-runner.js'
 import type { StageContext } from '../build-stages.js'
 import type { CalibrationSamples } from './calibration.js'
 import { finishLoss } from './choose-by-loss.js'
+import { bestTrial, type FitSums, fitSums, fittableTensor, fitWith, openTrial, withTrial } from './judged-fits.js'
+import { embedded, through } from './layer-streams.js'
 
 /** Of the mean square of a projection's inputs: the less, the freer the fit. Chosen by hand, not by measurement; a fit that does not lower the held-out loss is not kept. */
 const ridge = 0.1
@@ -28,9 +20,11 @@ export type FittedRole = keyof typeof parts
 
 export interface Fitted {
   manifest: Manifest
-  /** Layers whose projection was replaced, with the held-out loss before and after. */
+  /** Layers whose projection was replaced, with the loss before and after on the samples that chose it. */
   kept: { layer: number; before: number; after: number }[]
   tried: number
+  /** Projections that are too large to be fitted. */
+  notes: string[]
   flops: number
 }
 
@@ -47,88 +41,62 @@ export async function fitProjections(
   { fit, heldOut }: CalibrationSamples,
   context: StageContext,
 ): Promise<Fitted> {
-  const result: Fitted = { manifest: pruned, kept: [], tried: 0, flops: 0 }
+  const result: Fitted = { manifest: pruned, kept: [], tried: 0, notes: [], flops: 0 }
   if (heldOut.length === 0 || fit.length === 0) return result
   const [fitBatches, heldBatches] = [toBatches(fit), toBatches(heldOut)]
   const [teacher, student] = [await openLayers(whole, context), await openLayers(pruned, context)]
   const statistics = openStatistics(context)
   const { layerCount, hiddenSize } = student.dimensions
+  const { input, output } = parts[role]
   try {
-    const start = async (batches: typeof fitBatches) => {
-      const states: Hidden[] = []
-      for (const batch of batches) states.push(await student.embed(batch))
-      return states
-    }
-    const [taught, learnt, held] = [await start(fitBatches), await start(fitBatches), await start(heldBatches)]
+    const taught = await embedded(student, fitBatches)
+    let [learnt, held] = [await embedded(student, fitBatches), await embedded(student, heldBatches)]
     let before = Number.NaN
     for (let layer = 0; layer < layerCount; layer++) {
-      context.progress({
-        stage,
-        completed: layer,
-        total: layerCount,
-        unit: 'layers',
-        metrics: { kept: result.kept.length },
-      })
-      const { input, output } = parts[role]
-      const pairs = []
-      const targets = []
+      const report = (solved?: number) => {
+        const metrics = { kept: result.kept.length, ...(solved === undefined ? {} : { solved }) }
+        context.progress({ stage, completed: layer, total: layerCount, unit: 'layers', metrics })
+      }
+      report()
+      const tokens = []
       for (const [b, batch] of fitBatches.entries()) {
         const own = await student.observe(layer, learnt[b]!, batch, { taps: [input] })
         const wanted = await teacher.observe(layer, taught[b]!, batch, { taps: [output] })
-        const weights = countedTokens(batch)
-        pairs.push({ a: own.taps[input]!, b: own.taps[input]!, weights })
-        targets.push({ a: own.taps[input]!, b: wanted.taps[output]!, weights })
+        tokens.push({ a: own.taps[input]!, b: wanted.taps[output]!, weights: countedTokens(batch) })
         taught[b] = wanted.hidden
       }
-      const index = result.manifest.tensors.findIndex(t => t.role === `layers.${layer}.${role}`)
-      const tensor = result.manifest.tensors[index]!
-      const sizes = layerDimensions(student.dimensions, layer)
-      const inputs = role === 'o' ? sizes.attentionHeadCount * sizes.headSize : sizes.intermediateSize
-      const bias = result.manifest.tensors.find(t => t.role === `layers.${layer}.${role}_bias`)
+      const name = `layers.${layer}.${role}`
+      const cut = result.manifest.tensors.find(t => t.role === name)?.slice !== undefined
       // Pruning left this layer whole, or it has a form that is not fitted.
-      const fitted = tensor.slice !== undefined && !bias && tensor.shape[0] === hiddenSize
-      let replaced: LayerRunner | undefined
-      if (fitted) {
-        result.tried++
-        const prior = await readTensorFloat32(context.payloads, tensor)
-        const gram = await statistics.productSums(pairs)
-        const cross = await statistics.productSums(targets)
-        const values = ridgeFrom(gram, cross, prior, { inputs, outputs: hiddenSize, ridge })
-        const { hash, bytes } = await context.payloads.put([new Uint8Array(values.buffer)], context.signal)
-        const next: ManifestTensor = {
-          ...tensor,
-          dtype: 'F32',
-          bytes,
-          payload: hash,
-          slice: { ...tensor.slice!, changed: true },
-        }
-        const manifest = { ...result.manifest, tensors: result.manifest.tensors.with(index, next) }
-        replaced = await openLayers(manifest, context)
-        const run = async (model: LayerRunner, states: readonly Hidden[]) => {
-          const after: Hidden[] = []
-          for (const [b, batch] of heldBatches.entries()) after.push(await model.layer(layer, states[b]!, batch))
-          return after
-        }
-        if (Number.isNaN(before)) before = await finishLoss(student, layer, held, heldBatches)
-        const after = await finishLoss(student, layer + 1, await run(replaced, held), heldBatches)
-        if (after < before) {
-          result.manifest = manifest
-          result.kept.push({ layer, before, after })
-          before = after
-        } else {
-          await replaced.dispose()
-          replaced = undefined
-        }
+      const tensor = cut ? fittableTensor(result.manifest, name, result.notes) : undefined
+      const sums = tensor?.shape[0] === hiddenSize ? await fitSums(statistics, tensor, tokens, context) : undefined
+      if (sums && Number.isNaN(before)) before = await finishLoss(student, layer, held, heldBatches)
+      const judge = async (model: LayerRunner) =>
+        finishLoss(student, layer + 1, await through(model, layer, held, heldBatches), heldBatches)
+      const best = sums && (await bestTrial(trials(sums, name, report), before, judge))
+      try {
+        const model = best?.model ?? student
+        learnt = await through(model, layer, learnt, fitBatches)
+        held = await through(model, layer, held, heldBatches)
+        if (!best) continue
+        const slice: Parameters<typeof withTrial>[2] = own => ({ ...own.slice!, changed: true })
+        result.manifest = await withTrial(result.manifest, best, slice, context)
+        result.kept.push({ layer, before, after: best.after })
+        before = best.after
+        result.flops += best.model.flops
+      } finally {
+        await best?.dispose()
       }
-      const through = replaced ?? student
-      for (const [b, batch] of fitBatches.entries()) learnt[b] = await through.layer(layer, learnt[b]!, batch)
-      for (const [b, batch] of heldBatches.entries()) held[b] = await through.layer(layer, held[b]!, batch)
-      result.flops += replaced?.flops ?? 0
-      await replaced?.dispose()
     }
     result.flops += teacher.flops + student.flops
     return result
   } finally {
     await Promise.all([teacher.dispose(), student.dispose(), statistics.dispose()])
+  }
+
+  async function* trials(sums: FitSums, name: string, report: (solved: number) => void) {
+    result.tried++
+    const values = await fitWith(sums, ridge, context, solved => report(Math.round(solved * 100) / 100))
+    yield await openTrial(result.manifest, new Map([[name, values]]), context)
   }
 }

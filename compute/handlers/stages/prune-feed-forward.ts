@@ -73,7 +73,7 @@ export async function pruneFeedForwardStage(
     const fitted = await fitProjections(name, 'down', manifest, student, await measured(), context)
     student = fitted.manifest
     flops += fitted.flops
-    corrected = { tried: fitted.tried, kept: fitted.kept }
+    corrected = { tried: fitted.tried, kept: fitted.kept, ...(fitted.notes.length > 0 ? { notes: fitted.notes } : {}) }
   }
   const { hash: made } = await writeManifest(context.payloads, student, context.signal)
   return {

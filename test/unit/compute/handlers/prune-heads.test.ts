@@ -1,5 +1,5 @@
 // Pruning as a stage of a build, against the whole model with the same heads silenced, computed in float64.
-import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
@@ -351,6 +351,12 @@ describe('cuts', () => {
       { from: 2, to: 3 },
     ]
     const plain = await build({}, { layers })
+    const stored = async () => {
+      let count = 0
+      for await (const _ of context.payloads.list()) count++
+      return count
+    }
+    const storedBefore = await stored()
     const { manifest, last } = await build({ correctCuts: true }, { layers })
     const { cuts, corrected } = last.measurements as {
       cuts: number
@@ -367,6 +373,9 @@ describe('cuts', () => {
     for (const { before, after } of corrected) expect(after).toBeLessThan(before)
     expect(changed[0]!.slice).toMatchObject({ tensor: 'model.layers.0.mlp.down_proj.weight', changed: true })
     expect(manifest.parameterCount).toBe(plain.manifest.parameterCount)
+    // What was tried and not kept is in no payload: the manifest and what it changed are new.
+    expect(await stored()).toBe(storedBefore + changed.length + 1)
+    expect(await readdir(join(context.dataFolder, 'derived', 'stages'))).not.toContain(last.key)
   })
 
   it('of a model that a linear map makes whole again are made up for exactly', async () => {
@@ -393,36 +402,60 @@ describe('cuts', () => {
 })
 
 describe('least squares', () => {
-  it('gives the weights at which the derivative of the sum of squares and the pull vanishes', () => {
-    const random = seededRandom(4)
-    const [tokens, inputs, outputs] = [40, 6, 3]
-    const draw = (count: number) => Float64Array.from({ length: count }, () => random() - 0.5)
-    const [x, y, prior] = [draw(tokens * inputs), draw(tokens * outputs), draw(outputs * inputs)]
-    const sums = (b: Float64Array, width: number) =>
-      Float64Array.from({ length: inputs * width }, (_, at) => {
-        const [i, j] = [Math.floor(at / width), at % width]
-        let sum = 0
-        for (let t = 0; t < tokens; t++) sum += x[t * inputs + i]! * b[t * width + j]!
-        return sum
-      })
-    const [gram, cross] = [sums(x, inputs), sums(y, outputs)]
-    const w = ridgeFrom(gram, cross, prior, { inputs, outputs, ridge: 0.2 })
-    let trace = 0
-    for (let i = 0; i < inputs; i++) trace += gram[i * inputs + i]!
-    const lambda = (0.2 * trace) / inputs
-    for (let o = 0; o < outputs; o++) {
-      for (let i = 0; i < inputs; i++) {
-        let slope = -cross[i * outputs + o]! + lambda * (w[o * inputs + i]! - prior[o * inputs + i]!)
-        for (let k = 0; k < inputs; k++) slope += gram[i * inputs + k]! * w[o * inputs + k]!
-        expect(Math.abs(slope)).toBeLessThan(1e-5)
+  it.each([
+    [6, 3],
+    // More than a block of each.
+    [37, 19],
+  ])(
+    'of %i inputs give the weights at which the derivative of the sum of squares and the pull vanishes',
+    async (inputs, outputs) => {
+      const random = seededRandom(4)
+      const tokens = 40
+      const draw = (count: number) => Float64Array.from({ length: count }, () => random() - 0.5)
+      const [x, y, prior] = [draw(tokens * inputs), draw(tokens * outputs), draw(outputs * inputs)]
+      const sums = (b: Float64Array, width: number) =>
+        Float64Array.from({ length: inputs * width }, (_, at) => {
+          const [i, j] = [Math.floor(at / width), at % width]
+          let sum = 0
+          for (let t = 0; t < tokens; t++) sum += x[t * inputs + i]! * b[t * width + j]!
+          return sum
+        })
+      const [gram, cross] = [sums(x, inputs), sums(y, outputs)]
+      const w = await ridgeFrom(gram, cross, prior, { inputs, outputs, ridge: 0.2 })
+      let trace = 0
+      for (let i = 0; i < inputs; i++) trace += gram[i * inputs + i]!
+      const lambda = (0.2 * trace) / inputs
+      for (let o = 0; o < outputs; o++) {
+        for (let i = 0; i < inputs; i++) {
+          let slope = -cross[i * outputs + o]! + lambda * (w[o * inputs + i]! - prior[o * inputs + i]!)
+          for (let k = 0; k < inputs; k++) slope += gram[i * inputs + k]! * w[o * inputs + k]!
+          expect(Math.abs(slope)).toBeLessThan(1e-5)
+        }
       }
-    }
-  })
+    },
+  )
 
-  it('refuses sums that are no number', () => {
+  it('refuses sums that are no number', async () => {
     const gram = Float64Array.from([1, 0, 0, Number.NaN])
     const run = () => ridgeFrom(gram, new Float64Array(2), new Float64Array(2), { inputs: 2, outputs: 1, ridge: 0.1 })
-    expect(run).toThrow('not positive definite')
+    await expect(run()).rejects.toThrow('not positive definite')
+  })
+
+  it('are solved in turns with all else, say how far they are, and stop where they are told to', async () => {
+    const inputs = 100
+    const gram = Float64Array.from({ length: inputs * inputs }, (_, i) => (i % (inputs + 1) === 0 ? 2 : 1))
+    const shares: number[] = []
+    const abort = new AbortController()
+    setTimeout(() => abort.abort(new DomainError('CANCELLED', 'told to')), 0)
+    const solve = (signal?: AbortSignal) => {
+      const options = { inputs, outputs: 100, ridge: 1, signal, progress: (share: number) => void shares.push(share) }
+      return ridgeFrom(gram, new Float64Array(inputs * 100), new Float64Array(inputs * 100), options)
+    }
+    await expect(solve(abort.signal)).rejects.toThrow('told to')
+    expect(shares.at(-1)).toBeLessThan(1)
+    await solve()
+    expect(shares.at(-1)).toBe(1)
+    expect(shares.slice(-14)).toEqual(shares.slice(-14).toSorted((a, b) => a - b))
   })
 })
 

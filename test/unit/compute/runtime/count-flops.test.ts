@@ -6,7 +6,7 @@ import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { type LoadedModel, openModel } from '../../../../compute/inference/model.js'
 import { unitsOf } from '../../../../compute/pool/cost.js'
 import { type FlopCounter, withFlopCounter } from '../../../../compute/runtime/count-flops.js'
-import { estimateFlops, stagePasses } from '../../../../lib/build-cost.js'
+import { estimateFlops, solvingFlops, stagePasses } from '../../../../lib/build-cost.js'
 import { buildStagesSchema } from '../../../../lib/build-stages.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { writePicoLlama } from '../../../testkit/pico-llama.js'
@@ -84,6 +84,10 @@ describe('DCUs', () => {
       parentParameters: 1000,
       studentParameters: 800,
       layers: 4,
+      cuts: 1,
+      hiddenSize: 6,
+      attentionWidth: 9,
+      intermediateSize: 12,
       queryHeads: 9,
       keyValueHeads: 3,
       validationSamples: 10,
@@ -100,5 +104,12 @@ describe('DCUs', () => {
     expect(stagePasses(queries, size)).toBe((4 * 3 * 3) / 2)
     const fitted = stages({ feedForwardPruning: { keep: 3, correct: true } })
     expect(stagePasses(fitted, size)).toBe(1 + 1.5 + 1)
+    // Each layer's 12 inputs and 6 outputs, 25 times slower than graphs.
+    const down = 25 * (12 ** 3 / 3 + 2 * 6 * 12 ** 2)
+    const o = 25 * (9 ** 3 / 3 + 2 * 6 * 9 ** 2)
+    expect(solvingFlops(fitted, size)).toBe(4 * down)
+    expect(estimateFlops(fitted, size)).toBe(judged + 4 * down + 3.5 * 14 * 130 * 2 * 1000)
+    expect(solvingFlops(stages({ correctCuts: true }), size)).toBe(3 * down + 3 * (down + o))
+    expect(solvingFlops(stages({ correctCuts: true }), { ...size, intermediateSize: 8193 })).toBe(3 * o)
   })
 })

@@ -8,14 +8,16 @@ const hash = (text: string) => createHash('sha256').update(text).digest('hex')
 export function picoManifest({
   layerCount,
   format = 'safetensors',
+  intermediateSize = 48,
 }: {
   layerCount: number
+  intermediateSize?: number
   format?: 'safetensors' | 'gguf'
 }): Manifest {
   const dimensions = {
     layerCount,
     hiddenSize: 32,
-    intermediateSize: 48,
+    intermediateSize,
     attentionHeadCount: 4,
     keyValueHeadCount: 2,
     headSize: 8,
