@@ -1,5 +1,7 @@
 // Floating-point operations of a build before it is made: an estimate by the formulas of docs/cost.md, from counts alone.
 import { type BuildStages, type Counts, countOf, maximumFitInputs, measures } from './build-stages.js'
+import { fusions } from './fusion.js'
+import { mostAttempts, sensitivityTokens } from './quantization.js'
 
 export interface BuildSize {
   /** Of parent and student: what one token multiplies with, embeddings counted once as the head. */
@@ -64,14 +66,38 @@ export function solvingFlops(stages: BuildStages, size: BuildSize): number {
   return flops
 }
 
-/** Calibrating runs each layer twice, for what goes into it and for what comes out; comparing runs the student before and after. */
-function quantisingFlops(stages: BuildStages | null, { studentParameters, capabilities }: BuildSize): number {
+/**
+ * Calibrating runs each layer twice, for what goes into it and for what comes out; comparing runs the student before and after. A search runs
+ * half of the model, on average, for each of four groups of a layer, the whole twice, and what each attempt made once.
+ */
+function quantisingFlops(stages: BuildStages | null, { studentParameters, capabilities, layers }: BuildSize): number {
   const { quantization } = stages ?? {}
   if (!quantization) return 0
-  const calibrated = quantization.method === 'ROUND_TO_NEAREST' ? 0 : 2 * quantization.calibrationTokens
-  const compared = 2 * quantization.samplesPerCapability * capabilities * tokensPerSample
-  return (calibrated + compared) * 2 * studentParameters
+  const { method, calibrationTokens, samplesPerCapability, minimumQuality, maximumBytes } = quantization
+  // Of a quality as many as there may be: how often it is missed is not known before.
+  const attempts = minimumQuality === undefined ? 1 : mostAttempts
+  const isSearched = minimumQuality !== undefined || maximumBytes !== undefined
+  const searched = isSearched ? (groupsPerLayer * layers * 0.5 + 2 + attempts) * sensitivityTokens : 0
+  const calibrated = method === 'ROUND_TO_NEAREST' ? 0 : 2 * calibrationTokens * attempts
+  const compared = 2 * samplesPerCapability * capabilities * tokensPerSample
+  return (searched + calibrated + compared) * 2 * studentParameters
 }
+/** What a search decides on: q, k and v; o; gate and up; down. */
+const groupsPerLayer = 4
+
+/** Both forms of every fusion and of all at once, in turns, the first of them uncounted; then both on few samples. */
+function fusingFlops(stages: BuildStages | null, { studentParameters, capabilities }: BuildSize): number {
+  const { fusion } = stages ?? {}
+  if (!fusion) return 0
+  const tried = fusion.only?.length ?? fusions.length
+  const forms = 2 * (tried > 1 ? tried + 1 : tried)
+  const compared = 2 * comparedSamples * capabilities * tokensPerSample
+  return (forms * (fusion.rounds + 1) * tokensPerRound + compared) * 2 * studentParameters
+}
+/** A prompt of 128 tokens and 16 one at a time (compute/handlers/time-fusions.ts). */
+const tokensPerRound = 144
+/** Per capability (compute/handlers/compare-outputs.ts). */
+const comparedSamples = 2
 
 /** Operations of building and of judging student and parent on the validation split. */
 export function estimateFlops(stages: BuildStages | null, size: BuildSize): number {
@@ -79,6 +105,7 @@ export function estimateFlops(stages: BuildStages | null, size: BuildSize): numb
   const judged =
     healed +
     quantisingFlops(stages, size) +
+    fusingFlops(stages, size) +
     size.validationSamples * tokensPerSample * 2 * (size.parentParameters + size.studentParameters)
   if (!stages?.calibration) return judged
   const samples =

@@ -43,6 +43,11 @@ export const recipeQuantizationSchema = quantizationSchema.extend({
 })
 export type RecipeQuantization = z.output<typeof recipeQuantizationSchema>
 
+/** Texts that a search measures groups on: every group runs half of the model over them. */
+export const sensitivityTokens = 512
+/** A least quality that was missed is aimed at again, with what the sum of the groups turned out to be short of. */
+export const mostAttempts = 4
+
 export const blockSizes = [32, 64, 128] as const
 
 /** How the weights of one matrix are rounded. */

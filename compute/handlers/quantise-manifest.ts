@@ -1,7 +1,13 @@
 // A manifest to one with quantised matrices: layer by layer, each calibrated on what the layers before it have become.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
-import { fittingScheme, type Quantization, wantedScheme } from '../../lib/quantization.js'
+import {
+  fittingScheme,
+  mostAttempts,
+  type Quantization,
+  sensitivityTokens,
+  wantedScheme,
+} from '../../lib/quantization.js'
 import type { PayloadBatch } from '../../payloads/payload-store.js'
 import { type BuildableModel, checkBuildable, isInputFirst } from '../architectures/registry.js'
 import { elementCount, readTensorFloat32 } from '../formats/float-weights.js'
@@ -107,10 +113,7 @@ export async function quantiseManifest(
   }
 }
 
-/** Texts that groups are measured on: every group runs half of the model over them. */
-const sensitivityTokens = 512
-/** A quality that was missed is aimed at again, with what the sum of the groups turned out to be short of. */
-const mostAttempts = 4
+/** Aimed at beyond what an attempt was short of. */
 const furtherThanMeasured = 1.05
 
 async function sequencesOf(

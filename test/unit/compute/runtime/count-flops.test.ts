@@ -111,5 +111,15 @@ describe('DCUs', () => {
     expect(estimateFlops(fitted, size)).toBe(judged + 4 * down + 3.5 * 14 * 130 * 2 * 1000)
     expect(solvingFlops(stages({ correctCuts: true }), size)).toBe(3 * down + 3 * (down + o))
     expect(solvingFlops(stages({ correctCuts: true }), { ...size, intermediateSize: 8193 })).toBe(3 * o)
+    const more = (given: Record<string, unknown>) => estimateFlops(buildStagesSchema.parse(given), size) - judged
+    const int4 = { type: 'INT4', calibrationTokens: 1000, samplesPerCapability: 1 }
+    const compared = 2 * 7 * 130
+    expect(more({ quantization: int4 })).toBe((2 * 1000 + compared) * 2 * 800)
+    // Sixteen groups, half of the model each; a quality is aimed at up to four times.
+    expect(more({ quantization: { ...int4, maximumBytes: 1 } })).toBe((11 * 512 + 2 * 1000 + compared) * 2 * 800)
+    expect(more({ quantization: { ...int4, minimumQuality: 0.9 } })).toBe((14 * 512 + 8 * 1000 + compared) * 2 * 800)
+    // Five fusions and all of them at once.
+    expect(more({ fusion: {} })).toBe((2 * 6 * 10 * 144 + 2 * compared) * 2 * 800)
+    expect(more({ fusion: { only: ['QKV'], rounds: 3 } })).toBe((2 * 4 * 144 + 2 * compared) * 2 * 800)
   })
 })
