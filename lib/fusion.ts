@@ -39,7 +39,7 @@ export const fusionRowSchema = z.object({
   upper: z.number().optional(),
   /** Milliseconds with it, median: of a token, or of the prompt. */
   milliseconds: z.number().optional(),
-  /** Why it is not applied, where that is not the threshold. */
+  /** Why it is not applied, where that is not the threshold; of what is applied, what it changes beside the graph. */
   reason: z.string().optional(),
 })
 export type FusionRow = z.infer<typeof fusionRowSchema>

@@ -12,7 +12,7 @@ import { checkBuildable } from '../architectures/registry.js'
 import { readManifest, writeManifest } from '../formats/manifest.js'
 import { builtInFusions, fusionSites, quantisedFusions } from '../inference/fuse-graph.js'
 import { buildModelGraph } from '../inference/model-graph.js'
-import { stepsOnCodes } from '../inference/model-sessions.js'
+import { hasRoomToJoin, stepsOnCodes } from '../inference/model-sessions.js'
 import { readsPromptsOnCodes } from '../inference/quantised-kernels.js'
 import { compareOutputs } from './compare-outputs.js'
 import { foldableNorms, foldNorms } from './fold-norms.js'
@@ -38,6 +38,9 @@ const notThere: Record<Fusion, string> = {
   NORM_ATTENTION: 'something comes between the product and attention: a norm of heads, or a rotation outside of it',
   RESIDUAL_NORM: 'no norm follows a residual sum',
 }
+
+const noRoom =
+  'the cache of derived files has no room for joined weights beside the others: the graph would stay as it is (HARTONOMOUS_DERIVED_BYTES)'
 
 /**
  * A fused model begins anew from what it was fused from, where that is kept.
@@ -69,12 +72,20 @@ export async function fuseManifest(
   const rows = timed.rows.map((row): FusionRow => {
     const applies = row.fusion === 'ALL' ? options.together : (wanted as string[]).includes(row.fusion)
     if (row.state === 'BUILT_IN' || !applies) return row
-    if (same) return { ...row, state: 'APPLIED' }
+    if (same)
+      return { ...row, state: 'APPLIED', ...(row.fusion === 'NORM_WEIGHT' ? foldedBytes(manifest, folded) : {}) }
     const reason = `a logit moved by ${check.largestDeviation.toExponential(1)} of the greatest, ${options.tolerance} is allowed`
     return { ...row, state: 'OUTPUTS_DIFFER', reason }
   })
   if (!same) return { ...unchanged, rows, check }
   return { manifest: (await writeManifest(payloads, fused, signal)).hash, source, applied: wanted, rows, check }
+}
+
+/** Folded projections are float32, whatever they were. */
+function foldedBytes(before: Manifest, after: Manifest): Pick<FusionRow, 'reason'> {
+  const sum = ({ tensors }: Manifest) => tensors.reduce((bytes, tensor) => bytes + tensor.bytes, 0)
+  const [from, to] = [sum(before), sum(after)]
+  return from === to ? {} : { reason: `folded projections became float32: ${from} bytes are ${to} now` }
 }
 
 /** What decides about a fusion: decoding, or prompts where decoding has it already. */
@@ -111,8 +122,13 @@ async function timeAll(manifest: Manifest, options: FusionOptions, context: Hand
     stepsOnCodes(model, context) && (mode === 'STEP' || readsPromptsOnCodes(model)) ? 'step' : 'generate'
   const unitNorms = (on: Manifest) => foldNorms(on, model, norms, context, true)
   const tried = fusions.filter(fusion => !options.only || options.only.includes(fusion))
-  const there = tried.filter(fusion => sites[fusion] > 0)
-  const isCandidate = (fusion: Fusion) => modes.some(mode => !current[graphOf(mode)].includes(fusion))
+  /** Whether a mode's graph would hold what these join; graphs on codes join them as they are stored. */
+  const hasRoom = (mode: FusionMode, added: readonly Fusion[]) =>
+    graphOf(mode) === 'step' || hasRoomToJoin(graph, model, [...current.generate, ...added], context.env)
+  const isThere = (mode: FusionMode, fusion: Fusion) => sites[fusion] > 0 && hasRoom(mode, [fusion])
+  const there = tried.filter(fusion => modes.some(mode => isThere(mode, fusion)))
+  const isCandidate = (fusion: Fusion) =>
+    modes.some(mode => !current[graphOf(mode)].includes(fusion) && isThere(mode, fusion))
   const candidates = there.filter(isCandidate)
   const total = (there.length + (candidates.length > 1 ? 1 : 0)) * (options.rounds + 1)
   let done = 0
@@ -141,12 +157,13 @@ async function timeAll(manifest: Manifest, options: FusionOptions, context: Hand
 
   const rows: FusionRow[] = []
   for (const fusion of tried) {
-    if (sites[fusion] === 0) {
-      for (const mode of modes) rows.push({ fusion, mode, sites: 0, state: 'NOT_APPLICABLE', reason: notThere[fusion] })
-      continue
-    }
-    const found = await time([fusion])
+    const found = there.includes(fusion) ? await time([fusion]) : undefined
     for (const mode of modes) {
+      if (!found || !isThere(mode, fusion)) {
+        const reason = sites[fusion] === 0 ? notThere[fusion] : noRoom
+        rows.push({ fusion, mode, sites: sites[fusion], state: 'NOT_APPLICABLE', reason })
+        continue
+      }
       const state = current[graphOf(mode)].includes(fusion) ? 'BUILT_IN' : 'BELOW_THRESHOLD'
       rows.push({ fusion, mode, sites: sites[fusion], state, ...found[mode] })
     }
@@ -155,7 +172,7 @@ async function timeAll(manifest: Manifest, options: FusionOptions, context: Hand
     const found = await time(candidates)
     const all = candidates.reduce((sum, fusion) => sum + sites[fusion], 0)
     for (const mode of modes)
-      if (candidates.some(fusion => !current[graphOf(mode)].includes(fusion)))
+      if (candidates.some(fusion => !current[graphOf(mode)].includes(fusion)) && hasRoom(mode, candidates))
         rows.push({ fusion: 'ALL', mode, sites: all, state: 'BELOW_THRESHOLD', ...found[mode] })
   }
   return { rows, candidates }

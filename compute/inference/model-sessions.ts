@@ -75,6 +75,14 @@ export const stepsOnCodes = (
 ): boolean =>
   (device?.provider ?? 'cpu') === 'cpu' && env.HARTONOMOUS_KERNELS === 'quantised' && takesQuantisedKernels(model, env)
 
+/** Without room for joined weights beside the others the float32 graph stays as it is, which gives the same. */
+export const hasRoomToJoin = (
+  graph: Graph,
+  model: Pick<BuildableModel, 'tensors'>,
+  fusions: readonly Fusion[],
+  env: Pick<ModelContext['env'], 'HARTONOMOUS_DERIVED_BYTES'>,
+): boolean => derivedBytes(model.tensors.values()) + bytesToJoin(graph, model, fusions) <= env.HARTONOMOUS_DERIVED_BYTES
+
 /** @throws what opening a model throws: see `openModel` */
 export async function modelSessions(
   manifest: Manifest,
@@ -121,9 +129,6 @@ export async function modelSessions(
     if (variant !== 'generate') return []
     return context.fusions?.generate ?? [...builtInFusions, ...(manifest.fusions ?? [])]
   }
-  /** Without room for joined weights beside the others the graph stays as it is, which gives the same. */
-  const roomToJoin = (graph: Graph, fusions: readonly Fusion[]) =>
-    derivedBytes(all) + bytesToJoin(graph, model, fusions) <= context.env.HARTONOMOUS_DERIVED_BYTES
   const sessions = new Map<SessionGraph, Promise<Session>>()
   let disposed = false
 
@@ -146,7 +151,7 @@ export async function modelSessions(
           files,
           fusions,
         )
-      return roomToJoin(graph, fusions) ? fuseGraph(graph, model, fusions, files) : graph
+      return hasRoomToJoin(graph, model, fusions, context.env) ? fuseGraph(graph, model, fusions, files) : graph
     }
     const graph = buildGraph(model, variant, locate)
     return createSession(await onKernels(graph), {

@@ -193,3 +193,16 @@ test('a build fuses last; a cut of a fused model keeps what its graph does and n
   expect(manifest.fusedFrom).toBeUndefined()
   expect((await logits(manifest))[0]!.every(Number.isFinite)).toBe(true)
 })
+
+test('without room for joined weights nothing is timed that would stay as it is', async () => {
+  const small = { ...context, env: { ...context.env, HARTONOMOUS_DERIVED_BYTES: 20_000 } }
+  const { rows, applied } = await fuseModel(
+    { manifest: source, options: fusionSchema.parse({ rounds: 3, threshold: 0, only: ['QKV'] }), probeSet },
+    small,
+  )
+  expect(applied).toEqual([])
+  for (const row of rows) {
+    expect(row).toMatchObject({ state: 'NOT_APPLICABLE', reason: expect.stringContaining('no room') })
+    expect(row.speedup).toBeUndefined()
+  }
+})
