@@ -246,6 +246,12 @@ program
     oneOf(['keep', 'int8', 'int4']),
     'int8',
   )
+  .option(
+    '--raised <role>',
+    'a matrix, as layers.3.down, that gets 8 bits although the type is int4; may be given several times',
+    (value: string, before: string[] = []) => [...before, value],
+  )
+  .option('--calibration-tokens <n>', 'tokens to calibrate with', wholeNumber(32, 1_000_000))
   .option('--maximum-bytes <n>', 'choose codes by measured sensitivity so that the model is no larger', wholeNumber(1))
   .option(
     '--minimum-quality <q>',

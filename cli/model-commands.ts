@@ -159,6 +159,8 @@ export interface QuantizeOptions {
   roundToNearest?: boolean
   embeddings: string
   head: string
+  raised?: string[]
+  calibrationTokens?: number
   maximumBytes?: number
   minimumQuality?: number
   requantize?: boolean
@@ -177,6 +179,8 @@ export async function quantize(session: Session, reference: string, o: QuantizeO
     method: o.roundToNearest ? 'ROUND_TO_NEAREST' : 'CALIBRATED',
     embeddings: o.embeddings.toUpperCase(),
     head: o.head.toUpperCase(),
+    raised: o.raised,
+    calibrationTokens: o.calibrationTokens,
     maximumBytes: o.maximumBytes,
     minimumQuality: o.minimumQuality,
     requantize: o.requantize === true,

@@ -63,8 +63,23 @@ export const feedForwardPruningSchema = z.object({
 })
 export type FeedForwardPruning = z.infer<typeof feedForwardPruningSchema>
 
-/** What a student is written as once it is registered: SafeTensors, or GGUF as stored or with all matrices in one type. */
-export const studentExports = ['SAFETENSORS', 'GGUF', 'GGUF_F16', 'GGUF_Q8_0', 'GGUF_Q4_1', 'GGUF_Q4_0'] as const
+/** What a student is written as once it is registered: a format, as stored or (after the first `_`) with all matrices in one type. */
+export const studentExports = [
+  'SAFETENSORS',
+  'SAFETENSORS_BF16',
+  'SAFETENSORS_PARENT',
+  'GGUF',
+  'GGUF_BF16',
+  'GGUF_PARENT',
+  'GGUF_F16',
+  'GGUF_Q8_0',
+  'GGUF_Q4_1',
+  'GGUF_Q4_0',
+  'ONNX',
+  'ONNX_F16',
+  'ONNX_Q8_0',
+  'ONNX_Q4_0',
+] as const
 export type StudentExport = (typeof studentExports)[number]
 
 /**

@@ -206,8 +206,9 @@ export const buildEffect: JobEffect<'student.build'> = {
 
 /** `GGUF_Q8_0` as the export job takes it. */
 function exportOf(wanted: StudentExport): Pick<JobInput<'model.export'>, 'format' | 'quantization'> {
-  if (wanted === 'SAFETENSORS' || wanted === 'GGUF') return { format: wanted }
-  return { format: 'GGUF', quantization: wanted.slice('GGUF_'.length) as ExportQuantization }
+  const [format, ...type] = wanted.split('_')
+  const quantization = type.join('_') as ExportQuantization | 'PARENT' | ''
+  return { format: format as JobInput<'model.export'>['format'], ...(quantization ? { quantization } : {}) }
 }
 
 /** The parent, which must be there still, as must every other model whose layers are used. */

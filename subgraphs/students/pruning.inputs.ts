@@ -31,11 +31,19 @@ export type NeuronMetric = keyof typeof NeuronMetric
 
 export const StudentExport = registerValues('StudentExport', 'What a student is written as when it is built.', {
   SAFETENSORS: 'A folder that transformers opens.',
+  SAFETENSORS_BF16: 'The same, all weights in bfloat16.',
+  SAFETENSORS_PARENT: 'The same, all weights in the float type that most of its oldest ancestor’s have.',
   GGUF: 'A GGUF file, tensors in the types they are stored in.',
+  GGUF_BF16: 'A GGUF file, matrices in bfloat16.',
+  GGUF_PARENT: 'A GGUF file, matrices in the float type that most of its oldest ancestor’s weights have.',
   GGUF_F16: 'A GGUF file, matrices in float16.',
   GGUF_Q8_0: 'A GGUF file, matrices in 8-bit codes.',
   GGUF_Q4_1: 'A GGUF file, matrices in 4-bit codes with a scale and a minimum per block.',
   GGUF_Q4_0: 'A GGUF file, matrices in 4-bit codes with a scale per block.',
+  ONNX: 'An ONNX graph with its weights, for transformers.js and onnxruntime-genai.',
+  ONNX_F16: 'The same with weights in float16.',
+  ONNX_Q8_0: 'The same with matrices in 8-bit codes.',
+  ONNX_Q4_0: 'The same with matrices in 4-bit codes.',
 } satisfies Values<typeof studentExports>)
 
 const seedDescription = 'Seed of RANDOM; default: 0.'

@@ -172,10 +172,18 @@ const readExports = (exports: StudentExport[] | null | undefined) =>
 function checkExports({ headPruning, feedForwardPruning, exports }: Omit<BuildStages, 'calibration'>) {
   const differs = (list: unknown) => Array.isArray(list) && new Set(list).size > 1
   const heads = headPruning?.heads?.map(own => own.length) ?? headPruning?.remove
-  if (exports?.includes('SAFETENSORS') && (differs(heads) || differs(feedForwardPruning?.keep)))
+  if (
+    exports?.some(format => format.startsWith('SAFETENSORS')) &&
+    (differs(heads) || differs(feedForwardPruning?.keep))
+  )
     bad(
       'exports',
       'layers of different widths cannot be written as SAFETENSORS, whose config.json has one number for all of them; GGUF can say it, for llama models',
+    )
+  if (exports?.some(format => format.startsWith('ONNX')) && differs(heads))
+    bad(
+      'exports',
+      'layers of different numbers of heads cannot be written as ONNX, whose programs take one number of key/value heads for all; GGUF can say it, for llama models',
     )
 }
 

@@ -280,16 +280,19 @@ async function prunedOutput(removed: number[][]) {
 describe('exports of a recipe', () => {
   test('are queued as jobs of their own when the student is registered', async () => {
     const heads = { metric: 'GIVEN', heads: [[0], [1], [0], [1]] }
-    const { recipe } = await create({ headPruning: heads, exports: ['SAFETENSORS', 'GGUF_Q8_0'] })
+    const { recipe } = await create({ headPruning: heads, exports: ['SAFETENSORS_PARENT', 'GGUF_Q8_0'] })
     const again = await mutate('createRecipe', { yaml: recipe.yaml }, 'recipe { exports }')
-    expect(again.recipe.exports).toEqual(['SAFETENSORS', 'GGUF_Q8_0'])
+    expect(again.recipe.exports).toEqual(['SAFETENSORS_PARENT', 'GGUF_Q8_0'])
     await mutate('approveRecipe', { recipeId: recipe.id })
     const { job } = await mutate('buildStudent', { recipeId: recipe.id }, 'job { id }')
     const output = await prunedOutput([[0], [1], [0], [1]])
     await succeed(p, 'student.build', fromGlobalId('Job', job.id), output)
     const jobs = await p.platform.db.read.find(Job, { where: { type: 'model.export' }, order: { id: 'ASC' } })
     expect(jobs.map(({ state, input }) => ({ state, input }))).toEqual([
-      { state: 'QUEUED', input: { manifest: output.manifest, name: recipe.name, format: 'SAFETENSORS' } },
+      {
+        state: 'QUEUED',
+        input: { manifest: output.manifest, name: recipe.name, format: 'SAFETENSORS', quantization: 'PARENT' },
+      },
       {
         state: 'QUEUED',
         input: { manifest: output.manifest, name: recipe.name, format: 'GGUF', quantization: 'Q8_0' },
@@ -305,6 +308,9 @@ describe('exports of a recipe', () => {
     const headPruning = { metric: 'RANDOM', removePerLayer: [1, 0, 1, 1] }
     const { userErrors } = await create({ headPruning, exports: ['SAFETENSORS'] })
     expect(userErrors[0]).toMatchObject({ code: 'INVALID_RECIPE', message: expect.stringContaining('GGUF can say it') })
+    expect((await create({ headPruning, exports: ['ONNX_Q4_0'] })).userErrors[0]).toMatchObject({
+      code: 'INVALID_RECIPE',
+    })
     expect((await create({ headPruning, exports: ['GGUF'] })).userErrors).toEqual([])
   })
 })
