@@ -2,7 +2,7 @@
 import type { Manifest, ManifestTokenizer } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import { checkBuildable } from '../architectures/registry.js'
-import { elementCount } from '../formats/float-weights.js'
+import { commonType } from '../formats/common-type.js'
 import { parseJsonObject } from '../formats/json-scan.js'
 import { readManifest } from '../formats/manifest.js'
 import type { TensorStream } from './tensor-streams.js'
@@ -11,13 +11,8 @@ type Json = Record<string, unknown>
 
 const torchNames: Record<string, string> = { F64: 'float64', F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
 
-/** The type that most parameters have. */
-function commonType(tensors: readonly TensorStream[]): string {
-  const counts = new Map<string, number>()
-  for (const { dtype, shape } of tensors) counts.set(dtype, (counts.get(dtype) ?? 0) + elementCount(shape))
-  const [most] = [...counts].sort((a, b) => b[1] - a[1])
-  return torchNames[most?.[0] ?? 'F32'] ?? 'float32'
-}
+/** What torch calls the type that most parameters have. */
+const torchType = (tensors: readonly TensorStream[]) => torchNames[commonType(tensors) ?? 'F32'] ?? 'float32'
 
 /** The shortest decimal that is the same float32: GGUF keeps 1e-05 as 9.999999747378752e-06. */
 function shortestFloat32(value: number): number {
@@ -51,7 +46,7 @@ export async function exportConfig(
   if (!manifest.sourceConfig) return undefined
   const config = parseJsonObject(await payloads.get(manifest.sourceConfig), 'config.json')
   // transformers 5 calls it `dtype`.
-  config['dtype' in config ? 'dtype' : 'torch_dtype'] = commonType(tensors)
+  config['dtype' in config ? 'dtype' : 'torch_dtype'] = torchType(tensors)
   const layers = await originalLayers(manifest, payloads)
   if (!layers) return config
   const inner = (
@@ -88,7 +83,7 @@ function writtenConfig(manifest: Manifest, tensors: readonly TensorStream[]): Js
     bos_token_id: manifest.tokenizer?.bosTokenId,
     eos_token_id: endIds(manifest.tokenizer),
     pad_token_id: manifest.tokenizer?.padTokenId,
-    torch_dtype: commonType(tensors),
+    torch_dtype: torchType(tensors),
   }
 }
 

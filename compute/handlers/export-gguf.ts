@@ -5,7 +5,7 @@ import type { ModelFacts } from '../../lib/model-facts.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import type { LayerSizes, ResolvedDimensions, TensorPlace } from '../architectures/architecture.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
-import { elementCount } from '../formats/float-weights.js'
+import { commonType } from '../formats/common-type.js'
 import { ggmlTypeByName, isGgmlType, isQuantized } from '../formats/ggml-types.js'
 import { ggufTokenizerEntries } from '../formats/gguf-tokenizer-writer.js'
 import { alignedBytes, type GgufEntry, writeGgufHeader } from '../formats/gguf-writer.js'
@@ -61,7 +61,7 @@ export async function planGguf(
   }
   const factors = ropeFactors(manifest, model)
   if (factors) tensors.push(factors)
-  const label = commonType(tensors)
+  const label = commonType(tensors) ?? 'F32'
   const tokenizer = manifest.tokenizer
   const entries = new Map<string, GgufEntry>([
     ['general.architecture', { text: ggufName(model, name) }],
@@ -173,13 +173,6 @@ function ggufType(
   const { blockSize } = ggmlTypeByName(quantization)!
   // As llama.cpp's quantiser does where blocks do not fit a row.
   return shape.at(-1)! % blockSize === 0 ? quantization : 'F16'
-}
-
-/** The type of most parameters. */
-function commonType(tensors: readonly TensorStream[]): string {
-  const counts = new Map<string, number>()
-  for (const { dtype, shape } of tensors) counts.set(dtype, (counts.get(dtype) ?? 0) + elementCount(shape))
-  return [...counts].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 'F32'
 }
 
 /**

@@ -2,7 +2,7 @@
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
-import { elementCount } from '../formats/float-weights.js'
+import { commonType } from '../formats/common-type.js'
 import { readManifest } from '../formats/manifest.js'
 import { converted, type TensorStream } from './tensor-streams.js'
 
@@ -24,9 +24,7 @@ export async function parentType(manifest: Manifest, name: string, payloads: Pay
   if (!manifest.parent) throw refuse('it comes from no other model whose type it could be written in; name one')
   let above = manifest
   while (above.parent) above = await readManifest(payloads, above.parent.manifest)
-  const counts = new Map<string, number>()
-  for (const { dtype, shape } of above.tensors) counts.set(dtype, (counts.get(dtype) ?? 0) + elementCount(shape))
-  const [most = 'none'] = [...counts].sort((a, b) => b[1] - a[1]).map(([dtype]) => dtype)
+  const most = commonType(above.tensors) ?? 'none'
   if (!isFloatType(most))
     throw refuse(
       `most weights of the model it descends from are stored as ${most}, which is no plain float type; name one`,

@@ -1,4 +1,4 @@
-// How weights are rounded, as people ask for it in a mutation and in a recipe: the enums.
+// How weights are rounded, as people ask for it in a mutation and in a recipe: enums and shared descriptions.
 import type { EmbeddingQuantization, Quantization } from '../../lib/quantization.js'
 import { registerValues } from './common-types.js'
 
@@ -24,3 +24,8 @@ export const QuantizationMethodEnum = registerValues<Quantization['method']>(
     ROUND_TO_NEAREST: 'From the weights alone; needs no run of the model.',
   },
 )
+
+export const maximumBytesDescription =
+  'Largest result in bytes, all tensors. How far each group of matrices (q, k and v; o; gate and up; down of a layer) alone moves predictions is measured, and codes are chosen by it: 4 bits in blocks of 128 to 32, with a minimum, 8 bits, or as stored; `type` is the least. Default: no limit.'
+export const minimumQualityDescription =
+  'Least exp(-KL divergence from the model before), above 0 and below 1, on texts of the probe split, in the fewest bytes found by the same search; default: none.'

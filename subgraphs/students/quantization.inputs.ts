@@ -1,7 +1,13 @@
 // How a student's matrices are rounded in the end, as people ask for it and as a recipe shows it.
 import { Field, Float, InputType, Int, ObjectType } from 'type-graphql'
 import type { EmbeddingQuantization, Quantization } from '../../lib/quantization.js'
-import { QuantizationMethodEnum, TableQuantizationEnum, WeightTypeEnum } from '../build/quantization-input.js'
+import {
+  maximumBytesDescription,
+  minimumQualityDescription,
+  QuantizationMethodEnum,
+  TableQuantizationEnum,
+  WeightTypeEnum,
+} from '../build/quantization-input.js'
 import { BigIntScalar } from '../build/scalars.js'
 
 const symmetricDescription =
@@ -45,14 +51,12 @@ export class RecipeQuantizationInput {
   samplesPerCapability?: number | null
   @Field(() => BigIntScalar, {
     nullable: true,
-    description:
-      'Largest result in bytes, all tensors. How far each group of matrices (q, k and v; o; gate and up; down of a layer) alone moves predictions is measured, and codes are chosen by it: 4 bits in blocks of 128 to 32, with a minimum, 8 bits, or as stored; `type` is the least. Default: no limit.',
+    description: maximumBytesDescription,
   })
   maximumBytes?: number | bigint | null
   @Field(() => Float, {
     nullable: true,
-    description:
-      'Least exp(-KL divergence from the model before), above 0 and below 1, on texts of the probe split, in the fewest bytes found by the same search; default: none.',
+    description: minimumQualityDescription,
   })
   minimumQuality?: number | null
   @Field(() => Boolean, {

@@ -2,6 +2,7 @@
 // included, before anything is built.
 import { type BuildStages, countOf, type HeadPruning } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
+import { loraDefaults } from '../../lib/healing.js'
 import type { Dimensions } from '../../lib/manifest.js'
 import { blockBytes, fittingScheme, leastScheme, wantedScheme } from '../../lib/quantization.js'
 import type { LayerRangeValue } from './recipe-layers.js'
@@ -114,12 +115,11 @@ function isRewritten(role: string, layer: number | undefined, stages: BuildStage
   if (within === 'o' && (headPruning?.correct || (layer ?? -1) > fitted)) return true
   if (within === 'down' && (feedForwardPruning?.correct || (layer ?? -1) >= fitted)) return true
   if (!healing) return false
-  if (healing.train === 'LORA') return ((healing.lora?.targets ?? usualTargets) as readonly string[]).includes(within)
+  if (healing.train === 'LORA') return (healing.lora ?? loraDefaults).targets.some(target => target === within)
   if (healing.train === 'NORMS') return /norm(_bias)?$/.test(within)
   if (healing.train === 'LAYERS') return layer !== undefined && (healing.layers ?? []).includes(layer)
   return within !== 'rope_factors'
 }
-const usualTargets = ['q', 'k', 'v', 'o', 'gate', 'up', 'down']
 
 type Bytes = Omit<StudentSize, 'parameters'>
 
