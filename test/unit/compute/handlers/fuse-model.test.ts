@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { checkBuildable } from '../../../../compute/architectures/registry.js'
 import { readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
 import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
+import { quantize } from '../../../../compute/formats/quantize.js'
 import type { Graph } from '../../../../compute/graph/ir.js'
 import { buildStudent } from '../../../../compute/handlers/build-student.js'
 import { collectGarbage } from '../../../../compute/handlers/collect-garbage.js'
@@ -205,4 +206,26 @@ test('without room for joined weights nothing is timed that would stay as it is'
     expect(row).toMatchObject({ state: 'NOT_APPLICABLE', reason: expect.stringContaining('no room') })
     expect(row.speedup).toBeUndefined()
   }
+})
+
+test('norms folded into 16-bit projections make them float32, which the row says in bytes', async () => {
+  const whole = await readManifest(context.payloads, source)
+  const halves = await Promise.all(
+    whole.tensors.map(async tensor => {
+      if (tensor.shape.length < 2) return tensor
+      const values = await readTensorFloat32(context.payloads, tensor)
+      const { hash: payload, bytes } = await context.payloads.put([quantize('F16', values)])
+      return { ...tensor, dtype: 'F16', bytes, payload }
+    }),
+  )
+  const { sourceFiles: _, ...rest } = whole
+  const { hash } = await writeManifest(context.payloads, { ...rest, tensors: halves })
+  const { manifest, rows } = await fuse({ threshold: 0, only: ['NORM_WEIGHT'] }, hash)
+  const sum = (tensors: Manifest['tensors']) => tensors.reduce((bytes, tensor) => bytes + tensor.bytes, 0)
+  const after = sum((await readManifest(context.payloads, manifest)).tensors)
+  expect(after).toBeGreaterThan(sum(halves))
+  expect(rows[0]).toMatchObject({
+    state: 'APPLIED',
+    reason: expect.stringContaining(`${sum(halves)} bytes are ${after}`),
+  })
 })
