@@ -176,7 +176,7 @@ program
   .description('a student trained after a teacher, kept only where held-out loss falls')
   .option('--teacher <model>', 'with the same tokens (default: the model’s parent)')
   .option('--tokens <n>', 'tokens to train on', wholeNumber(64), 40_960)
-  .option('--rate <r>', 'highest learning rate', number(0, 1), 5e-4)
+  .option('--rate <r>', 'highest learning rate', number(0, 1), 2e-4)
   .option('--batch <n>', 'rows of 256 tokens in one step', wholeNumber(1), 1)
   .option('--cross-entropy <share>', 'share of the texts’ own loss beside the teacher’s', number(0, 1), 0)
   .option('--hidden <weight>', 'weight of the hidden-state loss', number(0), 0)

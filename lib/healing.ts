@@ -33,7 +33,7 @@ export const healingSchema = z.object({
   batchRows: z.number().int().min(1).max(1024).default(1),
   accumulation: z.number().int().min(1).max(1024).default(1),
   /** The best of those measured on SmolLM2-135M with one row of 256 tokens a step (one seed each): perplexity 28.6; 1e-3 gave 37.4. */
-  learningRate: z.number().positive().max(1).default(5e-4),
+  learningRate: z.number().positive().max(1).default(2e-4),
   schedule: z.enum(learningRateSchedules).default('COSINE'),
   /** Share of the steps in which the learning rate rises. */
   warmup: share.default(0.1),

@@ -91,7 +91,7 @@ const pruneFeedForward = stage({
 
 const heal = stage({
   name: 'heal',
-  version: 3,
+  version: 4,
   parameters: ({ parent, stages }) => stages?.healing && { parent, ...stages.healing },
   async run(manifest, { parent, ...healing }, context) {
     const { heal: train } = await import('./stages/heal.js')

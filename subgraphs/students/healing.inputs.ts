@@ -103,7 +103,7 @@ export class HealingInput {
   batchRows?: number | null
   @Field(() => Int, { nullable: true, description: 'Passes whose gradients make one step; default: 1.' })
   accumulation?: number | null
-  @Field(() => Float, { nullable: true, description: 'The highest learning rate, above 0 to 1; default: 0.0005.' })
+  @Field(() => Float, { nullable: true, description: 'The highest learning rate, above 0 to 1; default: 0.0002.' })
   learningRate?: number | null
   @Field(() => LearningRateSchedule, { nullable: true, description: 'How it falls; default: COSINE.' })
   schedule?: LearningRateSchedule | null

@@ -29,6 +29,9 @@ export type HealContext = Pick<
   'payloads' | 'dataFolder' | 'env' | 'signal' | 'progress' | 'log' | 'folder'
 >
 
+/** Of squared gradients: steps of one short row say little, so that a hundred of them are averaged and not twenty. */
+const longMemory = 0.99
+
 export interface HealOutcome {
   /** The student's own where it did not become better. */
   manifest: string
@@ -107,7 +110,7 @@ export async function heal(
       kind: healing.hiddenLoss === 'MSE' ? ('mse' as const) : ('cosine' as const),
     })),
     attention: form.attention.map((_, i) => mapping[i]!.student),
-    optimiser: { ...adamWDefaults, weightDecay: healing.weightDecay },
+    optimiser: { ...adamWDefaults, beta2: longMemory, weightDecay: healing.weightDecay },
     decayed: role => role !== 'embed' && (model.tensors.get(role)?.shape.length ?? 2) === 2,
     clip: healing.clip,
     maximumRows: batchRows * sequence,

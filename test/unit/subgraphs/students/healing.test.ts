@@ -51,7 +51,7 @@ describe('a recipe that heals', () => {
       tokens: 8192,
       sequence: 256,
       rowsPerStep: 4,
-      learningRate: 0.0005,
+      learningRate: 0.0002,
       schedule: 'COSINE',
       train: 'ALL',
       lora: null,
