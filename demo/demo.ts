@@ -283,12 +283,13 @@ say(`Starting a platform on the temporary folder ${folder}, which is removed at 
 // Also where the start fails or is interrupted.
 process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
 const interruptedStart = () => process.exit(130)
-process.once('SIGINT', interruptedStart)
+const stops = ['SIGINT', 'SIGTERM'] as const
+for (const stop of stops) process.once(stop, interruptedStart)
 const platform = await timed('start', () => launchPlatform(folder)).catch((error: unknown) => {
   process.stderr.write(`The demo failed: ${error instanceof Error ? error.message : String(error)}\n`)
   return process.exit(1)
 })
-process.off('SIGINT', interruptedStart)
+for (const stop of stops) process.off(stop, interruptedStart)
 const client = connectPlatform(platform.url)
 const tidy = async () => {
   await client.close()
@@ -296,12 +297,13 @@ const tidy = async () => {
   await rm(folder, { recursive: true, force: true })
 }
 let interrupted = false
-process.on('SIGINT', () => {
+const interrupt = () => {
   if (interrupted) process.exit(130)
   interrupted = true
   say('\nInterrupted.')
   void tidy().finally(() => process.exit(130))
-})
+}
+for (const stop of stops) process.on(stop, interrupt)
 try {
   await report(client, folder)
   const total = times.reduce((sum, [, ms]) => sum + ms, 0)

@@ -293,12 +293,12 @@ async function measure(
 }
 
 /**
- * What a student is measured on: the set its recipe was found with; for recipes written by hand the set of the parent's newest analysis,
- * the product's own, or the newest set, whichever comes first that has validation samples of the recipe's capability.
+ * What a student is measured on: the set its recipe was found with; for recipes written by hand the set it was healed on (the held-out part),
+ * that of the parent's newest analysis, the product's own, or the newest set, whichever comes first that has validation samples of the recipe's capability.
  */
 async function probeSetFor(
   em: EntityManager,
-  { tenantId, parentModelId, probeDatasetId, capability, mixture }: StudentModelRecipe,
+  { tenantId, parentModelId, probeDatasetId, capability, mixture, stages }: StudentModelRecipe,
 ) {
   const newest = { order: { id: 'DESC' } } as const
   const analysis = await em.findOne(CapabilityAnalysis, {
@@ -313,7 +313,12 @@ async function probeSetFor(
           where: { ...scoped(tenantId), slug: Like(`${capability}/%`), validationCount: MoreThan(0) },
           ...newest,
         })
-  const candidates = probeDatasetId ? [probeDatasetId] : [analysis?.probeDatasetId, builtIn.id, shown?.probeDatasetId]
+  const taught =
+    stages?.healing &&
+    (await em.findOne(ProbeDataset, { where: { ...scoped(tenantId), probeSetHash: stages.healing.data }, ...newest }))
+  const candidates = probeDatasetId
+    ? [probeDatasetId]
+    : [taught?.id, analysis?.probeDatasetId, builtIn.id, shown?.probeDatasetId]
   for (const id of candidates) {
     if (id === undefined) continue
     const samples = await samplesByCapability(em, tenantId, id)

@@ -24,6 +24,7 @@ import type { RecipeFusionInput } from './fusion.inputs.js'
 import type { FeedForwardPruningInput, HeadPruningInput } from './pruning.inputs.js'
 import type { RecipeQuantizationInput } from './quantization.inputs.js'
 import { type HealingWish, readHealing } from './recipe-healing.js'
+import type { StagesAsked } from './recipe-yaml.js'
 
 export interface StagesInput {
   headPruning?: HeadPruningInput | null
@@ -71,7 +72,7 @@ export async function readStages(em: EntityManager, tenantId: string, input: Sta
 export async function completeStages(
   em: EntityManager,
   tenantId: string,
-  asked: Omit<BuildStages, 'calibration'>,
+  asked: StagesAsked,
   {
     probeDatasetId,
     samplesPerCapability,
@@ -118,7 +119,7 @@ export async function completeStages(
  * YAML names payloads by hash: each must be what its stage reads, here, before a worker reads it whole or trains up to it.
  * @throws NOT_FOUND naming the field
  */
-async function checkHashes(em: EntityManager, tenantId: string, asked: Omit<BuildStages, 'calibration'>) {
+async function checkHashes(em: EntityManager, tenantId: string, asked: StagesAsked) {
   const { quantization, fusion, healing } = asked
   const texts = [
     ['quantization.probeSet', quantization?.probeSet],
@@ -140,21 +141,23 @@ async function checkHashes(em: EntityManager, tenantId: string, asked: Omit<Buil
   if (!models.some(model => !model.deletedAt)) refuse('healing.teacher', teacher, 'model')
 }
 
-/** Quantisation and fusion, where they do not say which texts they are calibrated with and compared on, with those that stages measure on. */
+/** Healing, quantisation and fusion, where they do not say which texts they learn, are calibrated or compared on, with those that stages measure on. */
 async function withTexts(
   em: EntityManager,
   tenantId: string,
-  stages: Omit<BuildStages, 'calibration'>,
+  stages: StagesAsked,
   probeDatasetId: string | null | undefined,
 ): Promise<Omit<BuildStages, 'calibration'>> {
-  const { quantization, fusion } = stages
-  if ((!quantization || quantization.probeSet) && (!fusion || fusion.probeSet)) return stages
+  const { quantization, fusion, healing } = stages
+  const { data } = healing ?? {}
+  if ((!quantization || quantization.probeSet) && (!fusion || fusion.probeSet) && (!healing || data))
+    return { ...stages, healing: healing && data ? { ...healing, data } : undefined }
   const { id, name, probeSetHash } = await chooseProbeDataset(em, tenantId, probeDatasetId)
   const samples = [...(await samplesByCapability(em, tenantId, id)).values()]
   if (!samples.some(({ probe }) => probe > 0) || !samples.some(({ validation }) => validation > 0))
     throw new DomainError(
       'INVALID_PROBE_DATASET',
-      `Probe set "${name}" has not both texts to calibrate with (probe split) and texts to compare on (validation split)`,
+      `Probe set "${name}" has not both texts to learn from or calibrate with (probe split) and texts to compare on (validation split)`,
       { field: ['input', 'probeDatasetId'] },
     )
   const named = { probeSet: probeSetHash }
@@ -162,6 +165,7 @@ async function withTexts(
     ...stages,
     quantization: quantization && { ...named, ...quantization },
     fusion: fusion && { ...named, ...fusion },
+    healing: healing && { ...healing, data: data ?? probeSetHash },
   }
 }
 

@@ -4,6 +4,8 @@ import { parseDocument } from 'yaml'
 import { z } from 'zod'
 import { buildStagesSchema } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
+import { healingSchema } from '../../lib/healing.js'
+import { hashSchema } from '../../lib/manifest.js'
 
 /** A recipe that keeps every second of 1,000 layers is a tenth of this. */
 export const maximumYamlCharacters = 262_144
@@ -13,7 +15,12 @@ const source = z.strictObject({
   layer_range: z.tuple([z.number().int(), z.number().int()]),
 })
 /** What mergekit does not know: stages of the build, under a key of our own that it ignores. */
-const ownSection = z.strictObject(buildStagesSchema.omit({ calibration: true }).shape)
+const ownSection = z.strictObject({
+  ...buildStagesSchema.omit({ calibration: true }).shape,
+  /** Without texts of its own it takes the product's. */
+  healing: healingSchema.extend({ data: hashSchema.optional() }).optional(),
+})
+export type StagesAsked = z.infer<typeof ownSection>
 const configuration = z.strictObject({
   name: z.string().min(1).max(200).optional(),
   merge_method: z.literal('passthrough'),
@@ -28,7 +35,7 @@ export interface RecipeYaml {
   /** Each with the id or name of its model. */
   layers: { from: number; to: number; model: string }[]
   /** What is done beyond that. */
-  stages: z.infer<typeof ownSection> | null
+  stages: StagesAsked | null
   /** What the student is called, where the configuration says it. */
   name: string | null
   /** mergekit's name of a dtype, where the configuration asks for one. */

@@ -69,7 +69,9 @@ describe.each(shapes)('the pieces of a pico Llama, %s', (name, options) => {
     const [own, expected] = [await model.pieces.losses(tail, samples, true), await model.pieces.losses(whole, samples)]
     own.forEach((score, i) => {
       expect(Math.abs(score.nll / expected[i]!.nll - 1)).toBeLessThan(1e-6)
-      expect(score.hits).toBe(expected[i]!.hits)
+      // Without the predicted tokens, whose search nobody pays for here.
+      expect(score.hits).toBeUndefined()
+      expect(expected[i]!.hits).toBeGreaterThanOrEqual(0)
     })
   })
 

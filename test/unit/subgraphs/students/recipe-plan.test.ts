@@ -1,8 +1,10 @@
 // The pure parts of recipes: states, ranges, counts, YAML, policy.
+
 import { existsSync, readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { type RecipeStatus, recipeStatuses } from '../../../../db/entities/index.js'
 import { buildStagesSchema } from '../../../../lib/build-stages.js'
+import { projectFile } from '../../../../lib/project.js'
 import { printRecipeYaml } from '../../../../subgraphs/build/print-recipe.js'
 import { applyPolicy } from '../../../../subgraphs/students/approval-policy.js'
 import { checkLayers, countLayers, keptLayers, layersKey } from '../../../../subgraphs/students/recipe-layers.js'
@@ -350,4 +352,11 @@ describe('approval policy', () => {
     expect(applyPolicy({ ...policy, enabled: false }, recipe)).toBeNull()
     expect(applyPolicy(null, recipe)).toBeNull()
   })
+})
+
+test('the example of docs/recipes.md is a recipe with every stage', () => {
+  const page = readFileSync(projectFile('docs', 'recipes.md'), 'utf8')
+  const { layers, name, stages } = parseRecipeYaml(/```yaml\n([\s\S]*?)```/.exec(page)![1]!)
+  expect([name, layers.length]).toEqual(['smollm2-cut', 2])
+  expect(Object.keys(stages!).sort()).toEqual(Object.keys(buildStagesSchema.omit({ calibration: true }).shape).sort())
 })
