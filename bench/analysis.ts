@@ -8,6 +8,7 @@ import type { HandlerContext, ProgressReport } from '../compute/handlers/handler
 import { importProbes } from '../compute/handlers/import-probes.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { withScoringModel } from '../compute/handlers/scoring-model.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { type LayerInfluence, layerInfluence } from '../compute/probing/layer-influence.js'
 import {
   assignSplits,
@@ -17,10 +18,7 @@ import {
   selectSamples,
 } from '../compute/probing/probe-set.js'
 import { encodeSample, encodeSamples } from '../compute/probing/scoring.js'
-import { readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 import { compareHeads } from './heads.js'
 import { compareSharing } from './kit/compare-sharing.js'
 
@@ -181,16 +179,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   const tasks = values.tasks?.split(',') ?? Object.keys(perTask).filter(task => task !== 'all')
   const only = values.layers?.split(',').map(Number)
   const dataFolder = await mkdtemp(join(tmpdir(), 'bench-analysis-'))
-  const context: HandlerContext = {
-    jobId: 'bench',
-    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-    dataFolder,
-    env: { ...readEnv(), HARTONOMOUS_DATA: dataFolder },
-    log: makeLogger('bench'),
-    signal: new AbortController().signal,
-    progress: () => {},
-    delta: () => {},
-  }
+  const context = await standaloneContext(dataFolder)
   try {
     const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
     const { manifest } = await ingestModel({ source }, context)

@@ -5,12 +5,11 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { readManifest } from '../compute/formats/manifest.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { type LoadedModel, openModel } from '../compute/inference/model.js'
 import { greatest } from '../compute/inference/sampling.js'
 import { readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 
 const promptTokens = 16
 const median = (list: number[]) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)]!
@@ -52,16 +51,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   const dataFolder = await mkdtemp(join(tmpdir(), 'bench-batch-'))
   try {
     const env = { ...readEnv(), HARTONOMOUS_DATA: dataFolder }
-    const context = {
-      jobId: 'bench',
-      payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-      dataFolder,
-      env,
-      log: makeLogger('bench', 'silent'),
-      signal: new AbortController().signal,
-      progress: () => {},
-      delta: () => {},
-    }
+    const context = await standaloneContext(dataFolder)
     const source =
       positionals[0] ?? projectFile('../shared/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf')
     const { manifest } = await ingestModel({ source }, context)

@@ -10,12 +10,11 @@ import { elementCount } from '../compute/formats/float-weights.js'
 import { readManifest } from '../compute/formats/manifest.js'
 import { quantisedBytes } from '../compute/formats/quantised-weights.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { type LoadedModel, openModel } from '../compute/inference/model.js'
 import { greatest } from '../compute/inference/sampling.js'
 import { readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 import { llamaPeer, quantisedFile } from './kit/llama-peer.js'
 import { bandwidth, matrixMultiply, seconds } from './kit/machine-rates.js'
 import { lowerQuartile, stepTimes } from './kit/node-times.js'
@@ -134,16 +133,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   const threads = env.HARTONOMOUS_THREADS || availableParallelism()
   const place = { threads, weightsFolder: dataFolder }
   const peer = values.peer === undefined ? undefined : llamaPeer(values.peer)
-  const context = {
-    jobId: 'bench',
-    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-    dataFolder,
-    env,
-    log: makeLogger('bench', 'silent'),
-    signal: new AbortController().signal,
-    progress: () => {},
-    delta: () => {},
-  }
+  const context = await standaloneContext(dataFolder)
   try {
     const files = [positionals[0] ?? defaultModel()]
     for (const type of peer ? otherTypes : []) {

@@ -3,18 +3,15 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import type { HandlerContext } from '../compute/handlers/handler.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { type MeasuringContext, withScoringModel } from '../compute/handlers/scoring-model.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { type MaskedGroup, maskedGroups } from '../compute/probing/head-groups.js'
 import { type CapabilityHeads, headImportance } from '../compute/probing/head-importance.js'
 import { assignSplits, readProbeLines } from '../compute/probing/probe-set.js'
 import { measureSamples } from '../compute/probing/sample-records.js'
 import { encodeSamples } from '../compute/probing/scoring.js'
-import { readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 
 interface Reference {
   lines: number[]
@@ -98,16 +95,7 @@ export async function compareHeads({ model, scorer, heads }: MeasuringContext, w
 export async function run(args: string[]): Promise<Record<string, unknown>> {
   const { values } = parseArgs({ args, options: { tasks: { type: 'string' } } })
   const dataFolder = await mkdtemp(join(tmpdir(), 'bench-heads-'))
-  const context: HandlerContext = {
-    jobId: 'bench',
-    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-    dataFolder,
-    env: { ...readEnv(), HARTONOMOUS_DATA: dataFolder },
-    log: makeLogger('bench'),
-    signal: new AbortController().signal,
-    progress: () => {},
-    delta: () => {},
-  }
+  const context = await standaloneContext(dataFolder)
   try {
     const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
     const { manifest } = await ingestModel({ source }, context)

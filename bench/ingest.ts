@@ -8,12 +8,10 @@ import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import Table from 'cli-table3'
 import { writeSafetensorsHeader } from '../compute/formats/safetensors.js'
-import type { HandlerContext } from '../compute/handlers/handler.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
-import { fileWorkEnvironment, readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
+import { fileWorkEnvironment } from '../lib/env.js'
 import { compiledFile, projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 
 const defaultFile = () =>
   projectFile('..', 'shared', 'models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
@@ -95,16 +93,6 @@ async function measure(args: string[]) {
       await generate(path)
     }
     const { size } = await stat(path)
-    const context = (dataFolder: string, payloads: HandlerContext['payloads']): HandlerContext => ({
-      jobId: 'bench',
-      payloads,
-      dataFolder,
-      env: readEnv({ HARTONOMOUS_DATA: dataFolder }),
-      log: makeLogger('bench', 'silent'),
-      signal: new AbortController().signal,
-      progress: () => {},
-      delta: () => {},
-    })
     // Warm: file in the page cache, code compiled.
     await hashFile(path)
     const rounds: { hash: number; copy: number; ingest: number; again: number }[] = []
@@ -115,12 +103,12 @@ async function measure(args: string[]) {
     }, 5)
     for (let round = 0; round < Number(values.rounds); round++) {
       const data = join(folder, `data-${round}`)
-      const payloads = await openFilePayloadStore(join(data, 'payloads'))
+      const context = await standaloneContext(data)
       const hash = await timed(() => hashFile(path))
       // Nothing is deleted before the end: ext4 searches long for an inode while many were freed within the last seconds.
       const copy = await timed(() => copySynced(path, join(folder, `copy-${round}`)))
-      const ingest = await timed(() => ingestModel({ source: path }, context(data, payloads)))
-      const again = await timed(() => ingestModel({ source: path }, context(data, payloads)))
+      const ingest = await timed(() => ingestModel({ source: path }, context))
+      const again = await timed(() => ingestModel({ source: path }, context))
       rounds.push({ hash, copy, ingest, again })
     }
     clearInterval(sampler)

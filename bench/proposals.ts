@@ -8,9 +8,9 @@ import { parseArgs } from 'node:util'
 import { readManifest, writeManifest } from '../compute/formats/manifest.js'
 import { openAnalysisRecords } from '../compute/handlers/analysis-records.js'
 import { openCutRecords } from '../compute/handlers/cut-records.js'
-import type { HandlerContext } from '../compute/handlers/handler.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { withScoringModel } from '../compute/handlers/scoring-model.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { openCutTable } from '../compute/probing/cut-table.js'
 import { layerInfluence, stackWithout } from '../compute/probing/layer-influence.js'
 import { mixture, type Objective, objectiveLoss, single, weightedMean } from '../compute/probing/objective.js'
@@ -26,13 +26,10 @@ import { byRules, type CutSearch } from '../compute/probing/search-cuts.js'
 import { searchObjective, tokensLeft } from '../compute/probing/search-objective.js'
 import type { Stack } from '../compute/probing/stacks.js'
 import { extractLayers } from '../compute/surgery/extract-layers.js'
-import { readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+import { say } from './kit/progress-lines.js'
 
 const shared = (...parts: string[]) => projectFile('..', 'shared', ...parts)
-const say = (line: string) => process.stderr.write(`${line}\n`)
 
 /** Lines per task that the protocol evaluates. */
 const evaluated = 20
@@ -71,16 +68,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   const size = Number(values.layers)
   const dataFolder = values.data ?? (await mkdtemp(join(tmpdir(), 'bench-proposals-')))
   await mkdir(dataFolder, { recursive: true })
-  const context: HandlerContext = {
-    jobId: 'bench',
-    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-    dataFolder,
-    env: { ...readEnv(), HARTONOMOUS_DATA: dataFolder },
-    log: makeLogger('bench'),
-    signal: new AbortController().signal,
-    progress: () => {},
-    delta: () => {},
-  }
+  const context = await standaloneContext(dataFolder)
   try {
     const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
     const { manifest: hash } = await ingestModel({ source }, context)

@@ -6,19 +6,17 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { readManifest } from '../compute/formats/manifest.js'
 import { runStages } from '../compute/handlers/build-student.js'
-import type { HandlerContext } from '../compute/handlers/handler.js'
 import { importProbes } from '../compute/handlers/import-probes.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { withScoringModel } from '../compute/handlers/scoring-model.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { jobTypes } from '../compute/pool/job-types.js'
 import { evaluate } from '../compute/probing/evaluate.js'
 import { assignSplits, readProbeLines } from '../compute/probing/probe-set.js'
 import { encodeSample } from '../compute/probing/scoring.js'
-import { readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 import { keptFigures } from './kit/kept-figures.js'
+import { progressLines, say } from './kit/progress-lines.js'
 
 interface ReferenceEdit {
   keptLayers: number[]
@@ -61,22 +59,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   if (values.data) await mkdir(values.data, { recursive: true })
   const dataFolder = values.data ?? (await mkdtemp(join(tmpdir(), 'bench-pruning-')))
   const known = await keptFigures(values.data)
-  const say = (text: string) => process.stderr.write(`${text}\n`)
-  let nextLine = 0
-  const context: HandlerContext = {
-    jobId: 'bench',
-    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-    dataFolder,
-    env: { ...readEnv(), HARTONOMOUS_DATA: dataFolder },
-    log: makeLogger('bench'),
-    signal: new AbortController().signal,
-    progress: ({ stage, completed, total, unit }) => {
-      if (performance.now() < nextLine) return
-      nextLine = performance.now() + 30_000
-      say(`${stage}: ${completed} of ${total ?? '?'} ${unit}`)
-    },
-    delta: () => {},
-  }
+  const context = await standaloneContext(dataFolder, { progress: progressLines() })
   try {
     const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
     const { manifest: parent } = await ingestModel({ source }, context)

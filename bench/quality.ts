@@ -6,8 +6,8 @@ import { parseArgs } from 'node:util'
 import { readManifest } from '../compute/formats/manifest.js'
 import { loadTokenizer } from '../compute/formats/tokenizer.js'
 import { runStages } from '../compute/handlers/build-student.js'
-import type { HandlerContext } from '../compute/handlers/handler.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { openModel } from '../compute/inference/model.js'
 import { canonicalProbeSet } from '../compute/probing/probe-set.js'
 import { adamWDefaults } from '../compute/training/adamw.js'
@@ -17,10 +17,7 @@ import { teacherCache } from '../compute/training/teacher-cache.js'
 import { stepsOf, type TrainingPlan, train } from '../compute/training/train.js'
 import { openTrainingModel } from '../compute/training/training-model.js'
 import { writeTrained } from '../compute/training/write-trained.js'
-import { readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 
 const shared = (...parts: string[]) => join(projectFile('..', 'shared'), ...parts)
 
@@ -108,16 +105,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
 
 async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options }>>['values'], seed: number) {
   await mkdir(o.data, { recursive: true })
-  const context: HandlerContext = {
-    jobId: 'bench',
-    payloads: await openFilePayloadStore(join(o.data, 'payloads')),
-    dataFolder: o.data,
-    env: readEnv({ HARTONOMOUS_DATA: o.data, HARTONOMOUS_THREADS: o.threads }),
-    log: makeLogger('bench', 'silent'),
-    signal: new AbortController().signal,
-    progress: () => {},
-    delta: () => {},
-  }
+  const context = await standaloneContext(o.data, { env: { ...process.env, HARTONOMOUS_THREADS: o.threads } })
   const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
   const parentHash = (await ingestModel({ source }, context)).manifest
   const parent = await readManifest(context.payloads, parentHash)

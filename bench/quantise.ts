@@ -6,19 +6,16 @@ import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
-import type { HandlerContext } from '../compute/handlers/handler.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { quantiseManifest } from '../compute/handlers/quantise-manifest.js'
 import { compareManifests } from '../compute/handlers/quantise-report.js'
-import { readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { projectFile } from '../lib/project.js'
 import { quantizationSchema } from '../lib/quantization.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 import { keptFigures } from './kit/kept-figures.js'
+import { progressLines, say } from './kit/progress-lines.js'
 
 const shared = (...parts: string[]) => projectFile('..', 'shared', ...parts)
-const say = (line: string) => process.stderr.write(`${line}\n`)
 
 /** Both splits as one probe set. */
 async function probeSet(): Promise<Uint8Array> {
@@ -61,21 +58,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
   const dataFolder = values.data ?? (await mkdtemp(join(tmpdir(), 'bench-quantise-')))
   const known = await keptFigures(values.data)
   try {
-    let nextLine = 0
-    const context: HandlerContext = {
-      jobId: 'bench',
-      payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-      dataFolder,
-      env: readEnv({ ...process.env, HARTONOMOUS_DATA: dataFolder }),
-      log: makeLogger('bench', 'silent'),
-      signal: new AbortController().signal,
-      progress: ({ stage, completed, total, unit }) => {
-        if (performance.now() < nextLine) return
-        nextLine = performance.now() + 30_000
-        say(`${stage}: ${completed} of ${total ?? '?'} ${unit}`)
-      },
-      delta: () => {},
-    }
+    const context = await standaloneContext(dataFolder, { progress: progressLines() })
     const { manifest } = await ingestModel({ source }, context)
     const { hash: probes } = await context.payloads.put([await probeSet()])
     const rows: Record<string, Record<string, unknown>> = {}

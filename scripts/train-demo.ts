@@ -8,18 +8,15 @@ import { readManifest } from '../compute/formats/manifest.js'
 import { loadTokenizer, type ModelTokenizer } from '../compute/formats/tokenizer.js'
 import { exportsFolder } from '../compute/handlers/export-folder.js'
 import { exportModel } from '../compute/handlers/export-model.js'
-import type { HandlerContext } from '../compute/handlers/handler.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
+import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { seededRandom } from '../compute/inference/sampling.js'
 import { adamWDefaults } from '../compute/training/adamw.js'
 import type { TrainingBatch } from '../compute/training/batch-feeds.js'
 import { openTrainingModel, type TrainingModel } from '../compute/training/training-model.js'
 import { writeTrained } from '../compute/training/write-trained.js'
 import { DEFAULT_SEED, makeCorpus, type Task } from '../demo/corpus.js'
-import { readEnv } from '../lib/env.js'
-import { makeLogger } from '../lib/log.js'
 import { projectFile } from '../lib/project.js'
-import { openFilePayloadStore } from '../payloads/file-payload-store.js'
 
 /**
  * Stochastic depth per task, so that each layer comes to matter for some tasks and to be spare for the rest: while a task trains, its home
@@ -77,16 +74,7 @@ async function main(): Promise<void> {
     return
   }
   const dataFolder = await mkdtemp(join(tmpdir(), 'train-demo-'))
-  const context: HandlerContext = {
-    jobId: 'train-demo',
-    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-    dataFolder,
-    env: readEnv({ ...process.env, HARTONOMOUS_DATA: dataFolder }),
-    log: makeLogger('train-demo', 'silent'),
-    signal: new AbortController().signal,
-    progress: () => {},
-    delta: () => {},
-  }
+  const context = await standaloneContext(dataFolder, { jobId: 'train-demo' })
   try {
     // Shapes and tokenizer are the demo model's; every weight is replaced before the first step.
     const { manifest: hash } = await ingestModel({ source: projectFile('demo', 'model') }, context)

@@ -3,9 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { HandlerContext, ProgressReport } from '../../compute/handlers/handler.js'
-import { readEnv } from '../../lib/env.js'
-import { makeLogger } from '../../lib/log.js'
-import { openFilePayloadStore } from '../../payloads/file-payload-store.js'
+import { standaloneContext } from '../../compute/handlers/standalone-context.js'
 
 export interface TestHandlerContext extends HandlerContext {
   reports: ProgressReport[]
@@ -17,16 +15,7 @@ export interface TestHandlerContext extends HandlerContext {
 export async function handlerContext(env: Record<string, string> = {}): Promise<TestHandlerContext> {
   const dataFolder = await mkdtemp(join(tmpdir(), 'handler-'))
   const reports: ProgressReport[] = []
-  const context: HandlerContext = {
-    jobId: 'job',
-    payloads: await openFilePayloadStore(join(dataFolder, 'payloads')),
-    dataFolder,
-    env: readEnv({ HARTONOMOUS_DATA: dataFolder, ...env }),
-    log: makeLogger('test', 'silent'),
-    signal: new AbortController().signal,
-    progress: report => reports.push(report),
-    delta: () => {},
-  }
+  const context = await standaloneContext(dataFolder, { jobId: 'job', env, progress: report => reports.push(report) })
   return {
     ...context,
     reports,
