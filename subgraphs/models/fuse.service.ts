@@ -1,49 +1,30 @@
 // Fusing: a job, the model that may come of it, and the way back.
-import { z } from 'zod'
+
 import type { JobOutput } from '../../compute/pool/job-types.js'
-import { Job, ModelAtom } from '../../db/entities/index.js'
-import { addModelEvent, aliveModel, modelOfManifest, registerModel } from '../../db/models.js'
-import { scoped } from '../../db/scope.js'
+import { ModelAtom } from '../../db/entities/index.js'
+import { addModelEvent, modelOfManifest, registerModel } from '../../db/models.js'
 import { DomainError } from '../../lib/errors.js'
 import { fusionSchema } from '../../lib/fusion.js'
 import { checkOptions } from '../build/check-options.js'
 import { checkText } from '../build/check-text.js'
-import { enqueue } from '../build/enqueue.js'
-import { idempotent } from '../build/idempotency.js'
-import { liveModel, runnableManifest } from '../build/live-model.js'
+import { liveModel } from '../build/live-model.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
-import { chooseProbeDataset } from '../build/probe-dataset.js'
+import { parentOf, queueDerived, registerDerived } from './derived-model.js'
 import type { FuseLayersInput, UnfuseModelInput } from './fuse.inputs.js'
 import { readManifest } from './model.loaders.js'
-
-const fuseContext = z.object({ name: z.string(), parentId: z.string() })
 
 /**
  * Queues the job; returns its row id.
  * @throws NOT_FOUND (model, probe set), BAD_USER_INPUT naming the option, UNSUPPORTED_ARCHITECTURE, NO_TOKENIZER
  */
-export async function fuseLayers({ platform, tenantId }: RequestContext, input: FuseLayersInput): Promise<string> {
-  const name = checkText(input.name, 200, 'name')
-  const { modelId, probeDatasetId, name: _as, idempotencyKey, ...given } = input
+export async function fuseLayers(context: RequestContext, input: FuseLayersInput): Promise<string> {
+  const { modelId: _of, probeDatasetId: _with, name: _as, idempotencyKey: _once, ...given } = input
   const options = checkOptions(fusionSchema, given, 'BAD_USER_INPUT', [])
-  await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, modelId))
-  return platform.db.tx(async em => {
-    const { jobId } = await idempotent(em, tenantId, 'fuseLayers', idempotencyKey, input, async () => {
-      const model = await liveModel(em, tenantId, modelId)
-      const probes = await chooseProbeDataset(em, tenantId, probeDatasetId)
-      const job = await enqueue(em, platform, {
-        tenantId,
-        type: 'model.fuse',
-        modelId: model.id,
-        input: { manifest: model.manifestHash, options, probeSet: probes.probeSetHash },
-        context: { name: name ?? `${model.name} fused`.slice(0, 200), parentId: model.id } satisfies z.infer<
-          typeof fuseContext
-        >,
-      })
-      return { jobId: job.id }
-    })
-    return jobId
-  })
+  return queueDerived(context, 'fuseLayers', 'model.fuse', input, 'fused', (manifest, probeSet) => ({
+    manifest,
+    options,
+    probeSet,
+  }))
 }
 
 /** One line for a model's history: what was applied, or the best of what was not. */
@@ -62,31 +43,26 @@ export function describeFusion({ applied, rows, check }: Pick<JobOutput<'model.f
 
 export const fuseEffect: JobEffect<'model.fuse'> = {
   async claim(em, job, input) {
-    await aliveModel(em, job.tenantId, fuseContext.parse(job.context).parentId)
+    await parentOf(em, job)
     return input
   },
   async succeeded(em, job, output, platform) {
-    const { tenantId } = job
-    const { name, parentId } = fuseContext.parse(job.context)
-    const parent = await aliveModel(em, tenantId, parentId)
+    const parent = await parentOf(em, job)
     const description = describeFusion(output)
-    if (output.applied.length === 0) {
-      await addModelEvent(em, { tenantId, modelId: parent.id, kind: 'FUSED', description, jobId: job.id })
-      return
-    }
-    const { id: modelId } = await registerModel(em, {
-      tenantId,
-      manifest: await readManifest(platform, output.manifest),
-      manifestHash: output.manifest,
-      name,
-      source: null,
-      parentModelId: parent.id,
-      isStudent: true,
-      objective: `${parent.name} with fewer, larger steps`,
-      jobId: job.id,
-      description,
-    })
-    await em.update(Job, { ...scoped(tenantId), id: job.id }, { modelId })
+    if (output.applied.length === 0)
+      await addModelEvent(em, {
+        tenantId: job.tenantId,
+        modelId: parent.id,
+        kind: 'FUSED',
+        description,
+        jobId: job.id,
+      })
+    else
+      await registerDerived(em, platform, job, parent, {
+        manifest: output.manifest,
+        objective: `${parent.name} with fewer, larger steps`,
+        description,
+      })
   },
 }
 
