@@ -3,10 +3,9 @@ import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
 import type { EmbeddingQuantization, Quantization } from '../../lib/quantization.js'
 import { UserError } from '../build/common-types.js'
 import {
-  maximumBytesDescription,
-  minimumQualityDescription,
   QuantizationMethodEnum,
   TableQuantizationEnum,
+  quantizationTexts as texts,
   WeightTypeEnum,
 } from '../build/quantization-input.js'
 import { BigIntScalar } from '../build/scalars.js'
@@ -19,30 +18,28 @@ export class QuantizeModelInput {
       'The model. One that was quantised here is quantised anew from its full-precision source, where that is kept.',
   })
   modelId!: string
-  @Field(() => WeightTypeEnum, { description: 'Codes of the layers’ matrices.' })
+  @Field(() => WeightTypeEnum, { description: texts.type })
   type!: Quantization['type']
   @Field(() => Boolean, {
     defaultValue: true,
-    description:
-      'true: signed codes around zero; false: codes over a minimum of each block (half a bit per weight more in blocks of 32).',
+    description: texts.symmetric,
   })
   symmetric!: boolean
   @Field(() => Int, {
     defaultValue: 32,
-    description:
-      'Weights that share a scale: 32, 64 or 128. Where rows are no whole blocks, the next smaller size is taken.',
+    description: texts.blockSize,
   })
   blockSize!: number
-  @Field(() => QuantizationMethodEnum, { defaultValue: 'CALIBRATED', description: 'How codes are found.' })
+  @Field(() => QuantizationMethodEnum, { defaultValue: 'CALIBRATED', description: `${texts.method}.` })
   method!: Quantization['method']
   @Field(() => TableQuantizationEnum, {
     defaultValue: 'INT8',
-    description: 'The table of embeddings, where the head is a table of its own.',
+    description: `${texts.embeddings}.`,
   })
   embeddings!: EmbeddingQuantization
   @Field(() => TableQuantizationEnum, {
     defaultValue: 'INT8',
-    description: 'The head, and the embeddings where both are one table.',
+    description: `${texts.head}.`,
   })
   head!: EmbeddingQuantization
   @Field(() => [String], {
@@ -52,12 +49,12 @@ export class QuantizeModelInput {
   raised?: string[] | null
   @Field(() => BigIntScalar, {
     nullable: true,
-    description: maximumBytesDescription,
+    description: texts.maximumBytes,
   })
   maximumBytes?: number | bigint | null
   @Field(() => Float, {
     nullable: true,
-    description: minimumQualityDescription,
+    description: texts.minimumQuality,
   })
   minimumQuality?: number | null
   @Field(() => Boolean, {
@@ -77,7 +74,7 @@ export class QuantizeModelInput {
     description: 'Validation samples per capability that both models are compared on; default: 8.',
   })
   samplesPerCapability?: number | null
-  @Field(() => Int, { nullable: true, description: 'Tokens to calibrate with, 32 to 1,000,000; default: 8192.' })
+  @Field(() => Int, { nullable: true, description: texts.calibrationTokens })
   calibrationTokens?: number | null
   @Field(() => String, {
     nullable: true,

@@ -2,47 +2,42 @@
 import { Field, Float, InputType, Int, ObjectType } from 'type-graphql'
 import type { EmbeddingQuantization, Quantization } from '../../lib/quantization.js'
 import {
-  maximumBytesDescription,
-  minimumQualityDescription,
   QuantizationMethodEnum,
   TableQuantizationEnum,
+  quantizationTexts as texts,
   WeightTypeEnum,
 } from '../build/quantization-input.js'
 import { BigIntScalar } from '../build/scalars.js'
 
-const symmetricDescription =
-  'true: signed codes around zero; false: codes over a minimum of each block (half a bit per weight more in blocks of 32).'
-const blockSizeDescription =
-  'Weights that share a scale: 32, 64 or 128. Where rows are no whole blocks, the next smaller size is taken.'
 const raisedDescription =
   'Roles of matrices, as layers.3.down in the student’s numbering, that get 8 bits although the type is INT4.'
 
 @InputType({ description: 'How a student’s matrices are rounded to codes: the last step of its build.' })
 export class RecipeQuantizationInput {
-  @Field(() => WeightTypeEnum, { description: 'Codes of the layers’ matrices.' })
+  @Field(() => WeightTypeEnum, { description: texts.type })
   type!: Quantization['type']
-  @Field(() => Boolean, { nullable: true, description: `${symmetricDescription} Default: true.` })
+  @Field(() => Boolean, { nullable: true, description: `${texts.symmetric} Default: true.` })
   symmetric?: boolean | null
-  @Field(() => Int, { nullable: true, description: `${blockSizeDescription} Default: 32.` })
+  @Field(() => Int, { nullable: true, description: `${texts.blockSize} Default: 32.` })
   blockSize?: number | null
   @Field(() => QuantizationMethodEnum, {
     nullable: true,
-    description: 'How codes are found; default: CALIBRATED.',
+    description: `${texts.method}; default: CALIBRATED.`,
   })
   method?: Quantization['method'] | null
   @Field(() => TableQuantizationEnum, {
     nullable: true,
-    description: 'The table of embeddings, where the head is a table of its own; default: INT8.',
+    description: `${texts.embeddings}; default: INT8.`,
   })
   embeddings?: EmbeddingQuantization | null
   @Field(() => TableQuantizationEnum, {
     nullable: true,
-    description: 'The head, and the embeddings where both are one table; default: INT8.',
+    description: `${texts.head}; default: INT8.`,
   })
   head?: EmbeddingQuantization | null
   @Field(() => [String], { nullable: true, description: `${raisedDescription} Default: none.` })
   raised?: string[] | null
-  @Field(() => Int, { nullable: true, description: 'Tokens to calibrate with, 32 to 1,000,000; default: 8192.' })
+  @Field(() => Int, { nullable: true, description: texts.calibrationTokens })
   calibrationTokens?: number | null
   @Field(() => Int, {
     nullable: true,
@@ -51,12 +46,12 @@ export class RecipeQuantizationInput {
   samplesPerCapability?: number | null
   @Field(() => BigIntScalar, {
     nullable: true,
-    description: maximumBytesDescription,
+    description: texts.maximumBytes,
   })
   maximumBytes?: number | bigint | null
   @Field(() => Float, {
     nullable: true,
-    description: minimumQualityDescription,
+    description: texts.minimumQuality,
   })
   minimumQuality?: number | null
   @Field(() => Boolean, {
@@ -69,17 +64,17 @@ export class RecipeQuantizationInput {
 
 @ObjectType({ description: 'How a recipe rounds its student’s matrices.' })
 export class RecipeQuantization {
-  @Field(() => WeightTypeEnum, { description: 'Codes of the layers’ matrices.' })
+  @Field(() => WeightTypeEnum, { description: texts.type })
   type!: Quantization['type']
-  @Field(() => Boolean, { description: symmetricDescription })
+  @Field(() => Boolean, { description: texts.symmetric })
   symmetric!: boolean
-  @Field(() => Int, { description: blockSizeDescription })
+  @Field(() => Int, { description: texts.blockSize })
   blockSize!: number
-  @Field(() => QuantizationMethodEnum, { description: 'How codes are found.' })
+  @Field(() => QuantizationMethodEnum, { description: `${texts.method}.` })
   method!: Quantization['method']
-  @Field(() => TableQuantizationEnum, { description: 'The table of embeddings, where the head is a table of its own.' })
+  @Field(() => TableQuantizationEnum, { description: `${texts.embeddings}.` })
   embeddings!: EmbeddingQuantization
-  @Field(() => TableQuantizationEnum, { description: 'The head, and the embeddings where both are one table.' })
+  @Field(() => TableQuantizationEnum, { description: `${texts.head}.` })
   head!: EmbeddingQuantization
   @Field(() => [String], { description: raisedDescription })
   raised!: string[]
