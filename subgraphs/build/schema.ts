@@ -32,7 +32,7 @@ function describeRoots(schema: GraphQLSchema): void {
     if (type) type.description = rootDescriptions[type.name as keyof typeof rootDescriptions]
 }
 
-/** `__resolveReference` per entity type: the stub with its key fields comes in, an instance of the type's class or null goes out. */
+/** `__resolveReference` per entity type: the reference with its key fields comes in, an instance of the type's class or null goes out. */
 export type References = Record<
   string,
   (reference: { id: string }, context: RequestContext) => object | null | Promise<object | null>
@@ -40,7 +40,7 @@ export type References = Record<
 
 /**
  * @param options.resolvers resolver classes of this subgraph only
- * @param options.orphanedTypes entities that no resolver returns (stubs that this subgraph adds fields to)
+ * @param options.orphanedTypes entities that no resolver returns (references that this subgraph adds fields to)
  * @param references one entry per entity that this subgraph resolves by its key; calls of one `_entities` fetch come in one
  * tick, so a DataLoader batches them. `@requires` fields are in the reference: copy them.
  */

@@ -77,7 +77,7 @@ export class JobError {
 /** The model of another subgraph, by its id. */
 @Directive('@key(fields: "id", resolvable: false)')
 @ObjectType('Model')
-export class ModelStub {
+export class ModelReference {
   @Field(() => ID)
   id!: string
 }
@@ -124,8 +124,8 @@ export class Job extends Node {
     description: 'What it brought forth: hashes and measurements; null until it has SUCCEEDED.',
   })
   output!: unknown
-  @Field(() => ModelStub, { nullable: true, description: 'The model it works on, or made.' })
-  model!: ModelStub | null
+  @Field(() => ModelReference, { nullable: true, description: 'The model it works on, or made.' })
+  model!: ModelReference | null
 }
 
 const isErrorCode = (code: string): code is ErrorCode => code in errorTable
@@ -159,7 +159,7 @@ export function toJob(record: JobRecord, live: JobProgressRecord | null = null):
     flops: record.flops,
     input: record.input,
     output: record.output,
-    model: record.modelId ? Object.assign(new ModelStub(), { id: toGlobalId('Model', record.modelId) }) : null,
+    model: record.modelId ? Object.assign(new ModelReference(), { id: toGlobalId('Model', record.modelId) }) : null,
   })
 }
 

@@ -6,7 +6,16 @@ import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
 import { capabilityIdBySlug, evaluateModel, listEvaluations } from './evaluation.service.js'
 import { EvaluateModelInput, EvaluateModelPayload, Evaluation, EvaluationConnection } from './evaluation.type.js'
-import { Capability, capabilityStub, Job, jobStub, Model, modelStub, ProbeDataset, probeDatasetStub } from './stubs.js'
+import {
+  Capability,
+  capabilityReference,
+  Job,
+  jobReference,
+  Model,
+  modelReference,
+  ProbeDataset,
+  probeDatasetReference,
+} from './references.js'
 
 @Resolver(() => Evaluation)
 export class EvaluationResolver {
@@ -26,29 +35,31 @@ export class EvaluationResolver {
     @Arg('input', () => EvaluateModelInput, { description: 'Model and probe set.' }) input: EvaluateModelInput,
     @Ctx() context: RequestContext,
   ): Promise<EvaluateModelPayload> {
-    return withUserErrors<EvaluateModelPayload>(async () => ({ job: jobStub(await evaluateModel(context, input)) }))
+    return withUserErrors<EvaluateModelPayload>(async () => ({
+      job: jobReference(await evaluateModel(context, input)),
+    }))
   }
 
   @FieldResolver(() => Model, { description: 'The model that was measured.' })
   model(@Root() { row }: Evaluation): Model {
-    return modelStub(row.modelId)
+    return modelReference(row.modelId)
   }
 
   @FieldResolver(() => ProbeDataset, { description: 'The probe set it was measured on.' })
   probeDataset(@Root() { row }: Evaluation): ProbeDataset {
-    return probeDatasetStub(row.probeDatasetId)
+    return probeDatasetReference(row.probeDatasetId)
   }
 
   @FieldResolver(() => Capability, { description: 'The capability.' })
   async capability(@Root() { row }: Evaluation, @Ctx() context: RequestContext): Promise<Capability> {
     const id = await capabilityIdBySlug(context).load(row.slug)
     if (!id) throw new Error(`No capability row has the slug "${row.slug}"`)
-    return capabilityStub(id)
+    return capabilityReference(id)
   }
 
   @FieldResolver(() => Job, { nullable: true, description: 'The job that measured it.' })
   job(@Root() { row }: Evaluation): Job | null {
-    return row.jobId === null ? null : jobStub(row.jobId)
+    return row.jobId === null ? null : jobReference(row.jobId)
   }
 }
 

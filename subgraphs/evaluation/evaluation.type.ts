@@ -4,7 +4,7 @@ import type { ModelEvaluation } from '../../db/entities/index.js'
 import { UserError } from '../build/common-types.js'
 import { connectionOf } from '../build/connection.js'
 import { ProbeSplit } from '../build/probe-split.js'
-import { Job } from './stubs.js'
+import { Job } from './references.js'
 
 export const splitNames = { PROBE: 'probe', VALIDATION: 'validation' } as const satisfies Record<ProbeSplit, string>
 

@@ -5,7 +5,7 @@ import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
 import { generate, generateStream, watchGeneration } from './generate.service.js'
 import { GenerateInput, GeneratePayload, GenerationEvent } from './generate.type.js'
-import { type Job, jobStub } from './stubs.js'
+import { type Job, jobReference } from './references.js'
 
 @ArgsType()
 class GenerateStreamArguments {
@@ -42,7 +42,7 @@ export class GenerateResolver {
     let job: Job | null = null
     const payload = await withUserErrors<GeneratePayload>(() =>
       generate(context, input, jobId => {
-        job = jobStub(jobId)
+        job = jobReference(jobId)
       }),
     )
     return { ...payload, job }

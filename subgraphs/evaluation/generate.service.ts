@@ -11,7 +11,7 @@ import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
 import type { FinishReason, GeneratedToken, GenerateInput, GenerationEvent, GenerationUsage } from './generate.type.js'
-import { jobStub } from './stubs.js'
+import { jobReference } from './references.js'
 
 /** Longer ones fit no model's context, at a few characters per token. */
 const maximumPromptCharacters = 4_000_000
@@ -270,7 +270,7 @@ function follow(context: RequestContext, running: Running, from: Seen): AsyncGen
   })
 
   async function* stream(): AsyncGenerator<GenerationEvent> {
-    const job = jobStub(jobId)
+    const job = jobReference(jobId)
     const seen = { ...from }
     if (known && isFinal(known)) return yield* finish(known)
     for await (const event of events) {

@@ -1,7 +1,7 @@
 // What goes into a generation and what comes out, at once or piece by piece.
 import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
 import { registerValues, UserError } from '../build/common-types.js'
-import { Job } from './stubs.js'
+import { Job } from './references.js'
 
 export const FinishReason = registerValues('FinishReason', 'Why a generation ended.', {
   STOP: 'The model ended its answer, or a stop text came up.',

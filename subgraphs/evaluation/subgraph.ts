@@ -5,7 +5,7 @@ import { EvaluationResolver, ModelResolver } from './evaluation.resolver.js'
 import { evaluateEffect } from './evaluation.service.js'
 import { GenerateResolver } from './generate.resolver.js'
 import { generateEffect } from './generate.service.js'
-import { Model } from './stubs.js'
+import { Model } from './references.js'
 
 const { schema, sdl } = buildFederatedSchema(
   { resolvers: [GenerateResolver, EvaluationResolver, ModelResolver], orphanedTypes: [Model] },

@@ -3,7 +3,7 @@ import { Field, Float, ID, InputType, Int, ObjectType } from 'type-graphql'
 import type { Fusion } from '../../lib/fusion.js'
 import { UserError } from '../build/common-types.js'
 import { FusionEnum } from '../build/fusion-input.js'
-import { JobStub, Model } from './model.type.js'
+import { JobReference, Model } from './model.type.js'
 
 @InputType({ description: 'Which model to fuse, and from which speed-up on.' })
 export class FuseLayersInput {
@@ -52,8 +52,8 @@ export class FuseLayersInput {
     'The job that times and fuses. Its output has `rows`: every fusion with its places, its measured speed-up in decoding and in prompts and whether it is applied; `check`: how far outputs moved. Its `model` is the fused one, or the one it was asked for where nothing reached the threshold.',
 })
 export class FuseLayersPayload {
-  @Field(() => JobStub, { nullable: true, description: 'The job.' })
-  job?: JobStub | null
+  @Field(() => JobReference, { nullable: true, description: 'The job.' })
+  job?: JobReference | null
   @Field(() => [UserError], { description: 'What was wrong with the input; empty where all went well.' })
   userErrors!: UserError[]
 }

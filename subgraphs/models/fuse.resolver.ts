@@ -4,7 +4,7 @@ import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
 import { FuseLayersInput, FuseLayersPayload, UnfuseModelInput, UnfuseModelPayload } from './fuse.inputs.js'
 import { fuseLayers, unfuseModel } from './fuse.service.js'
-import { jobStub, toModel } from './model.type.js'
+import { jobReference, toModel } from './model.type.js'
 
 @Resolver()
 export class FuseResolver {
@@ -17,7 +17,7 @@ export class FuseResolver {
     input: FuseLayersInput,
     @Ctx() context: RequestContext,
   ) {
-    return withUserErrors<FuseLayersPayload>(async () => ({ job: jobStub(await fuseLayers(context, input)) }))
+    return withUserErrors<FuseLayersPayload>(async () => ({ job: jobReference(await fuseLayers(context, input)) }))
   }
 
   @Mutation(() => UnfuseModelPayload, { description: 'Gives a fused model back as it was before.' })

@@ -4,7 +4,7 @@ import type { ExportQuantization } from '../../compute/pool/job-types.js'
 import type { TensorComponent } from '../../lib/manifest.js'
 import { registerValues, UserError } from '../build/common-types.js'
 import { ConnectionArguments } from '../build/connection.js'
-import { JobStub, Model } from './model.type.js'
+import { JobReference, Model } from './model.type.js'
 import { TensorComponentEnum } from './tensor.type.js'
 
 @ArgsType()
@@ -64,8 +64,8 @@ export class IngestModelPayload {
     description: 'The model, where an earlier call with the same key has finished; otherwise see job.model.',
   })
   model?: Model | null
-  @Field(() => JobStub, { nullable: true, description: 'The job that ingests.' })
-  job?: JobStub | null
+  @Field(() => JobReference, { nullable: true, description: 'The job that ingests.' })
+  job?: JobReference | null
   @Field(() => [UserError], userErrors)
   userErrors!: UserError[]
 }
@@ -114,8 +114,8 @@ export class ExportModelInput {
     'The job that exports; its output has `files: [{ path, url, sizeBytes, sha256 }]` and `notes`, sentences on what they hold otherwise than the model is stored.',
 })
 export class ExportModelPayload {
-  @Field(() => JobStub, { nullable: true, description: 'The job that exports.' })
-  job?: JobStub | null
+  @Field(() => JobReference, { nullable: true, description: 'The job that exports.' })
+  job?: JobReference | null
   @Field(() => [UserError], userErrors)
   userErrors!: UserError[]
 }
@@ -142,8 +142,8 @@ export class VerifyStorageInput {
 
 @ObjectType({ description: 'The job that re-hashes every payload; its output names the corrupt ones.' })
 export class VerifyStoragePayload {
-  @Field(() => JobStub, { nullable: true, description: 'The job that verifies.' })
-  job?: JobStub | null
+  @Field(() => JobReference, { nullable: true, description: 'The job that verifies.' })
+  job?: JobReference | null
   @Field(() => [UserError], userErrors)
   userErrors!: UserError[]
 }
@@ -156,11 +156,11 @@ export class CollectGarbageInput {
 
 @ObjectType({ description: 'The job that removes payloads nothing refers to; it never runs beside another job.' })
 export class CollectGarbagePayload {
-  @Field(() => JobStub, {
+  @Field(() => JobReference, {
     nullable: true,
     description: 'The job that collects; its output says how many payloads and bytes went.',
   })
-  job?: JobStub | null
+  job?: JobReference | null
   @Field(() => [UserError], userErrors)
   userErrors!: UserError[]
 }

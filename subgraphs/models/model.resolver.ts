@@ -19,7 +19,7 @@ import {
 import { eventRows, manifests, modelRows, studentRows, tensorsOfModel, uniqueByteCounts } from './model.loaders.js'
 import { exportModel, ingestModel, listModels, listTensors, removeModel } from './model.service.js'
 import {
-  jobStub,
+  jobReference,
   Model,
   ModelConnection,
   ModelEvent,
@@ -129,7 +129,7 @@ export class ModelResolver {
   ) {
     return withUserErrors<IngestModelPayload>(async () => {
       const { jobId, model } = await ingestModel(context, input)
-      return { job: jobStub(jobId), model: model && toModel(model) }
+      return { job: jobReference(jobId), model: model && toModel(model) }
     })
   }
 
@@ -138,7 +138,7 @@ export class ModelResolver {
     @Arg('input', () => ExportModelInput, { description: 'Which model, which format.' }) input: ExportModelInput,
     @Ctx() context: RequestContext,
   ) {
-    return withUserErrors<ExportModelPayload>(async () => ({ job: jobStub(await exportModel(context, input)) }))
+    return withUserErrors<ExportModelPayload>(async () => ({ job: jobReference(await exportModel(context, input)) }))
   }
 
   @Mutation(() => DeleteModelPayload, {

@@ -115,11 +115,12 @@ export const ModelConnection = connectionOf('Model', () => Model)
 /** The job of another subgraph, by its id. */
 @Directive('@key(fields: "id", resolvable: false)')
 @ObjectType('Job')
-export class JobStub {
+export class JobReference {
   @Field(() => ID)
   id!: string
 }
-export const jobStub = (id: string): JobStub => Object.assign(new JobStub(), { id: toGlobalId('Job', id) })
+export const jobReference = (id: string): JobReference =>
+  Object.assign(new JobReference(), { id: toGlobalId('Job', id) })
 
 @ObjectType({ description: 'What happened to a model, one line of its history.' })
 export class ModelEvent {
@@ -130,8 +131,8 @@ export class ModelEvent {
   kind!: string
   @Field(() => String, { description: 'What happened, in a sentence for people.' })
   description!: string
-  @Field(() => JobStub, { nullable: true, description: 'The job that did it.' })
-  job!: JobStub | null
+  @Field(() => JobReference, { nullable: true, description: 'The job that did it.' })
+  job!: JobReference | null
   @Field(() => DateTimeScalar, { description: 'When it happened.' })
   createdAt!: Date
 }
@@ -140,7 +141,7 @@ export const toModelEvent = (row: ModelEventRow): ModelEvent =>
   Object.assign(new ModelEvent(), {
     kind: row.kind,
     description: row.description,
-    job: row.jobId ? jobStub(row.jobId) : null,
+    job: row.jobId ? jobReference(row.jobId) : null,
     createdAt: row.createdAt,
   })
 

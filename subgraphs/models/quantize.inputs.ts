@@ -9,7 +9,7 @@ import {
   WeightTypeEnum,
 } from '../build/quantization-input.js'
 import { BigIntScalar } from '../build/scalars.js'
-import { JobStub } from './model.type.js'
+import { JobReference } from './model.type.js'
 
 @InputType({ description: 'Which model to quantise, and how.' })
 export class QuantizeModelInput {
@@ -94,8 +94,8 @@ export class QuantizeModelInput {
     'The job that quantises; its `model` is the new one, its output has `comparison`: KL divergence, top-1 agreement, perplexity per capability, bytes and tokens per second against the model before.',
 })
 export class QuantizeModelPayload {
-  @Field(() => JobStub, { nullable: true, description: 'The job that quantises.' })
-  job?: JobStub | null
+  @Field(() => JobReference, { nullable: true, description: 'The job that quantises.' })
+  job?: JobReference | null
   @Field(() => [UserError], { description: 'What was wrong with the input; empty where all went well.' })
   userErrors!: UserError[]
 }

@@ -2,7 +2,7 @@
 import { Arg, Ctx, Mutation, Resolver } from 'type-graphql'
 import { withUserErrors } from '../build/payload.js'
 import type { RequestContext } from '../build/platform.js'
-import { jobStub } from './model.type.js'
+import { jobReference } from './model.type.js'
 import { QuantizeModelInput, QuantizeModelPayload } from './quantize.inputs.js'
 import { quantizeModel } from './quantize.service.js'
 
@@ -16,6 +16,8 @@ export class QuantizeResolver {
     @Arg('input', () => QuantizeModelInput, { description: 'Which model, and how.' }) input: QuantizeModelInput,
     @Ctx() context: RequestContext,
   ) {
-    return withUserErrors<QuantizeModelPayload>(async () => ({ job: jobStub(await quantizeModel(context, input)) }))
+    return withUserErrors<QuantizeModelPayload>(async () => ({
+      job: jobReference(await quantizeModel(context, input)),
+    }))
   }
 }

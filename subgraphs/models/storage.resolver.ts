@@ -8,7 +8,7 @@ import type { RequestContext } from '../build/platform.js'
 import { CollectGarbageInput, CollectGarbagePayload, VerifyStorageInput, VerifyStoragePayload } from './model.inputs.js'
 import { holdersOfPayload } from './model.loaders.js'
 import { collectGarbage, verifyStorage } from './model.service.js'
-import { jobStub, type Model, ModelConnection, StorageReport } from './model.type.js'
+import { jobReference, type Model, ModelConnection, StorageReport } from './model.type.js'
 import { pageOfHolders } from './tensor.resolver.js'
 import { Payload } from './tensor.type.js'
 
@@ -55,7 +55,7 @@ export class StorageResolver {
     @Ctx() context: RequestContext,
   ) {
     return withUserErrors<VerifyStoragePayload>(async () => ({
-      job: jobStub(await verifyStorage(context, input ?? {})),
+      job: jobReference(await verifyStorage(context, input ?? {})),
     }))
   }
 
@@ -68,7 +68,7 @@ export class StorageResolver {
     @Ctx() context: RequestContext,
   ) {
     return withUserErrors<CollectGarbagePayload>(async () => ({
-      job: jobStub(await collectGarbage(context, input ?? {})),
+      job: jobReference(await collectGarbage(context, input ?? {})),
     }))
   }
 }

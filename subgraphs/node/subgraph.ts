@@ -45,13 +45,13 @@ const finders = {
 } as const satisfies Partial<Record<NodeType, Existing>>
 type FoundType = keyof typeof finders
 
-function stub(name: FoundType): ClassType<Node> {
+function reference(name: FoundType): ClassType<Node> {
   @Directive('@key(fields: "id", resolvable: false)')
   @ObjectType(name, { implements: Node })
-  class Stub extends Node {}
-  return Stub
+  class Reference extends Node {}
+  return Reference
 }
-const stubs = Object.fromEntries(Object.keys(finders).map(name => [name, stub(name as FoundType)])) as Record<
+const references = Object.fromEntries(Object.keys(finders).map(name => [name, reference(name as FoundType)])) as Record<
   FoundType,
   ClassType<Node>
 >
@@ -70,7 +70,7 @@ const nodes = (context: RequestContext) =>
       [...idsByType].map(async ([type, ids]) =>
         (await finders[type](context, ids)).map(id => {
           const globalId = toGlobalId(type, id)
-          return [globalId, Object.assign(new stubs[type](), { id: globalId })] as const
+          return [globalId, Object.assign(new references[type](), { id: globalId })] as const
         }),
       ),
     )
@@ -103,6 +103,6 @@ class NodeResolver {
 
 export const subgraph: Subgraph = {
   name: 'node',
-  ...buildFederatedSchema({ resolvers: [NodeResolver], orphanedTypes: Object.values(stubs) }),
+  ...buildFederatedSchema({ resolvers: [NodeResolver], orphanedTypes: Object.values(references) }),
   effects: {},
 }

@@ -8,7 +8,7 @@ import { HealingInput } from './healing.inputs.js'
 import { FeedForwardPruningInput, HeadPruningInput, StudentExport } from './pruning.inputs.js'
 import { RecipeQuantizationInput } from './quantization.inputs.js'
 import { ApprovalPolicy, Recipe } from './recipe.type.js'
-import { Job } from './stubs.js'
+import { Job } from './references.js'
 
 const keyDescription = 'Same key and input: same result. 1 to 200 characters.'
 const errorsDescription = 'Why nothing was done; empty otherwise.'

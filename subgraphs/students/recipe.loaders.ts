@@ -92,8 +92,8 @@ export const capabilityIdBySlug = (context: RequestContext) =>
   })
 
 /** How a recipe's YAML calls its parent: by name where that is unambiguous, by global id otherwise. */
-export const modelReference = (context: RequestContext) =>
-  loader<string, string>(context, 'students.modelReference', async ids => {
+export const modelHandle = (context: RequestContext) =>
+  loader<string, string>(context, 'students.modelHandle', async ids => {
     const { read } = context.platform.db
     const models = await read.find(ModelAtom, {
       select: { id: true, name: true },

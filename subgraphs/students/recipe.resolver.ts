@@ -29,7 +29,7 @@ import {
 import {
   capabilityIdBySlug,
   exportsOfModel,
-  modelReference,
+  modelHandle,
   recipeById,
   recipeOfBuild,
   recipeOfStudent,
@@ -40,7 +40,7 @@ import {
 import { approveRecipe, createRecipe, listRecipes, recipesOfModel, rejectRecipe } from './recipe.service.js'
 import { ApprovalPolicy, BuildStage, Recipe, RecipeConnection, RecipeDecision, RecipeStatus } from './recipe.type.js'
 import { estimatedCosts, measuredCosts } from './recipe-cost.js'
-import { Capability, capabilityStub, Job, jobStub, Model, modelStub } from './stubs.js'
+import { Capability, capabilityReference, Job, jobReference, Model, modelReference } from './references.js'
 
 /** The recipe as a mutation left it. */
 const reload = async (context: RequestContext, rowId: string) =>
@@ -72,7 +72,7 @@ export class RecipeResolver {
 
   @FieldResolver(() => Model, { description: 'The model whose layers are kept.' })
   parentModel(@Root() { row }: Recipe): Model {
-    return modelStub(row.parentModelId)
+    return modelReference(row.parentModelId)
   }
 
   @FieldResolver(() => Capability, {
@@ -81,7 +81,7 @@ export class RecipeResolver {
   })
   async capability(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<Capability | null> {
     const id = row.capability === null ? undefined : await capabilityIdBySlug(context).load(row.capability)
-    return id ? capabilityStub(id) : null
+    return id ? capabilityReference(id) : null
   }
 
   @FieldResolver(() => [RecipeDecision], {
@@ -96,12 +96,12 @@ export class RecipeResolver {
 
   @FieldResolver(() => Model, { nullable: true, description: 'The student that was built; null until then.' })
   student(@Root() { row }: Recipe): Model | null {
-    return row.studentModelId === null ? null : modelStub(row.studentModelId)
+    return row.studentModelId === null ? null : modelReference(row.studentModelId)
   }
 
   @FieldResolver(() => Job, { nullable: true, description: 'The last build job; null until one was queued.' })
   job(@Root() { row }: Recipe): Job | null {
-    return row.jobId === null ? null : jobStub(row.jobId)
+    return row.jobId === null ? null : jobReference(row.jobId)
   }
 
   @FieldResolver(() => [Job], {
@@ -110,7 +110,7 @@ export class RecipeResolver {
   })
   async exportJobs(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<Job[]> {
     if (row.studentModelId === null) return []
-    return ((await exportsOfModel(context).load(row.studentModelId)) ?? []).map(jobStub)
+    return ((await exportsOfModel(context).load(row.studentModelId)) ?? []).map(jobReference)
   }
 
   @FieldResolver(() => Float, {
@@ -155,11 +155,11 @@ export class RecipeResolver {
   })
   async yaml(@Root() recipe: Recipe, @Ctx() context: RequestContext): Promise<string> {
     const { name, objective, row } = recipe
-    const model = (await modelReference(context).load(row.parentModelId)) ?? modelStub(row.parentModelId).id
+    const model = (await modelHandle(context).load(row.parentModelId)) ?? modelReference(row.parentModelId).id
     const others = new Map<string, string>()
     for (const { modelId } of row.layers)
       if (modelId !== undefined && !others.has(modelId))
-        others.set(modelId, (await modelReference(context).load(modelId)) ?? modelStub(modelId).id)
+        others.set(modelId, (await modelHandle(context).load(modelId)) ?? modelReference(modelId).id)
     return printRecipeYaml({ model, name, objective, layers: row.layers, stages: row.stages, others })
   }
 
@@ -174,7 +174,7 @@ export class RecipeResolver {
   ): Promise<ProposeStudentsPayload> {
     return withUserErrors<ProposeStudentsPayload>(async () => {
       const jobId = await proposeStudents(context, input)
-      return { job: jobStub(jobId), recipes: (await recipesOfProposal(context).load(jobId)) ?? [] }
+      return { job: jobReference(jobId), recipes: (await recipesOfProposal(context).load(jobId)) ?? [] }
     }).then(payload => ({ ...payload, recipes: payload.recipes ?? [] }))
   }
 
@@ -220,7 +220,7 @@ export class RecipeResolver {
   ): Promise<BuildStudentPayload> {
     return withUserErrors<BuildStudentPayload>(async () => {
       const { recipeId, jobId } = await buildStudent(context, input)
-      return { recipe: await reload(context, recipeId), job: jobStub(jobId) }
+      return { recipe: await reload(context, recipeId), job: jobReference(jobId) }
     })
   }
 
@@ -234,7 +234,7 @@ export class RecipeResolver {
   ): Promise<PruneHeadsPayload> {
     return withUserErrors<PruneHeadsPayload>(async () => {
       const { recipeId, jobId } = await pruneHeads(context, input)
-      return { recipe: await reload(context, recipeId), job: jobStub(jobId) }
+      return { recipe: await reload(context, recipeId), job: jobReference(jobId) }
     })
   }
 
@@ -249,7 +249,7 @@ export class RecipeResolver {
   ): Promise<DistillStudentPayload> {
     return withUserErrors<DistillStudentPayload>(async () => {
       const { recipeId, jobId } = await distillStudent(context, input)
-      return { recipe: await reload(context, recipeId), job: jobStub(jobId) }
+      return { recipe: await reload(context, recipeId), job: jobReference(jobId) }
     })
   }
 

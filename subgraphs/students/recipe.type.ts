@@ -12,7 +12,7 @@ import { Healing, toHealing } from './healing.inputs.js'
 import { FeedForwardPruning, HeadPruning, StudentExport } from './pruning.inputs.js'
 import { RecipeQuantization } from './quantization.inputs.js'
 import { countLayers } from './recipe-layers.js'
-import { Model, modelStub } from './stubs.js'
+import { Model, modelReference } from './references.js'
 
 export const RecipeStatus = registerValues('RecipeStatus', 'Where a recipe stands.', {
   PROPOSED: 'Waits for a person or the approval policy.',
@@ -254,7 +254,7 @@ export const toRecipe = (row: StudentModelRecipe): Recipe =>
     name: row.name,
     objective: row.objective,
     status: row.status,
-    layers: row.layers.map(({ modelId, ...range }) => ({ ...range, model: modelId ? modelStub(modelId) : null })),
+    layers: row.layers.map(({ modelId, ...range }) => ({ ...range, model: modelId ? modelReference(modelId) : null })),
     layerCount: countLayers(row.layers),
     correctCuts: row.stages?.correctCuts ?? false,
     exports: row.stages?.exports ?? [],

@@ -6,7 +6,7 @@ import { buildEffect } from './build.service.js'
 import { proposeEffect } from './proposal.service.js'
 import { recipeById } from './recipe.loaders.js'
 import { JobResolver, ModelResolver, RecipeResolver } from './recipe.resolver.js'
-import { Job, Model } from './stubs.js'
+import { Job, Model } from './references.js'
 
 const { schema, sdl } = buildFederatedSchema(
   { resolvers: [RecipeResolver, ModelResolver, JobResolver], orphanedTypes: [Model, Job] },

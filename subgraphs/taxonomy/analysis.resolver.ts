@@ -43,7 +43,7 @@ import {
 import { Capability } from './capability.type.js'
 import { probeDatasetById, probeDatasetIdOfJob } from './probe-dataset.service.js'
 import { ProbeDataset } from './probe-dataset.type.js'
-import { Job, jobStub, Model, modelStub } from './stubs.js'
+import { Job, jobReference, Model, modelReference } from './references.js'
 import { qualitiesOf } from './students.service.js'
 import { capabilityById, capabilityOfSlug } from './taxonomy.service.js'
 
@@ -109,12 +109,12 @@ export class AnalysisResolver {
     @Arg('input', () => AnalyzeModelInput, { description: 'Model and probe set.' }) input: AnalyzeModelInput,
     @Ctx() context: RequestContext,
   ): Promise<AnalyzeModelPayload> {
-    return withUserErrors<AnalyzeModelPayload>(async () => ({ job: jobStub(await analyzeModel(context, input)) }))
+    return withUserErrors<AnalyzeModelPayload>(async () => ({ job: jobReference(await analyzeModel(context, input)) }))
   }
 
   @FieldResolver(() => Model, { description: 'The model that was analysed.' })
   model(@Root() analysis: CapabilityAnalysis): Model {
-    return modelStub(analysis.modelRowId)
+    return modelReference(analysis.modelRowId)
   }
 
   @FieldResolver(() => String, {
@@ -128,7 +128,7 @@ export class AnalysisResolver {
 
   @FieldResolver(() => Job, { description: 'The job that measured it.' })
   job(@Root() analysis: CapabilityAnalysis): Job {
-    return jobStub(analysis.jobRowId)
+    return jobReference(analysis.jobRowId)
   }
 
   @FieldResolver(() => ProbeDataset, { description: 'The probe set it was measured on.' })

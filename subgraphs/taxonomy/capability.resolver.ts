@@ -7,7 +7,7 @@ import { ModelCapabilityScore } from './analysis.type.js'
 import { Capability, type CapabilityStatus, CapabilityStatusEnum } from './capability.type.js'
 import { probeDatasetsOf, probeSampleCountOf } from './probe-dataset.service.js'
 import { ProbeDataset } from './probe-dataset.type.js'
-import { Model, ModelConnection, modelStub } from './stubs.js'
+import { Model, ModelConnection, modelReference } from './references.js'
 import { studentsOf } from './students.service.js'
 import { capabilityById, capabilityBySlug, capabilityChildren, listCapabilities } from './taxonomy.service.js'
 
@@ -58,7 +58,7 @@ export class CapabilityResolver {
     description: 'The model whose analysis showed it last, where an analysis found it; null otherwise.',
   })
   discoveredIn(@Root() { discoveredInRowId }: Capability): Model | null {
-    return discoveredInRowId === null ? null : modelStub(discoveredInRowId)
+    return discoveredInRowId === null ? null : modelReference(discoveredInRowId)
   }
 
   @FieldResolver(() => [ModelCapabilityScore], {

@@ -3,7 +3,7 @@ import { Ctx, FieldResolver, Resolver, Root } from 'type-graphql'
 import type { RequestContext } from '../build/platform.js'
 import { DroppedSamples, LayerCluster, MaskedGroup, ModelCapabilityScore } from './analysis.type.js'
 import { Capability } from './capability.type.js'
-import { Model, modelStub } from './stubs.js'
+import { Model, modelReference } from './references.js'
 import { capabilityOfSlug } from './taxonomy.service.js'
 
 @Resolver(() => LayerCluster)
@@ -34,6 +34,6 @@ export class DroppedSamplesResolver {
 export class ModelCapabilityScoreResolver {
   @FieldResolver(() => Model, { description: 'The model.' })
   model(@Root() score: ModelCapabilityScore): Model {
-    return modelStub(score.modelRowId)
+    return modelReference(score.modelRowId)
   }
 }

@@ -6,7 +6,7 @@ import type { RequestContext } from '../build/platform.js'
 import { Capability } from './capability.type.js'
 import { importProbeDataset, listProbeDatasets, probeDatasetById, sampleCountsOf } from './probe-dataset.service.js'
 import { ProbeDataset, ProbeSampleCount } from './probe-dataset.type.js'
-import { Job, jobStub } from './stubs.js'
+import { Job, jobReference } from './references.js'
 import { capabilityBySlug, capabilityOfSlug } from './taxonomy.service.js'
 
 @InputType({ description: 'A probe set to import.' })
@@ -74,7 +74,7 @@ export class ProbeDatasetResolver {
     return withUserErrors<ImportProbeDatasetPayload>(async () => {
       const { jobId, probeDatasetId } = await importProbeDataset(context, input)
       const probeDataset = probeDatasetId ? await probeDatasetById(context).load(probeDatasetId) : null
-      return { job: jobStub(jobId), probeDataset: probeDataset ?? null }
+      return { job: jobReference(jobId), probeDataset: probeDataset ?? null }
     })
   }
 }

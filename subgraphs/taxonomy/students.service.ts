@@ -4,7 +4,7 @@ import { anyOf, scoped } from '../../db/scope.js'
 import { type ConnectionArguments, paginateEach } from '../build/connection.js'
 import { groupBy, loader } from '../build/loader.js'
 import type { RequestContext } from '../build/platform.js'
-import { modelStub } from './stubs.js'
+import { modelReference } from './references.js'
 
 /** A page of a capability's students that were not deleted, best first; the same pages of several capabilities are one query. */
 export async function studentsOf(context: RequestContext, taxonomyId: string, args: ConnectionArguments) {
@@ -16,7 +16,7 @@ export async function studentsOf(context: RequestContext, taxonomyId: string, ar
     const bestFirst = [{ property: 'capabilityScore', descending: true }]
     return paginateEach(query, args, 'taxonomyId', ids, id => `Capability.students ${id}`, bestFirst)
   })
-  return (await pages.load(taxonomyId))!.map(mapping => modelStub(mapping.studentModelId))
+  return (await pages.load(taxonomyId))!.map(mapping => modelReference(mapping.studentModelId))
 }
 
 /** How close a student is to its parent, by student. */

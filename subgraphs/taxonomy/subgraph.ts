@@ -21,7 +21,7 @@ import {
 } from './insight.resolver.js'
 import { ProbeDatasetResolver } from './probe-dataset.resolver.js'
 import { loadBuiltInProbes, probeDatasetById, probesImportEffect } from './probe-dataset.service.js'
-import { Job, Model } from './stubs.js'
+import { Job, Model } from './references.js'
 import { capabilityById } from './taxonomy.service.js'
 
 const rowId = (type: NodeType, globalId: string) => {

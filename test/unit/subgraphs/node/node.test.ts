@@ -1,4 +1,4 @@
-// node(id) and nodes(ids): what exists, as a stub of its type; everything else null.
+// node(id) and nodes(ids): what exists, as a reference of its type; everything else null.
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { TensorAtom } from '../../../../db/entities/index.js'
 import { deleteModel } from '../../../../db/models.js'

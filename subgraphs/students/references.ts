@@ -23,7 +23,7 @@ export class Capability {
   id!: string
 }
 
-export const modelStub = (rowId: string) => Object.assign(new Model(), { id: toGlobalId('Model', rowId) })
-export const jobStub = (rowId: string) => Object.assign(new Job(), { id: toGlobalId('Job', rowId) })
-export const capabilityStub = (rowId: string) =>
+export const modelReference = (rowId: string) => Object.assign(new Model(), { id: toGlobalId('Model', rowId) })
+export const jobReference = (rowId: string) => Object.assign(new Job(), { id: toGlobalId('Job', rowId) })
+export const capabilityReference = (rowId: string) =>
   Object.assign(new Capability(), { id: toGlobalId('Capability', rowId) })

@@ -19,5 +19,5 @@ export class Job {
 
 export const ModelConnection = connectionOf('Model', () => Model)
 
-export const modelStub = (rowId: string) => Object.assign(new Model(), { id: toGlobalId('Model', rowId) })
-export const jobStub = (rowId: string) => Object.assign(new Job(), { id: toGlobalId('Job', rowId) })
+export const modelReference = (rowId: string) => Object.assign(new Model(), { id: toGlobalId('Model', rowId) })
+export const jobReference = (rowId: string) => Object.assign(new Job(), { id: toGlobalId('Job', rowId) })
