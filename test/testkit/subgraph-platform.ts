@@ -8,10 +8,11 @@ import type { JobInput, JobName, JobOutput } from '../../compute/pool/job-types.
 import { jobTypes } from '../../compute/pool/job-types.js'
 import type { JobStore } from '../../compute/pool/queue.js'
 import { openDatabase } from '../../db/data-source.js'
-import { Job, type ModelAtom } from '../../db/entities/index.js'
+import { Job, type ModelAtom, ProbeDataset, ProbeSampleCount } from '../../db/entities/index.js'
 import { registerModel } from '../../db/models.js'
 import { defaultTenantId } from '../../db/scope.js'
 import { readEnv } from '../../lib/env.js'
+import { newId } from '../../lib/ids.js'
 import { makeLogger } from '../../lib/log.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
 import { openFilePayloadStore } from '../../payloads/file-payload-store.js'
@@ -127,6 +128,23 @@ export async function addModel(
       jobId: null,
     }),
   )
+}
+
+/** A probe set's rows, by default with the built-in one's name; `slugs` have four texts to learn from and four held out. Texts are not stored. */
+export async function addProbeDataset(
+  { db }: Platform,
+  { name = 'hartonomous', version = 1, probeSetHash = 'ab'.repeat(32), slugs = [] as string[] } = {},
+): Promise<{ id: string; probeSetHash: string }> {
+  const [id, tenantId] = [newId(), defaultTenantId]
+  await db.tx(async em => {
+    const sampleCount = Math.max(1, 8 * slugs.length)
+    await em.insert(ProbeDataset, { id, tenantId, name, version, probeSetHash, sampleCount, createdAt: new Date() })
+    for (const slug of slugs) {
+      const counts = { probeCount: 4, validationCount: 4 }
+      await em.insert(ProbeSampleCount, { id: newId(), tenantId, probeDatasetId: id, slug, ...counts })
+    }
+  })
+  return { id, probeSetHash }
 }
 
 /** The queued job behind a row id, as the pool sees it, its input checked against the job type. */

@@ -1,12 +1,13 @@
 // fuseLayers and unfuseModel: what is queued, what comes of it, the way back, and what is refused.
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { ModelAtom, ModelEvent, ProbeDataset } from '../../../../db/entities/index.js'
+import { ModelAtom, ModelEvent } from '../../../../db/entities/index.js'
 import { deleteModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
 import { parseGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { subgraph } from '../../../../subgraphs/models/subgraph.js'
 import {
   addModel,
+  addProbeDataset,
   jobOf,
   makeManifest,
   openSubgraphPlatform,
@@ -20,17 +21,7 @@ let row: ModelAtom
 let modelId: string
 beforeEach(async () => {
   kit = await openSubgraphPlatform(subgraph)
-  await kit.platform.db.tx(em =>
-    em.insert(ProbeDataset, {
-      id: '00000000-0000-4000-8000-000000000001',
-      tenantId: defaultTenantId,
-      name: 'hartonomous',
-      version: 1,
-      probeSetHash: 'ab'.repeat(32),
-      sampleCount: 1,
-      createdAt: new Date(),
-    }),
-  )
+  await addProbeDataset(kit.platform)
   row = await addModel(kit.platform, 'one')
   modelId = toGlobalId('Model', row.id)
 })

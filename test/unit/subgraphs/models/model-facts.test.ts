@@ -1,11 +1,18 @@
 // What an export job is told about its model: from the rows of models, recipes, jobs and evaluations.
 import { expect, test } from 'vitest'
-import { ModelEvaluation, ProbeDataset, StudentModelRecipe } from '../../../../db/entities/index.js'
+import { ModelEvaluation, StudentModelRecipe } from '../../../../db/entities/index.js'
 import { registerModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
 import { newId, parseGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { subgraph } from '../../../../subgraphs/models/subgraph.js'
-import { addModel, jobOf, makeManifest, openSubgraphPlatform, run } from '../../../testkit/subgraph-platform.js'
+import {
+  addModel,
+  addProbeDataset,
+  jobOf,
+  makeManifest,
+  openSubgraphPlatform,
+  run,
+} from '../../../testkit/subgraph-platform.js'
 
 test('lineage up to the source, the recipe and the newest score of each capability go with an export', async () => {
   const kit = await openSubgraphPlatform(subgraph)
@@ -14,6 +21,8 @@ test('lineage up to the source, the recipe and the newest score of each capabili
     const manifest = makeManifest({ layers: 2 })
     const { hash } = await kit.platform.payloads.put([Buffer.from(JSON.stringify(manifest))])
     const tenantId = defaultTenantId
+    const mine = { name: 'mine', version: 3, probeSetHash: 'c'.repeat(64) }
+    const { id: probeDatasetId } = await addProbeDataset(kit.platform, mine)
     const student = await kit.platform.db.tx(async em => {
       const row = await registerModel(em, {
         ...{ tenantId, manifest, manifestHash: hash, name: 'student', source: null, parentModelId: parent.id },
@@ -24,11 +33,6 @@ test('lineage up to the source, the recipe and the newest score of each capabili
         ...{ layers: [{ from: 0, to: 2 }], estimatedParameterCount: 1, measuredQuality: 0.5, studentModelId: row.id },
         createdAt: new Date(),
       } as never)
-      const probeDatasetId = newId()
-      await em.insert(ProbeDataset, {
-        ...{ id: probeDatasetId, tenantId, name: 'mine', version: 3, probeSetHash: 'c'.repeat(64), sampleCount: 4 },
-        createdAt: new Date(),
-      })
       for (const loss of [3, 2])
         await em.insert(ModelEvaluation, {
           ...{ id: newId(), tenantId, modelId: row.id, probeDatasetId, slug: 'translation', split: 'validation', loss },

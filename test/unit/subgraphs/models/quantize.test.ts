@@ -1,11 +1,11 @@
 // quantizeModel: what it queues, what comes of it, and what it refuses.
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { ModelAtom, ProbeDataset } from '../../../../db/entities/index.js'
-import { defaultTenantId } from '../../../../db/scope.js'
+import { ModelAtom } from '../../../../db/entities/index.js'
 import { parseGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { subgraph } from '../../../../subgraphs/models/subgraph.js'
 import {
   addModel,
+  addProbeDataset,
   jobOf,
   makeManifest,
   openSubgraphPlatform,
@@ -17,17 +17,7 @@ import {
 let kit: SubgraphPlatform
 beforeEach(async () => {
   kit = await openSubgraphPlatform(subgraph)
-  await kit.platform.db.tx(em =>
-    em.insert(ProbeDataset, {
-      id: '00000000-0000-4000-8000-000000000001',
-      tenantId: defaultTenantId,
-      name: 'hartonomous',
-      version: 1,
-      probeSetHash: 'ab'.repeat(32),
-      sampleCount: 1,
-      createdAt: new Date(),
-    }),
-  )
+  await addProbeDataset(kit.platform)
 })
 afterEach(() => kit.close())
 
