@@ -1,7 +1,9 @@
 // Small models of each architecture with golden numbers from transformers (test/fixtures/architectures), their weights made from names alone.
+
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { quantize } from '../../compute/formats/quantize.js'
 import { encodeSafetensors, picoTokenizer } from './pico-llama.js'
 import { type GgufSpec, ggufBytes } from './weight-files.js'
 
@@ -55,8 +57,19 @@ export async function writeGoldenFolder(golden: Golden, to: string): Promise<str
   return to
 }
 
+const typeIds = { F32: 0, Q4_0: 2, Q8_0: 8 }
+const storedAs = {
+  F32: (data: Float32Array) => Buffer.from(data.buffer, data.byteOffset, data.byteLength),
+  Q4_0: (data: Float32Array) => Buffer.from(quantize('Q4_0', data)),
+  Q8_0: q8Blocks,
+}
+
 /** The model as llama.cpp's converter would write it: in float32, or matrices in blocks of Q8_0. */
-export async function writeGoldenGguf(golden: Golden, to: string, matrices: 'F32' | 'Q8_0' = 'F32'): Promise<string> {
+export async function writeGoldenGguf(
+  golden: Golden,
+  to: string,
+  matrices: 'F32' | 'Q8_0' | 'Q4_0' = 'F32',
+): Promise<string> {
   const { config } = golden
   const headCount = Number(config.num_attention_heads ?? config.n_head)
   const tensors: GgufSpec['tensors'] = []
@@ -67,9 +80,9 @@ export async function writeGoldenGguf(golden: Golden, to: string, matrices: 'F32
     const heads = name.includes('k_proj') ? Number(config.num_key_value_heads) : headCount
     const data = change === undefined ? values : changes[change](values, shape, heads)
     const own = change === 'transpose' ? shape.toReversed() : shape
-    const blocks = matrices === 'Q8_0' && own.length === 2
-    tensors.push({ name: gguf, dimensions: own.toReversed(), typeId: blocks ? 8 : 0, offset })
-    const stored = blocks ? q8Blocks(data) : Buffer.from(data.buffer, data.byteOffset, data.byteLength)
+    const type = own.length === 2 ? matrices : 'F32'
+    tensors.push({ name: gguf, dimensions: own.toReversed(), typeId: typeIds[type], offset })
+    const stored = storedAs[type](data)
     const bytes = Buffer.alloc(Math.ceil(stored.length / 32) * 32)
     stored.copy(bytes)
     parts.push(bytes)
