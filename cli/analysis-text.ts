@@ -6,13 +6,14 @@ const scoreRows = (scores: Score[]) =>
   scores.map(s => [
     s.capability.slug,
     s.loss.toFixed(3),
+    s.interval ? s.interval.map(bound => bound.toFixed(2)).join(' – ') : '–',
     s.perplexity < 1e5 ? s.perplexity.toFixed(2) : s.perplexity.toExponential(2),
     s.accuracy === null ? '–' : `${(s.accuracy * 100).toFixed(0)}%`,
     String(s.sampleCount),
   ])
 
 export const scoreTable = (scores: Score[]): string =>
-  table(['capability', 'loss', 'perplexity', 'exact', 'samples'], scoreRows(scores))
+  table(['capability', 'loss', '95 % of it', 'perplexity', 'exact', 'samples'], scoreRows(scores))
 
 /** The heads that matter most and the key/value groups that matter least, as layer.index; undefined where heads were not measured. */
 function headsText({ layers }: Analysis): string | undefined {
@@ -115,6 +116,17 @@ function clusterLines({ clusters }: Analysis): string[] {
   ]
 }
 
+/** Capabilities that the model does worse than guessing would: what its layers do for them says nothing. */
+function guessedLines({ baseline, model, probeDataset }: Analysis): string[] {
+  const guessing = Math.log(model.vocabularySize ?? Number.POSITIVE_INFINITY)
+  const worse = baseline.filter(({ loss }) => loss >= guessing).map(({ capability }) => capability.slug)
+  if (worse.length === 0) return []
+  return [
+    `Worse than guessing among its ${model.vocabularySize} tokens (${guessing.toFixed(2)} nats): ${worse.join(', ')}.`,
+    `The model cannot do what ${probeDataset.name} asks there, so its layers' figures say nothing of it; --probes takes texts of your own.`,
+  ]
+}
+
 /** Scores, the layer × capability heat map, and the layers that carry most and least. */
 export function analysisText(analysis: Analysis): string {
   const slugs = analysis.baseline.map(b => b.capability.slug)
@@ -135,6 +147,7 @@ export function analysisText(analysis: Analysis): string {
       ? ['Losses on WebGPU are known to deviate by about 1 % on longer rows (docs/devices.md).']
       : []),
     scoreTable(analysis.baseline),
+    ...guessedLines(analysis),
     ...droppedLines(analysis),
     '',
     `What a layer carries: loss increase when it is skipped, nats per token (${shadeLegend}):`,

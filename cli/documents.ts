@@ -17,7 +17,7 @@ export const documents = {
       license source manifestHash objective parent { id name } students(first: 20) { nodes { id name } totalCount }
       tensors(first: 1) { totalCount }
       history { kind description createdAt }
-      capabilityScores { capability { slug name } loss perplexity accuracy sampleCount }
+      capabilityScores { capability { slug name } loss perplexity accuracy sampleCount interval }
       analysis { ...Analysis }
       recipes(first: 100) { nodes { estimatedQuality measuredQuality } }
     }
@@ -75,7 +75,8 @@ function analysisFragment() {
   return `fragment Analysis on CapabilityAnalysis {
     id probeDataset { name version }
     device
-    baseline { capability { slug name } loss perplexity accuracy sampleCount }
+    model { vocabularySize }
+    baseline { capability { slug name } loss perplexity accuracy sampleCount interval }
     layers { layerIndex blockInfluence activationNorm activation { rms maximum kurtosis } capabilities { capability { slug } score lossIncrease } heads { headIndex keyValueHeadIndex importance attentionEntropy } }
     clusters { capability { slug } layers role label stability }
     maskedGroups { layerIndex keyValueHeadIndex importance lossIncrease capability { slug } }

@@ -19,10 +19,13 @@ export interface Score {
   perplexity: number
   accuracy: number | null
   sampleCount: number
+  /** Of the loss, at 95 %. */
+  interval: [number, number] | null
 }
 
 export interface Analysis {
   id: string
+  model: { vocabularySize: number | null }
   probeDataset: { name: string; version: number }
   /** Id of the device that measured it. */
   device: string | null

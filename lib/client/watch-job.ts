@@ -34,14 +34,18 @@ export const jobProgressDocument = `subscription JobProgress($id: ID!) {
   }
 }`
 
-const seconds = (s: number) => (s < 60 ? `${Math.ceil(s)} s` : `${Math.floor(s / 60)} min ${Math.round(s % 60)} s`)
+/** 75 -> `1 min 15 s` */
+export function duration(seconds: number): string {
+  const whole = Math.ceil(seconds)
+  return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`
+}
 
 function describe(job: WatchedJob): string {
   const p = job.progress
   if (!p) return job.state.toLowerCase()
-  const parts = [p.total ? `${quantity(p.completed)}/${quantity(p.total, p.unit)}` : quantity(p.completed, p.unit)]
+  const parts = [p.total ? `${quantity(p.completed)} of ${quantity(p.total, p.unit)}` : quantity(p.completed, p.unit)]
   if (p.ratePerSecond) parts.push(`${quantity(p.ratePerSecond, p.unit)}/s`)
-  if (p.etaSeconds) parts.push(`${seconds(p.etaSeconds)} left`)
+  if (p.etaSeconds) parts.push(`${duration(p.etaSeconds)} left`)
   return parts.join(', ')
 }
 
@@ -51,18 +55,28 @@ export interface ProgressView {
   end(): void
 }
 
+/** Said of a job that no worker has taken yet. */
+const waiting = 'waiting for the jobs before it'
+/** Most jobs are taken at once. */
+const patienceMs = 2000
+
 /** A live bar where `stream` is a terminal; otherwise a line per stage and one every two seconds. */
 export function progressView(label: string, stream: NodeJS.WriteStream = process.stderr): ProgressView {
   if (!stream.isTTY) {
     let last = { stage: '', at: 0 }
+    let patience: NodeJS.Timeout | undefined
     return {
       show(job) {
         const stage = job.progress?.stage ?? ''
+        if (job.state === 'QUEUED') patience ??= setTimeout(() => stream.write(`${label}: ${waiting}\n`), patienceMs)
+        else clearTimeout(patience)
         if (!job.progress || (stage === last.stage && Date.now() - last.at < 2000)) return
         last = { stage, at: Date.now() }
         stream.write(`${label}: ${stage} ${describe(job)}\n`)
       },
-      end() {},
+      end() {
+        clearTimeout(patience)
+      },
     }
   }
   const bar = new cliProgress.SingleBar(
@@ -77,7 +91,7 @@ export function progressView(label: string, stream: NodeJS.WriteStream = process
     },
     cliProgress.Presets.shades_classic,
   )
-  bar.start(1, 0, { label, stage: 'waiting', text: '' })
+  bar.start(1, 0, { label, stage: waiting, text: '' })
   let ended = false
   const end = () => {
     if (ended) return

@@ -49,9 +49,10 @@ export async function buildStudent(
 /** Queues the build within a transaction: asked for by a person, or by the policy that has just approved the recipe. */
 export async function startBuild(em: EntityManager, platform: Platform, recipe: StudentModelRecipe) {
   const { tenantId } = recipe
-  nextStatus(recipe, 'build')
   const field = ['input', 'recipeId']
+  // Nothing can be done about this one, so it is said first.
   const parent = await aliveModel(em, tenantId, recipe.parentModelId, field)
+  nextStatus(recipe, 'build')
   const layers = []
   for (const { modelId, ...range } of recipe.layers)
     layers.push(

@@ -1,6 +1,9 @@
 // Quantities as people read them.
-import { expect, test } from 'vitest'
-import { quantity } from '../../../../lib/client/watch-job.js'
+import { PassThrough } from 'node:stream'
+import { afterEach, expect, test, vi } from 'vitest'
+import { duration, progressView, quantity, type WatchedJob } from '../../../../lib/client/watch-job.js'
+
+afterEach(() => vi.useRealTimers())
 
 test.each([
   [0, 'bytes', '0 B'],
@@ -13,4 +16,39 @@ test.each([
   [2e15, 'bytes', '2000 TB'],
 ])('%d %s is written %s', (value, unit, text) => {
   expect(quantity(value, unit)).toBe(text)
+})
+
+test.each([
+  [0.2, '1 s'],
+  [59.4, '1 min 0 s'],
+  [779.7, '13 min 0 s'],
+  [75, '1 min 15 s'],
+])('%d s are written %s', (seconds, text) => {
+  expect(duration(seconds)).toBe(text)
+})
+
+test('a job that no worker takes is said to wait, one that is taken at once is not', () => {
+  vi.useFakeTimers()
+  const stream = Object.assign(new PassThrough(), { isTTY: false })
+  const said = () => String(stream.read() ?? '')
+  const job = (state: WatchedJob['state']): WatchedJob => ({
+    ...{
+      id: 'j',
+      type: 'MODEL_EXPORT',
+      state,
+      progress: null,
+      error: null,
+      output: null,
+      durationMs: null,
+      model: null,
+    },
+  })
+  const taken = progressView('taken', stream as unknown as NodeJS.WriteStream)
+  taken.show(job('QUEUED'))
+  taken.show(job('RUNNING'))
+  const queued = progressView('queued', stream as unknown as NodeJS.WriteStream)
+  queued.show(job('QUEUED'))
+  vi.advanceTimersByTime(5000)
+  expect(said()).toBe('queued: waiting for the jobs before it\n')
+  queued.end()
 })
