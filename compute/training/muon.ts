@@ -10,7 +10,6 @@ export interface MuonOptions {
   /** Subtracted as `learning rate * decay * weight`. */
   weightDecay: number
 }
-export const muonDefaults: MuonOptions = { momentum: 0.95, weightDecay: 0 }
 
 /** Of the quintic x -> a x + b x^3 + c x^5 that the authors tuned to bring singular values near 1 in five turns. */
 const [a, b, c] = [3.4445, -4.775, 2.0315]

@@ -58,6 +58,12 @@ export async function queueDerived<K extends DerivingJob>(
   })
 }
 
+/** A job whose model was deleted meanwhile is not begun. */
+export async function claimDerived<I>(em: EntityManager, job: JobRecord, input: I): Promise<I> {
+  await parentOf(em, job)
+  return input
+}
+
 /** The model a job was asked for, which must be there still. */
 export const parentOf = (em: EntityManager, job: Pick<JobRecord, 'tenantId' | 'context'>) =>
   aliveModel(em, job.tenantId, contextSchema.parse(job.context).parentId)

@@ -9,7 +9,7 @@ import { checkOptions } from '../build/check-options.js'
 import { checkText } from '../build/check-text.js'
 import { liveModel } from '../build/live-model.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
-import { parentOf, queueDerived, registerDerived } from './derived-model.js'
+import { claimDerived, parentOf, queueDerived, registerDerived } from './derived-model.js'
 import type { FuseLayersInput, UnfuseModelInput } from './fuse.inputs.js'
 import { readManifest } from './model.loaders.js'
 
@@ -42,10 +42,7 @@ export function describeFusion({ applied, rows, check }: Pick<JobOutput<'model.f
 }
 
 export const fuseEffect: JobEffect<'model.fuse'> = {
-  async claim(em, job, input) {
-    await parentOf(em, job)
-    return input
-  },
+  claim: claimDerived,
   async succeeded(em, job, output, platform) {
     const parent = await parentOf(em, job)
     const description = describeFusion(output)

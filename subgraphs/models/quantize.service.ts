@@ -5,7 +5,7 @@ import { quantizationSchema } from '../../lib/quantization.js'
 import { checkOptions } from '../build/check-options.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
 import { checkSamplesPerCapability } from '../build/probe-dataset.js'
-import { parentOf, queueDerived, registerDerived } from './derived-model.js'
+import { claimDerived, parentOf, queueDerived, registerDerived } from './derived-model.js'
 import type { QuantizeModelInput } from './quantize.inputs.js'
 
 /** Validation samples per capability of the report, where the caller does not say. */
@@ -44,10 +44,7 @@ function describeQuantisation(parent: string, { types, comparison }: JobOutput<'
 }
 
 export const quantizeEffect: JobEffect<'model.quantize'> = {
-  async claim(em, job, input) {
-    await parentOf(em, job)
-    return input
-  },
+  claim: claimDerived,
   async succeeded(em, job, output, platform) {
     const parent = await parentOf(em, job)
     await registerDerived(em, platform, job, parent, {
