@@ -42,7 +42,7 @@ const options = {
   warmup: { type: 'string', default: '0.1' },
   ce: { type: 'string', default: '0' },
   hidden: { type: 'string', default: '0' },
-  prompt: { type: 'string', default: '1' },
+  prompt: { type: 'string', default: '0.2' },
   beta2: { type: 'string', default: '0.99' },
   schedule: { type: 'string', default: 'COSINE' },
   order: { type: 'string', default: 'balanced' },

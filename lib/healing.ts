@@ -68,7 +68,7 @@ export const healingSchema = z.object({
     .min(1)
     .optional(),
   /** What a prompt's token counts beside a completion's. */
-  promptWeight: share.default(1),
+  promptWeight: share.default(0.2),
   /** Whether capabilities take turns, so that all have equally many completion tokens. */
   balanced: z.boolean().default(true),
   seed: z.number().int().min(0).default(1),

@@ -145,7 +145,7 @@ export class HealingInput {
   layerMapping?: LayerPairInput[] | null
   @Field(() => Float, {
     nullable: true,
-    description: 'What a prompt’s token counts beside a completion’s, 0 to 1; default: 1.',
+    description: 'What a prompt’s token counts beside a completion’s, 0 to 1; default: 0.2.',
   })
   promptWeight?: number | null
   @Field(() => Boolean, {
