@@ -11,7 +11,7 @@ interface Metrics {
   samplesDone: number
   samplesReused: number
 }
-const samples = 7 * 4
+const samples = 7 * 10
 
 async function prepare() {
   pool = await openTestPool()
@@ -19,7 +19,7 @@ async function prepare() {
   const imported = await pool.ended(await pool.enqueue('probes.import', { source: projectFile('demo', 'probes') }))
   const { manifest } = ingested.output as JobOutput<'model.ingest'>
   const { probeSet } = imported.output as JobOutput<'probes.import'>
-  return () => pool.enqueue('capability.analyze', { manifest, probeSet, maxTokens: 256, samplesPerCapability: 4 })
+  return () => pool.enqueue('capability.analyze', { manifest, probeSet, maxTokens: 256, samplesPerCapability: 10 })
 }
 /** Waits until the job has measured samples in a stage; their number. */
 async function measuring(jobId: string, stage: string): Promise<number> {
