@@ -8,6 +8,8 @@ import { parseArgs } from 'node:util'
 import { readManifest, writeManifest } from '../compute/formats/manifest.js'
 import { openAnalysisRecords } from '../compute/handlers/analysis-records.js'
 import { openCutRecords } from '../compute/handlers/cut-records.js'
+import { fitCalibration, fitStudent } from '../compute/handlers/fit-proposals.js'
+import { importProbes } from '../compute/handlers/import-probes.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { withScoringModel } from '../compute/handlers/scoring-model.js'
 import { standaloneContext } from '../compute/handlers/standalone-context.js'
@@ -27,7 +29,7 @@ import { searchObjective, tokensLeft } from '../compute/probing/search-objective
 import type { Stack } from '../compute/probing/stacks.js'
 import { extractLayers } from '../compute/surgery/extract-layers.js'
 import { projectFile } from '../lib/project.js'
-import { say } from './kit/progress-lines.js'
+import { progressLines, say } from './kit/progress-lines.js'
 
 const shared = (...parts: string[]) => projectFile('..', 'shared', ...parts)
 
@@ -50,7 +52,7 @@ const encodeAll = (model: ScoringModel, probes: readonly ProbeSample[]): Encoded
 /**
  * `--budget S` seconds or `--tokens N` for all searches, `--layers 22`, `--data FOLDER` keeps what was measured for the next run; `--drops
  * 12,13,…` takes that as the general recipe, found before, instead of searching for one; `--only a,b` searches for those capabilities; `--others` also measures the built students on all
- * validation lines that nothing was predicted from.
+ * validation lines that nothing was predicted from; `--fits` fits every recipe's cuts to texts of what it is for (the general one's to all), and compares those students too.
  */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
   const { values } = parseArgs({
@@ -63,12 +65,13 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       drops: { type: 'string' },
       only: { type: 'string' },
       others: { type: 'boolean', default: false },
+      fits: { type: 'boolean', default: false },
     },
   })
   const size = Number(values.layers)
   const dataFolder = values.data ?? (await mkdtemp(join(tmpdir(), 'bench-proposals-')))
   await mkdir(dataFolder, { recursive: true })
-  const context = await standaloneContext(dataFolder)
+  const context = await standaloneContext(dataFolder, { progress: progressLines() })
   try {
     const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
     const { manifest: hash } = await ingestModel({ source }, context)
@@ -211,6 +214,35 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       const worst = (pick: (b: (typeof built)[number]) => number | null) =>
         Math.max(...built.map(b => Math.abs((pick(b) ?? b.predicted) - b.predicted)))
       figures.predictedLargestDeviation = worst(b => b.measured)
+      if (values.fits) {
+        const { probeSet } = await importProbes({ source: shared('data', 'probes') }, context)
+        const perplexities = async (objective: Objective, kept: Stack) => {
+          const calibration = fitCalibration(probeSet, 256, objective)
+          const own = first20.filter(i => objective.weights.some(w => w.capability === validation[i]!.capability))
+          const student = await fitStudent({ parent: hash, kept, calibration }, validation, own, context)
+          const nll = (i: number) => student?.nll.get(i) ?? held.nll(kept, i)!
+          return (of: Objective) =>
+            Math.exp(
+              objectiveLoss(
+                of,
+                validation,
+                nll,
+                own.filter(i => of.weights.some(w => w.capability === validation[i]!.capability)),
+              ),
+            )
+        }
+        const ofGeneral = await perplexities(general, generalCut.kept)
+        const fitted = []
+        for (const { capability, objective, kept } of rows) {
+          const perplexity = (await perplexities(objective, kept))(objective)
+          const generalPerplexity = ofGeneral(objective)
+          fitted.push({ capability, perplexity, generalPerplexity, better: perplexity < generalPerplexity })
+          say(JSON.stringify(fitted.at(-1)))
+        }
+        figures.fittedGeneralPerplexity = ofGeneral(general)
+        figures.fittedBetterThanGeneral = fitted.filter(f => f.better).length
+        figures.fitted = fitted
+      }
       if (values.others) figures.predictedLargestDeviationOnOtherLines = worst(b => b.measuredOnOtherLines)
       figures.capabilities = rows.map(({ kept: _k, objective: _o, ...row }) => row)
       figures.built = built

@@ -99,6 +99,7 @@ program
   )
   .option('--budget <seconds>', 'search this long, and propose all sizes that no smaller one beats', number(1, 86_400))
   .option('--budget-tokens <n>', 'the same in tokens run through the whole model', wholeNumber(1))
+  .option('--correct-cuts', 'fit projections at the cuts before proposals are judged; minutes each, half of a budget')
   .option('--samples <n>', 'samples per capability (0: all; default: 8, with a budget as many as it affords)', samples)
   .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the one last analysed with)')
   .action(run(students.propose))

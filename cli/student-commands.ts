@@ -74,6 +74,7 @@ export interface ProposeOptions {
   mixture?: MixtureOption[]
   budget?: number
   budgetTokens?: number
+  correctCuts?: boolean
 }
 
 export async function propose(session: Session, reference: string, o: ProposeOptions) {
@@ -89,6 +90,7 @@ export async function propose(session: Session, reference: string, o: ProposeOpt
     mixtures: o.mixture,
     budgetSeconds: o.budget,
     budgetTokens: o.budgetTokens,
+    correctCuts: o.correctCuts,
     probeDatasetId: await probeSetId(session, o.probes),
   }
   await runJob(session, documents.proposeStudents, input, 'propose')

@@ -133,3 +133,16 @@ export const needsDevice = ({
 /** The number for a layer. */
 export const countOf = (counts: Counts, layer: number): number =>
   typeof counts === 'number' ? counts : (counts[layer] ?? 0)
+
+/** What a proposed student asks for: these key/value heads go, named one by one; projections at its cuts are fitted to these samples. Null: nothing. */
+export function proposedStages(proposed: {
+  groups?: number[][] | undefined
+  calibration?: Calibration | undefined
+}): BuildStages | null {
+  const { groups: heads, calibration } = proposed
+  if (!heads && !calibration) return null
+  return buildStagesSchema.parse({
+    ...(calibration && { calibration, correctCuts: true }),
+    ...(heads && { headPruning: { unit: 'KEY_VALUE_GROUP', metric: 'GIVEN', heads } }),
+  })
+}

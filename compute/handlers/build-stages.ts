@@ -60,7 +60,7 @@ const withCalibration = <P extends { metric: string; correct: boolean }>(
 
 const correctCuts = stage({
   name: 'correctCuts',
-  version: 3,
+  version: 4,
   // The parent, too, is what it depends on: the manifest names it.
   parameters: ({ stages }) => (stages?.correctCuts ? { calibration: stages.calibration } : undefined),
   async run(manifest, parameters, context) {

@@ -8,9 +8,11 @@ import { type Objective, objectiveLoss, sampleRungs } from '../probing/objective
 import { groupReason, rangeReason } from '../probing/propose.js'
 import type { CutHints } from '../probing/search-cuts.js'
 import { type GroupCut, partsOf } from '../probing/search-groups.js'
-import { type Stack, stackWithout, type Variant } from '../probing/stacks.js'
+import { type Stack, stackWithout } from '../probing/stacks.js'
 import { toRanges } from '../surgery/extract-layers.js'
 import { plannedStudent } from '../surgery/planned-student.js'
+import type { FittedStudent } from './fit-proposals.js'
+import type { HandlerContext } from './handler.js'
 
 /** What a proposal is made from, besides the cut. */
 export interface Judge {
@@ -21,6 +23,9 @@ export interface Judge {
   /** The probe split, and the validation split. */
   table: CutTable
   held: CutTable
+  /** What fitting students has cost so far, in tokens run through the whole model at the speed seen; `most` of them for one. */
+  fits: { spentTokens: number; ranTokens: number; spentSeconds: number; most: number }
+  context: HandlerContext
 }
 
 export interface ChosenCut {
@@ -28,28 +33,32 @@ export interface ChosenCut {
   /** Groups that go as well. */
   cut?: GroupCut | undefined
   text: string
+  /** The student as it was built, its cuts fitted. */
+  fitted?: FittedStudent | undefined
 }
 
 /** The proposal of a cut, measured on these validation samples. */
 export function describe(
   { input, manifest, roofline, quantisedKernels, table, held }: Judge,
   objective: Objective,
-  { kept, cut, text }: ChosenCut,
+  { kept, cut, text, fitted }: ChosenCut,
   { skipLosses, layerCount }: CutHints,
   samples: readonly number[],
 ): ProposalOutput {
   const whole = stackWithout(layerCount)
   const variant = cut?.variant ?? kept
   const groups = partsOf(variant).groups
-  const student = plannedStudent(manifest, input.manifest, kept, groups)
-  const loss = (of: Variant) => objectiveLoss(objective, held.samples, i => held.nll(of, i)!, samples)
-  const scored = (of: Variant, own: readonly number[]) =>
-    own.map(i => ({ nll: held.nll(of, i)!, completionTokens: held.samples[i]!.completionTokens }))
+  const student = fitted?.manifest ?? plannedStudent(manifest, input.manifest, kept, groups)
+  const ofStudent = (i: number) => fitted?.nll.get(i) ?? held.nll(variant, i)!
+  const ofParent = (i: number) => held.nll(whole, i)!
+  const loss = (nll: (sample: number) => number) => objectiveLoss(objective, held.samples, nll, samples)
+  const scored = (nll: (sample: number) => number, own: readonly number[]) =>
+    own.map(i => ({ nll: nll(i), completionTokens: held.samples[i]!.completionTokens }))
   const measured = objective.weights.map(({ capability, weight }) => {
     const own = samples.filter(i => held.samples[i]!.capability === capability)
-    return { weight, student: scored(variant, own), parent: scored(whole, own) }
+    return { weight, student: scored(ofStudent, own), parent: scored(ofParent, own) }
   })
-  const [studentLoss, parentLoss] = [loss(variant), loss(whole)]
+  const [studentLoss, parentLoss] = [loss(ofStudent), loss(ofParent)]
   const removals = jointRemovals(table, objective, kept)
   const validationTokens = held.samples
     .filter(s => objective.weights.some(w => w.capability === s.capability))
@@ -61,12 +70,13 @@ export function describe(
       ? {}
       : { mixture: { name: objective.name, weights: objective.weights.map(w => ({ ...w })) } }),
     name: `${input.modelName}-${objective.name.replaceAll(/[_\s]+/g, '-')}-${kept.length}of${layerCount}${cut ? `-without-${cut.removed.length}-groups` : ''}`,
-    objective: text,
+    objective: fitted ? `${text}; its projections at and behind cuts fitted anew on the probe split` : text,
     layers: toRanges(kept).map(range => ({
       ...range,
       reason: rangeReason(range, skipLosses, objective.name, removals) + groupReason(range, cut?.removed ?? []),
     })),
     ...(cut ? { groups } : {}),
+    ...(fitted ? { calibration: fitted.calibration } : {}),
     parameterCount: student.parameterCount,
     quality: Math.exp(parentLoss - studentLoss),
     qualityInterval: weightedQualityInterval(measured),

@@ -21,12 +21,13 @@ import {
 import { encodeSamples } from '../probing/scoring.js'
 import type { CutHints } from '../probing/search-cuts.js'
 import { type GroupCut, partsOf, searchGroups } from '../probing/search-groups.js'
-import { objectiveMeasures, searchObjective, tokensLeft } from '../probing/search-objective.js'
+import { objectiveMeasures, searchObjective, searchRate, tokensLeft } from '../probing/search-objective.js'
 import type { Stack, Variant } from '../probing/stacks.js'
 import { expandRanges, parameterCountOf } from '../surgery/extract-layers.js'
 import { plannedStudent } from '../surgery/planned-student.js'
 import { openCutRecords } from './cut-records.js'
 import { describe, type Judge } from './describe-proposal.js'
+import { type FittedStudent, fitCalibration, fitStudent } from './fit-proposals.js'
 import { groupCountsOf, groupImportance, groupStarts } from './group-hints.js'
 import type { Handler } from './handler.js'
 import { withScoringModel } from './scoring-model.js'
@@ -72,6 +73,8 @@ function hintsOf(analysis: readonly LayerAnalysisOutput[], layerCount: number, o
 /** Of an objective's budget for the search over layers, and for groups of heads; what they find is measured in the rest. */
 const searchShare = 0.6
 const groupShare = 0.15
+/** Of an objective's budget where cuts are fitted too, for that. */
+const fitShare = 0.5
 
 interface WantedSizes {
   smallest: number
@@ -97,9 +100,11 @@ async function proposeWithin(
   hints: CutHints,
   { smallest, sizes }: WantedSizes,
   rivals: readonly Stack[],
-  left: () => number,
+  affordable: () => number,
 ): Promise<ProposalOutput[]> {
   const { input, manifest, held } = judge
+  const forFits = input.correctCuts ? fitShare * affordable() : 0
+  const left = () => affordable() - forFits
   const [whole, reserve] = [left(), (1 - searchShare - groupShare) * left()]
   const found = await searchObjective(
     judge.table,
@@ -148,12 +153,14 @@ async function proposeWithin(
   // As many held-out samples as what is left affords; of several selections of one cost the largest.
   const samples = rungs.findLast(rung => held.cost(variants, rung) <= left()) ?? rungs[0]!
   await held.measure(variants, samples)
+  const fitted = await fitChosen(judge, objective, chosen, sizes, samples, affordable)
   const tried = found.tried + groupsTried
-  return chosen.map(({ kept, cut, origin }) => {
+  return chosen.map(candidate => {
+    const { kept, cut, origin } = candidate
     const what = objectiveOf(objective, { kept, smallestWhole: false }, hints.layerCount)
     const less = cut ? ` ${withoutGroupsInWords(cut)}` : ''
     const text = `${what}${less}, the best found among ${tried} cuts measured (${origin}; ${found.samples} samples searched, ${samples.length} others judged)`
-    return describe(judge, objective, { kept, cut, text }, hints, samples)
+    return describe(judge, objective, { kept, cut, text, fitted: fitted.get(candidate) }, hints, samples)
   })
 }
 
@@ -173,9 +180,47 @@ async function proposeSizes(
   const sets: ProposedSet[] = proposedSets(search, sizes, most)
   const samples = sampleRungs(objective, held.samples).at(-1)!
   await held.measure([stackWithout(hints.layerCount), ...sets.map(set => set.kept)], samples)
-  return sets.map(set =>
-    describe(judge, objective, { kept: set.kept, text: objectiveOf(objective, set, hints.layerCount) }, hints, samples),
-  )
+  const fitted = await fitChosen(judge, objective, sets, sizes, samples, () => Number.POSITIVE_INFINITY)
+  return sets.map(set => {
+    const text = objectiveOf(objective, set, hints.layerCount)
+    return describe(judge, objective, { kept: set.kept, text, fitted: fitted.get(set) }, hints, samples)
+  })
+}
+
+/** Those that fits made better on held-out samples, as far as that is wanted and affordable: the sizes asked for before all others, the smallest first. */
+async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
+  judge: Judge,
+  objective: Objective,
+  chosen: readonly T[],
+  sizes: readonly number[],
+  samples: readonly number[],
+  left: () => number,
+): Promise<Map<T, FittedStudent>> {
+  const { input, manifest, table, held, fits, context } = judge
+  const fitted = new Map<T, FittedStudent>()
+  if (!input.correctCuts) return fitted
+  const order = chosen
+    .filter(({ kept }) => kept.length < manifest.dimensions.layerCount)
+    .sort(
+      (a, b) =>
+        Number(sizes.includes(b.kept.length)) - Number(sizes.includes(a.kept.length)) || a.kept.length - b.kept.length,
+    )
+  const calibration = fitCalibration(input.probeSet, input.maxTokens, objective)
+  for (const one of order) {
+    // What the longest so far took is what the next may take.
+    if (left() <= fits.most) break
+    const begin = performance.now()
+    const groups = one.cut && partsOf(one.cut.variant).groups
+    const wanted = { parent: input.manifest, kept: one.kept, groups, calibration }
+    const student = await fitStudent(wanted, held.samples, samples, context)
+    const loss = (nll: (sample: number) => number) => objectiveLoss(objective, held.samples, nll, samples)
+    const unfitted = loss(i => held.nll(one.cut?.variant ?? one.kept, i)!)
+    if (student && loss(i => student.nll.get(i)!) < unfitted) fitted.set(one, student)
+    const tokens = ((performance.now() - begin) / 1000) * searchRate([table, held])
+    fits.spentTokens += tokens
+    fits.most = Math.max(fits.most, tokens)
+  }
+  return fitted
 }
 
 export const proposeStudents: Handler<'students.propose'> = (input, context) =>
@@ -209,9 +254,10 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
     const held = openCutTable(scorer, layerCount, validation, { records, done })
     const roofline = await deviceRoofline(context)
     const quantisedKernels = context.env.HARTONOMOUS_KERNELS === 'quantised'
-    const judge: Judge = { input, manifest, roofline, quantisedKernels, table, held }
+    const fits = { spentTokens: 0, ranTokens: 0, spentSeconds: 0, most: 0 }
+    const judge: Judge = { input, manifest, roofline, quantisedKernels, table, held, fits, context }
     const proposals: ProposalOutput[] = []
-    const spent = () => table.spentTokens + held.spentTokens
+    const spent = () => table.spentTokens + held.spentTokens + fits.spentTokens
     const progress = (objective: Objective | undefined, completed: number, total: number, unit: string) =>
       context.progress({
         stage: 'search',
@@ -249,7 +295,7 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
     // The held-out samples are paid for too.
     const budgets = [
       ...(budgetSeconds === undefined ? [] : [tokensLeft([table, held], { seconds: budgetSeconds })]),
-      ...(budgetTokens === undefined ? [] : [tokensLeft([table, held], { tokens: budgetTokens })]),
+      ...(budgetTokens === undefined ? [] : [tokensLeft([table, held, fits], { tokens: budgetTokens })]),
     ]
     const whole = () => Math.min(...budgets.map(left => left()))
     // The speed is known before the first search plans with it.

@@ -1,6 +1,6 @@
 // The one list of job types: name, input, output and lane. Both planes are typed against it; adding a job begins with a line here.
 import { z } from 'zod'
-import { buildStagesSchema, needsDevice } from '../../lib/build-stages.js'
+import { buildStagesSchema, calibrationSchema, needsDevice } from '../../lib/build-stages.js'
 import { fusionCheckSchema, fusionRowSchema, fusionSchema, fusions } from '../../lib/fusion.js'
 import { hashSchema } from '../../lib/manifest.js'
 import { modelFactsSchema } from '../../lib/model-facts.js'
@@ -188,8 +188,10 @@ export const proposalSchema = z.object({
   layers: z.array(layerRangeSchema.required({ reason: true })),
   /** By layer of the student the key/value heads that go; absent: none go. */
   groups: z.array(z.array(z.number().int().min(0))).optional(),
+  /** What projections at and behind the cuts were fitted to before the student was judged; absent: they are the parent's. */
+  calibration: calibrationSchema.optional(),
   parameterCount: z.number().int(),
-  /** exp(-(student loss - parent loss)) on the validation split, measured with the layers gated off and the groups silenced. */
+  /** exp(-(student loss - parent loss)) on the validation split: of the built student where it was fitted, else with layers gated off and groups silenced. */
   quality: z.number(),
   qualityInterval: intervalSchema.optional(),
   /** Validation loss of student and parent, nats per completion token; of mixtures the weighted mean over their capabilities. */
@@ -453,6 +455,8 @@ export const jobTypes = {
       budgetSeconds: z.number().positive().optional(),
       /** The same in tokens run through the whole model; what earlier searches measured is free. The smaller of both counts. */
       budgetTokens: z.number().positive().optional(),
+      /** Whether projections at the cuts of what is proposed are fitted first; half of a budget is for that, and what it does not afford stays as it is. */
+      correctCuts: z.boolean().optional(),
       /** The analysis the search starts from (probe split). */
       layers: z.array(layerAnalysisSchema),
       /** What it says of heads: which key/value groups are tried first. Absent: it did not measure them. */

@@ -10,6 +10,10 @@ export type SearchBudget = { seconds: number } | { tokens: number }
 /** Tokens per second before anything was measured. */
 const firstGuess = 200
 
+/** Tokens per second of what was measured so far. */
+export const searchRate = (tables: readonly Pick<CutTable, 'ranTokens' | 'spentSeconds'>[]): number =>
+  measuredRate(tables) ?? firstGuess
+
 /** Tokens that a budget still affords, from now on; what the table knew already costs nothing. */
 export function tokensLeft(
   tables: readonly Pick<CutTable, 'spentTokens' | 'ranTokens' | 'spentSeconds'>[],
@@ -19,7 +23,7 @@ export function tokensLeft(
   const spent = () => tables.reduce((sum, table) => sum + table.spentTokens, 0)
   const before = spent()
   if ('tokens' in budget) return () => budget.tokens - (spent() - before)
-  return () => (budget.seconds - (performance.now() - begin) / 1000) * (measuredRate(tables) ?? firstGuess)
+  return () => (budget.seconds - (performance.now() - begin) / 1000) * searchRate(tables)
 }
 
 /** How a search for an objective measures on a table; losses of an unknown cut are measured, known ones cost nothing. */

@@ -30,6 +30,7 @@ export interface WantedProposals {
   samplesPerCapability?: number | null
   budgetSeconds?: number | null
   budgetTokens?: number | null
+  correctCuts?: boolean | null
 }
 
 /** What a search with a budget looks for besides single capabilities, where nobody says otherwise. */
@@ -89,6 +90,7 @@ export async function queueProposals(
       ...(wanted.maximumParameters == null ? {} : { maximumParameters: wanted.maximumParameters }),
       ...(wanted.budgetSeconds == null ? {} : { budgetSeconds: wanted.budgetSeconds }),
       ...(wanted.budgetTokens == null ? {} : { budgetTokens: wanted.budgetTokens }),
+      ...(wanted.correctCuts ? { correctCuts: true } : {}),
     },
     context: { probeDatasetId: probeSet.id } satisfies z.infer<typeof proposalContext>,
   })

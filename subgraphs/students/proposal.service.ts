@@ -4,7 +4,7 @@ import type { MixtureValue, ProposalOutput } from '../../compute/pool/job-types.
 import { StudentModelRecipe } from '../../db/entities/index.js'
 import { aliveModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
-import { type BuildStages, buildStagesSchema } from '../../lib/build-stages.js'
+import { proposedStages } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId, newId } from '../../lib/ids.js'
 import { idempotent } from '../build/idempotency.js'
@@ -27,6 +27,7 @@ export interface ProposeStudents {
   samplesPerCapability?: number | null
   budgetSeconds?: number | null
   budgetTokens?: number | bigint | null
+  correctCuts?: boolean | null
   probeDatasetId?: string | null
   idempotencyKey?: string | null
 }
@@ -46,6 +47,7 @@ export async function proposeStudents({ platform, tenantId }: RequestContext, in
     samplesPerCapability: checkSamplesPerCapability(input.samplesPerCapability),
     budgetSeconds: checkBudget('budgetSeconds', input.budgetSeconds, longestSearch),
     budgetTokens: checkBudget('budgetTokens', input.budgetTokens, mostTokens),
+    correctCuts: input.correctCuts,
   }
   await runnableManifest(platform.payloads, await liveModel(platform.db.read, tenantId, input.modelId))
   return platform.db.tx(async em => {
@@ -88,14 +90,10 @@ function checkMixtures(mixtures: ProposeStudents['mixtures']): MixtureValue[] {
 const keyOf = (r: Pick<StudentModelRecipe, 'capability' | 'mixture' | 'layers' | 'stages'>) =>
   `${r.mixture ? `mixture ${r.mixture.name}` : r.capability} ${layersKey(r.layers)} ${r.stages ? JSON.stringify(r.stages) : ''}`
 
-/** Key/value heads that go are a stage of the build, named one by one. */
-const stagesOf = ({ groups }: ProposalOutput): BuildStages | null =>
-  groups ? buildStagesSchema.parse({ headPruning: { unit: 'KEY_VALUE_GROUP', metric: 'GIVEN', heads: groups } }) : null
-
 const toValues = (proposed: ProposalOutput) => ({
   capability: proposed.capability,
   mixture: proposed.mixture ?? null,
-  stages: stagesOf(proposed),
+  stages: proposedStages(proposed),
   estimatedParameterCount: proposed.parameterCount,
   estimatedQuality: proposed.quality,
   estimatedQualityInterval: proposed.qualityInterval ?? null,

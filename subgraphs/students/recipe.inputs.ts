@@ -68,6 +68,12 @@ export class ProposeStudentsInput {
       'The same in tokens run through the whole model, at least 1; what earlier searches measured is free. Of two budgets the one that ends first counts.',
   })
   budgetTokens?: number | bigint | null
+  @Field(() => Boolean, {
+    defaultValue: false,
+    description:
+      'Whether the projections at and behind the cuts of what is proposed are fitted anew before it is judged, to texts of what it is proposed for: the recipes say `correctCuts`, and their estimated quality is that of the fitted student, which their build takes over. What is worse for it on the held-out samples is proposed unfitted. A fit takes minutes; half of a budget is for that, the sizes in question and the smallest first, and proposals that it does not afford stay unfitted.',
+  })
+  correctCuts!: boolean
   @Field(() => ID, {
     nullable: true,
     description: 'Probe set whose newest analysis is used; default: the newest of all.',

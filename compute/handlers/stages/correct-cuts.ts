@@ -39,8 +39,8 @@ const ridgesAtCuts = [0.03, 0.3, 3]
 /** Behind cuts little is to be made up for, and one pull is tried. */
 const ridgesBehind = [0.1]
 
-/** Held-out samples per capability that fits are judged on; those beyond serve fitting. */
-const judges = 4
+/** Held-out samples that fits are judged on, at least 4 of each capability; those beyond serve fitting. */
+const judges = 28
 
 export interface Cut {
   /** The student's layer before the cut. */
@@ -215,10 +215,11 @@ export async function correctCutsStage(
 
 /** At most some of each capability judge; the rest of the held-out half fits too. */
 function divided({ fit, heldOut }: Awaited<ReturnType<typeof calibrationSamples>>) {
+  const most = Math.max(4, Math.ceil(judges / new Set(heldOut.map(s => s.capability)).size))
   const counts = new Map<string, number>()
   const judging = heldOut.filter(({ capability }) => {
     counts.set(capability, (counts.get(capability) ?? 0) + 1)
-    return counts.get(capability)! <= judges
+    return counts.get(capability)! <= most
   })
   const chosen = new Set(judging)
   return { fit: [...fit, ...heldOut.filter(sample => !chosen.has(sample))], heldOut: judging }

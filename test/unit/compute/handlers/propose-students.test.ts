@@ -8,8 +8,9 @@ import { evaluateModel } from '../../../../compute/handlers/evaluate-model.js'
 import { importProbes } from '../../../../compute/handlers/import-probes.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { proposeStudents } from '../../../../compute/handlers/propose-students.js'
-import type { JobOutput } from '../../../../compute/pool/job-types.js'
+import type { JobOutput, ProposalOutput } from '../../../../compute/pool/job-types.js'
 import { expandRanges, extractLayers } from '../../../../compute/surgery/extract-layers.js'
+import { proposedStages } from '../../../../lib/build-stages.js'
 import { projectFile } from '../../../../lib/project.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 
@@ -234,6 +235,48 @@ describe('students.propose on the demo model', () => {
       context,
     )
     expect(chosen.studentLoss).toBeCloseTo(scores[0]!.loss, 4)
+  })
+
+  it('fits projections at the cuts where that is wanted and better, and says what the fitted student is worth, which the build takes over', async () => {
+    await forgetCuts()
+    const capability = 'mathematical_reasoning'
+    const asked = { ...input(), capabilities: [capability], samplesPerCapability: 8 }
+    const plain = (await proposeStudents(asked, newJob())).proposals
+    const { proposals } = await proposeStudents({ ...asked, correctCuts: true }, newJob())
+    const ranges = (p: ProposalOutput) => p.layers.map(l => [l.from, l.to])
+    expect(proposals.map(ranges)).toEqual(plain.map(ranges))
+    const fitted = proposals.filter(p => p.calibration)
+    expect(fitted.length).toBeGreaterThanOrEqual(1)
+    for (const [i, one] of proposals.entries()) {
+      if (!one.calibration) expect(one).toEqual({ ...plain[i], costSeconds: one.costSeconds })
+      else expect(one.studentLoss).toBeLessThan(plain[i]!.studentLoss)
+    }
+    for (const one of fitted) {
+      expect(one.calibration).toMatchObject({ probeSet, capabilities: [capability] })
+      expect(one.objective).toContain('fitted anew on the probe split')
+      const built = await buildStudent({ parent: manifest, layers: one.layers, stages: proposedStages(one)! }, context)
+      expect(built.stages!.map(({ stage, reused }) => [stage, reused])).toEqual([
+        ['extract', true],
+        ['correctCuts', true],
+      ])
+      expect(one.parameterCount).toBe(built.parameterCount)
+      const judged = { probeSet, maxTokens, split: 'validation' as const, capabilities: [capability] }
+      const samplesPerCapability = one.validationSamples
+      const { scores } = await evaluateModel({ manifest: built.manifest, ...judged, samplesPerCapability }, context)
+      expect(one.studentLoss).toBeCloseTo(scores[0]!.loss, 4)
+      const student = await readManifest(context.payloads, built.manifest)
+      expect(one.sizeBytes).toBe(student.tensors.reduce((sum, t) => sum + t.bytes, 0))
+    }
+  })
+
+  it('fits no more students than a budget affords', async () => {
+    await forgetCuts()
+    const asked = { ...input(), capabilities: ['translation'], samplesPerCapability: 8, budgetTokens: 8_000 }
+    context.reports.length = 0
+    const { proposals } = await proposeStudents({ ...asked, correctCuts: true }, newJob())
+    expect(proposals.length).toBeGreaterThan(1)
+    const begun = context.reports.filter(r => r.stage === 'correctCuts' && r.completed === 0)
+    expect(begun).toHaveLength(1)
   })
 
   it('makes a student for a mixture of capabilities, its quality that of the built student on all of them', async () => {
