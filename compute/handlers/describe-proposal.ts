@@ -69,7 +69,7 @@ export function describe(
     ...(objective.weights.length === 1
       ? {}
       : { mixture: { name: objective.name, weights: objective.weights.map(w => ({ ...w })) } }),
-    name: `${input.modelName}-${objective.name.replaceAll(/[_\s]+/g, '-')}-${kept.length}of${layerCount}${cut ? `-without-${cut.removed.length}-groups` : ''}`,
+    name: `${input.modelName}-${objective.name.replaceAll(/[_\s]+/g, '-')}-${kept.length}of${layerCount}${cut ? `-without-${cut.removed.length}-groups` : ''}${fitted ? '-fitted' : ''}`,
     objective: fitted ? `${text}; its projections at and behind cuts fitted anew on the probe split` : text,
     layers: toRanges(kept).map(range => ({
       ...range,

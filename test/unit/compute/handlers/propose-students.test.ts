@@ -254,6 +254,7 @@ describe('students.propose on the demo model', () => {
     for (const one of fitted) {
       expect(one.calibration).toMatchObject({ probeSet, capabilities: [capability] })
       expect(one.objective).toContain('fitted anew on the probe split')
+      expect(one.name).toMatch(/^demo-mathematical-reasoning-\dof8-fitted$/)
       const built = await buildStudent({ parent: manifest, layers: one.layers, stages: proposedStages(one)! }, context)
       expect(built.stages!.map(({ stage, reused }) => [stage, reused])).toEqual([
         ['extract', true],

@@ -137,6 +137,36 @@ describe('proposeStudents', () => {
     })
   })
 
+  test('cuts that were fitted are a stage of the recipe, measured on the same samples, and another recipe than the layers alone', async () => {
+    await analyse()
+    const { job } = await propose({ correctCuts: true })
+    const jobId = fromGlobalId('Job', job.id)
+    const { input } = await jobOf(p.platform, 'students.propose', jobId)
+    expect(input.correctCuts).toBe(true)
+    const plain = proposal('translation', 5, 0.9)
+    const calibration = {
+      probeSet: input.probeSet,
+      capabilities: ['translation'],
+      samplesPerCapability: 112,
+      maxTokens: 256,
+    }
+    await succeed(p, 'students.propose', jobId, {
+      proposals: [plain, { ...plain, name: 'parent-translation-6l-fitted', calibration, quality: 0.95 }],
+    })
+    const { recipes } = await ask(
+      'query($id: ID!) { recipes(parentModelId: $id) { nodes { id name correctCuts yaml estimatedQuality } } }',
+      { id: modelId },
+    )
+    expect(recipes.nodes).toHaveLength(2)
+    const fitted = recipes.nodes.find((r: { correctCuts: boolean }) => r.correctCuts)
+    expect(fitted).toMatchObject({ name: 'parent-translation-6l-fitted', estimatedQuality: 0.95 })
+    expect(parseRecipeYaml(fitted.yaml).stages).toEqual({ correctCuts: true })
+    await mutate('approveRecipe', { recipeId: fitted.id }, 'recipe { status }')
+    const built = await mutate('buildStudent', { recipeId: fitted.id }, 'job { id }')
+    const build = await jobOf(p.platform, 'student.build', fromGlobalId('Job', built.job.id))
+    expect(build.input.stages).toEqual({ correctCuts: true, calibration })
+  })
+
   test('refuses a probe set without validation samples', async () => {
     await analyse()
     const { probeDatasetId } = await p.platform.db.read.findOneByOrFail(CapabilityAnalysis, { modelId: parent.id })
