@@ -1,5 +1,6 @@
 // `npm run bench -- streams [model]`: a thousand streams over eight generations through the gateway, some of them not read: what arrives, how late, and
-// the server's memory meanwhile. The platform runs as a process of its own, the readers are here.
+// the server's memory meanwhile. The platform runs as a process of its own, the readers are here. Its heap is limited to `--heap 400` MB (0: not):
+// V8 collects what nobody needs when it comes near its limit, by default some GB, so that only a limit shows what is really held.
 import { once } from 'node:events'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -89,6 +90,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       generations: { type: 'string', default: '8' },
       stalled: { type: 'string', default: '8' },
       tokens: { type: 'string', default: '256' },
+      heap: { type: 'string', default: '400' },
     },
   })
   const [streams, generations, stalled, tokens] = [
@@ -98,7 +100,9 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
     values.tokens,
   ].map(Number) as [number, number, number, number]
   const dataFolder = await mkdtemp(join(tmpdir(), 'bench-streams-'))
-  const platform = await launchPlatform(dataFolder)
+  const limit = Number(values.heap) > 0 ? [`--max-old-space-size=${values.heap}`] : []
+  const options = [process.env.NODE_OPTIONS, ...limit].filter(Boolean).join(' ')
+  const platform = await launchPlatform(dataFolder, { NODE_OPTIONS: options })
   const client = connectPlatform(platform.url)
   try {
     const source =
