@@ -103,7 +103,7 @@ async function measure(args: string[]) {
     }, 5)
     for (let round = 0; round < Number(values.rounds); round++) {
       const data = join(folder, `data-${round}`)
-      const context = await standaloneContext(data)
+      const context = await standaloneContext(data, { env: {} })
       const hash = await timed(() => hashFile(path))
       // Nothing is deleted before the end: ext4 searches long for an inode while many were freed within the last seconds.
       const copy = await timed(() => copySynced(path, join(folder, `copy-${round}`)))

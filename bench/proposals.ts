@@ -219,7 +219,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         const perplexities = async (objective: Objective, kept: Stack) => {
           const calibration = fitCalibration(probeSet, 256, objective)
           const own = first20.filter(i => objective.weights.some(w => w.capability === validation[i]!.capability))
-          const student = await fitStudent({ parent: hash, kept, calibration }, validation, own, context)
+          const { student } = await fitStudent({ parent: hash, kept, calibration }, validation, own, context)
           const nll = (i: number) => student?.nll.get(i) ?? held.nll(kept, i)!
           return (of: Objective) =>
             Math.exp(

@@ -105,7 +105,7 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
 
 async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options }>>['values'], seed: number) {
   await mkdir(o.data, { recursive: true })
-  const context = await standaloneContext(o.data, { env: { ...process.env, HARTONOMOUS_THREADS: o.threads } })
+  const context = await standaloneContext(o.data, { env: { HARTONOMOUS_THREADS: o.threads } })
   const source = shared('models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
   const parentHash = (await ingestModel({ source }, context)).manifest
   const parent = await readManifest(context.payloads, parentHash)

@@ -1,10 +1,12 @@
 // The training step (forward, backward, AdamW) of two Llama shapes at 4 rows of 256 tokens, against the matrix rate of the same process and, with
-// `--peer PYTHON`, against torch in turns. FLOPs are 6 per parameter and token, a tied embedding counted once, as the peer counts them.
+// `--peer PYTHON`, against torch in turns. FLOPs are 6 per parameter and token, a tied embedding counted once, as the peer counts them; with
+// attention's products beside.
 import { execFile } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
+import Table from 'cli-table3'
 import { writeManifest } from '../compute/formats/manifest.js'
 import { graphBuilder } from '../compute/graph/builder.js'
 import { seededRandom } from '../compute/inference/sampling.js'
@@ -16,6 +18,7 @@ import { readEnv } from '../lib/env.js'
 import { type Manifest, type ManifestTensor, manifestSchema } from '../lib/manifest.js'
 import { compiledFile, projectFile } from '../lib/project.js'
 import { openFilePayloadStore } from '../payloads/file-payload-store.js'
+import { stepTimes } from './kit/node-times.js'
 
 const shapes = { '26m': { layers: 6, vocabulary: 8192 }, 'smollm2-135m': { layers: 30, vocabulary: 49152 } }
 type ShapeName = keyof typeof shapes
@@ -118,7 +121,12 @@ async function matrixRate(threads: number, weightsFolder: string): Promise<numbe
   return (2 * 1024 ** 3) / best / 1e6
 }
 
-async function measure(name: ShapeName, steps: number, recompute: boolean): Promise<Record<string, unknown>> {
+async function measure(
+  name: ShapeName,
+  steps: number,
+  recompute: boolean,
+  profile?: string,
+): Promise<Record<string, unknown>> {
   const folder = await mkdtemp(join(tmpdir(), 'bench-train-'))
   try {
     const { payloads, manifest } = await noiseModel(name, folder)
@@ -126,7 +134,7 @@ async function measure(name: ShapeName, steps: number, recompute: boolean): Prom
     const before = await matrixRate(env.HARTONOMOUS_THREADS, folder)
     const model = await openTrainingModel(
       manifest,
-      { payloads, dataFolder: folder, env },
+      { payloads, dataFolder: folder, env, ...(profile && { profile }) },
       {
         trained: manifest.tensors.map(t => t.role!),
         crossEntropy: true,
@@ -156,10 +164,14 @@ async function measure(name: ShapeName, steps: number, recompute: boolean): Prom
       seconds.push((performance.now() - begin) / 1000)
     }
     await model.dispose()
+    if (profile) await kernelTable(profile)
     const after = await matrixRate(env.HARTONOMOUS_THREADS, folder)
     const best = Math.min(...seconds.slice(1))
     const parameters = manifest.parameterCount
     const gflops = (6 * parameters * rows * sequence) / best / 1e9
+    // Scores and their sums over values, forward once and backward twice; the peers' count leaves them out.
+    const attention = (12 * shapes[name].layers * rows * sequence ** 2 * heads * headSize) / best / 1e9
+    const rate = Math.max(before, after)
     const peakBytes = process.resourceUsage().maxRSS * 1024
     return {
       parameters,
@@ -168,7 +180,8 @@ async function measure(name: ShapeName, steps: number, recompute: boolean): Prom
       tokensPerSecond: (rows * sequence) / best,
       gflops,
       matrixGflops: [before, after],
-      ofMatrixRate: gflops / Math.max(before, after),
+      ofMatrixRate: gflops / rate,
+      ofMatrixRateWithAttention: (gflops + attention) / rate,
       peakBytes,
       peakBytesPerParameter: peakBytes / parameters,
     }
@@ -177,10 +190,37 @@ async function measure(name: ShapeName, steps: number, recompute: boolean): Prom
   }
 }
 
+/** Kernels of a step by op and shapes, as ONNX Runtime times them, and the rate of products. */
+async function kernelTable(profile: string) {
+  const { ops, runMicroseconds } = await stepTimes(profile, true)
+  const table = new Table({
+    head: ['op and shapes', 'nodes', 'ms', '% of the run', 'GFLOP/s'],
+    colAligns: ['left', 'right', 'right', 'right', 'right'],
+  })
+  const kernels = ops.reduce((sum, { microseconds }) => sum + microseconds, 0)
+  const row = (what: string, nodes: number, microseconds: number, flops?: number) =>
+    table.push([
+      what,
+      nodes,
+      (microseconds / 1e3).toFixed(1),
+      ((100 * microseconds) / runMicroseconds).toFixed(1),
+      flops ? (flops / microseconds / 1e3).toFixed(0) : '',
+    ])
+  for (const { op, nodes, microseconds, flops } of ops)
+    if (microseconds > runMicroseconds / 400) row(op, nodes, microseconds, flops)
+  row(
+    'all kernels',
+    ops.reduce((sum, { nodes }) => sum + nodes, 0),
+    kernels,
+    ops.reduce((sum, { flops }) => sum + flops, 0),
+  )
+  process.stderr.write(`${table.toString()}\nrun ${(runMicroseconds / 1e3).toFixed(0)} ms\n`)
+}
+
 const execute = promisify(execFile)
 const lastLine = (text: string) => JSON.parse(text.trim().split('\n').at(-1)!) as Record<string, unknown>
 
-/** `--shape NAME` (default: both, each in a process of its own), `--steps N` timed after one that is not, `--peer PYTHON`, `--turns N`, `--recompute`. */
+/** `--shape NAME` (default: both, each in a process of its own), `--steps N` timed after one that is not, `--peer PYTHON`, `--turns N`, `--recompute`; `--profile PREFIX`: one shape here, and where the time of its step goes. */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
   const { values: o } = parseArgs({
     args,
@@ -191,9 +231,10 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       turns: { type: 'string', default: '1' },
       alone: { type: 'boolean', default: false },
       recompute: { type: 'boolean', default: false },
+      profile: { type: 'string' },
     },
   })
-  if (o.alone) return measure(o.shape as ShapeName, Number(o.steps), o.recompute)
+  if (o.alone || o.profile) return measure((o.shape ?? '26m') as ShapeName, Number(o.steps), o.recompute, o.profile)
   const names = o.shape ? [o.shape as ShapeName] : (Object.keys(shapes) as ShapeName[])
   const figures: Record<string, unknown> = {}
   for (const name of names) {

@@ -113,8 +113,8 @@ export const sourceFileSchema = z.object({
 export const adapterSchema = z.object({
   rank: z.number().int().positive(),
   alpha: z.number().positive(),
-  /** The manifest of the model before the changes. */
-  of: hashSchema,
+  /** The manifest of the model before the changes; absent in manifests of earlier versions. */
+  of: hashSchema.optional(),
   changes: z.array(
     z.object({
       role: z.string(),

@@ -8,11 +8,10 @@ import { type Objective, objectiveLoss, sampleRungs } from '../probing/objective
 import { groupReason, rangeReason } from '../probing/propose.js'
 import type { CutHints } from '../probing/search-cuts.js'
 import { type GroupCut, partsOf } from '../probing/search-groups.js'
-import { type Stack, stackWithout } from '../probing/stacks.js'
+import { type Stack, stackWithout, type Variant } from '../probing/stacks.js'
 import { toRanges } from '../surgery/extract-layers.js'
 import { plannedStudent } from '../surgery/planned-student.js'
 import type { FittedStudent } from './fit-proposals.js'
-import type { HandlerContext } from './handler.js'
 
 /** What a proposal is made from, besides the cut. */
 export interface Judge {
@@ -23,9 +22,16 @@ export interface Judge {
   /** The probe split, and the validation split. */
   table: CutTable
   held: CutTable
-  /** What fitting students has cost so far, in tokens run through the whole model at the speed seen; `most` of them for one. */
-  fits: { spentTokens: number; ranTokens: number; spentSeconds: number; most: number }
-  context: HandlerContext
+}
+
+/** Of the parent, of a cut, or of a student as it was built: nats per completion token on these held-out samples. */
+export function heldLoss(
+  { held }: Pick<Judge, 'held'>,
+  objective: Objective,
+  samples: readonly number[],
+  { fitted, variant }: { fitted?: FittedStudent | undefined; variant?: Variant },
+): number {
+  return objectiveLoss(objective, held.samples, i => fitted?.nll.get(i) ?? held.nll(variant!, i)!, samples)
 }
 
 export interface ChosenCut {
@@ -51,14 +57,14 @@ export function describe(
   const student = fitted?.manifest ?? plannedStudent(manifest, input.manifest, kept, groups)
   const ofStudent = (i: number) => fitted?.nll.get(i) ?? held.nll(variant, i)!
   const ofParent = (i: number) => held.nll(whole, i)!
-  const loss = (nll: (sample: number) => number) => objectiveLoss(objective, held.samples, nll, samples)
   const scored = (nll: (sample: number) => number, own: readonly number[]) =>
     own.map(i => ({ nll: nll(i), completionTokens: held.samples[i]!.completionTokens }))
   const measured = objective.weights.map(({ capability, weight }) => {
     const own = samples.filter(i => held.samples[i]!.capability === capability)
     return { weight, student: scored(ofStudent, own), parent: scored(ofParent, own) }
   })
-  const [studentLoss, parentLoss] = [loss(ofStudent), loss(ofParent)]
+  const loss = (of: Parameters<typeof heldLoss>[3]) => heldLoss({ held }, objective, samples, of)
+  const [studentLoss, parentLoss] = [loss({ fitted, variant }), loss({ variant: whole })]
   const removals = jointRemovals(table, objective, kept)
   const validationTokens = held.samples
     .filter(s => objective.weights.some(w => w.capability === s.capability))
@@ -85,7 +91,9 @@ export function describe(
     validationSamples: samples.length,
     sizeBytes: student.tensors.reduce((sum, t) => sum + t.bytes, 0),
     tokensPerSecond: decodeCeiling(roofline, student, null, { quantisedKernels }),
-    ...(rate ? { costSeconds: (validationTokens * (1 + kept.length / layerCount)) / rate } : {}),
+    ...(rate
+      ? { costSeconds: (validationTokens * (1 + kept.length / layerCount)) / rate + (fitted?.seconds ?? 0) }
+      : {}),
   }
 }
 

@@ -35,7 +35,7 @@ export function planAdapter(
     )
   if (base === undefined)
     return refuse(
-      `${name}: its adapter is for what its build had made before healing (manifest ${adapter.of}), which is no model of its own; build that by a recipe without healing, then distil it`,
+      `${name}: its adapter is for what its build had made before healing (manifest ${adapter.of ?? 'unknown'}), which is no model of its own; build that by a recipe without healing, then distil it`,
     )
   const model = checkBuildable(manifest)
   const { dimensions, architecture: family } = model

@@ -87,8 +87,9 @@ async function ggufExport({ input, manifest, type, context }: Export) {
 
 async function adapterExport({ input, manifest, type, context }: Export) {
   if (type !== undefined) throw unsupported(`Adapters are written as they were trained, not in ${type}`, 'quantization')
-  const before = input.facts?.lineage.find(ancestor => ancestor.manifest === manifest.adapter?.of)
-  const adapter = planAdapter(manifest, input.name, before && publicName(before), context.payloads)
+  const base = manifest.adapter?.of
+  const before = base && input.facts?.lineage.find(ancestor => ancestor.manifest === base)
+  const adapter = planAdapter(manifest, input.name, before ? publicName(before) : undefined, context.payloads)
   return { write: (write: WriteFile) => writeAdapter(adapter, write, context) }
 }
 

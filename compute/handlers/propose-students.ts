@@ -26,13 +26,20 @@ import type { Stack, Variant } from '../probing/stacks.js'
 import { expandRanges, parameterCountOf } from '../surgery/extract-layers.js'
 import { plannedStudent } from '../surgery/planned-student.js'
 import { openCutRecords } from './cut-records.js'
-import { describe, type Judge } from './describe-proposal.js'
-import { type FittedStudent, fitCalibration, fitStudent } from './fit-proposals.js'
+import { type Judge as Describing, describe, heldLoss } from './describe-proposal.js'
+import { type FitCosts, type FittedStudent, fitCalibration, fitStudent, fitWithin } from './fit-proposals.js'
 import { groupCountsOf, groupImportance, groupStarts } from './group-hints.js'
-import type { Handler } from './handler.js'
+import type { Handler, HandlerContext } from './handler.js'
 import { withScoringModel } from './scoring-model.js'
 
 type Input = JobInput<'students.propose'>
+
+interface Judge extends Describing {
+  fits: FitCosts
+  /** Tokens a second. */
+  rate(): number
+  context: HandlerContext
+}
 
 /** Mixtures first: what they measure serves their capabilities too. */
 function objectivesOf(input: Input, probes: readonly ProbeSample[]): Objective[] {
@@ -155,7 +162,7 @@ async function proposeWithin(
   await held.measure(variants, samples)
   const fitted = await fitChosen(judge, objective, chosen, sizes, samples, affordable)
   const tried = found.tried + groupsTried
-  return chosen.map(candidate => {
+  return withoutBeaten(judge, objective, chosen, fitted, samples).map(candidate => {
     const { kept, cut, origin } = candidate
     const what = objectiveOf(objective, { kept, smallestWhole: false }, hints.layerCount)
     const less = cut ? ` ${withoutGroupsInWords(cut)}` : ''
@@ -187,7 +194,7 @@ async function proposeSizes(
   })
 }
 
-/** Those that fits made better on held-out samples, as far as that is wanted and affordable: the sizes asked for before all others, the smallest first. */
+/** Of cuts that may be proposed those that fits made better on held-out samples: the sizes asked for before all others, the smallest first. */
 async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
   judge: Judge,
   objective: Objective,
@@ -196,7 +203,7 @@ async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
   samples: readonly number[],
   left: () => number,
 ): Promise<Map<T, FittedStudent>> {
-  const { input, manifest, table, held, fits, context } = judge
+  const { input, manifest, held, fits, rate, context } = judge
   const fitted = new Map<T, FittedStudent>()
   if (!input.correctCuts) return fitted
   const order = chosen
@@ -206,21 +213,42 @@ async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
         Number(sizes.includes(b.kept.length)) - Number(sizes.includes(a.kept.length)) || a.kept.length - b.kept.length,
     )
   const calibration = fitCalibration(input.probeSet, input.maxTokens, objective)
-  for (const one of order) {
-    // What the longest so far took is what the next may take.
-    if (left() <= fits.most) break
-    const begin = performance.now()
+  const fit = async (one: T, done: number) => {
+    const progress = () =>
+      context.progress({
+        stage: 'fit',
+        completed: done,
+        total: order.length,
+        unit: 'students',
+        metrics: { capability: objective.name },
+      })
+    progress()
     const groups = one.cut && partsOf(one.cut.variant).groups
     const wanted = { parent: input.manifest, kept: one.kept, groups, calibration }
-    const student = await fitStudent(wanted, held.samples, samples, context)
-    const loss = (nll: (sample: number) => number) => objectiveLoss(objective, held.samples, nll, samples)
-    const unfitted = loss(i => held.nll(one.cut?.variant ?? one.kept, i)!)
-    if (student && loss(i => student.nll.get(i)!) < unfitted) fitted.set(one, student)
-    const tokens = ((performance.now() - begin) / 1000) * searchRate([table, held])
-    fits.spentTokens += tokens
-    fits.most = Math.max(fits.most, tokens)
+    const { seconds, student } = await fitStudent(wanted, held.samples, samples, { ...context, progress })
+    const unfitted = heldLoss(judge, objective, samples, { variant: one.cut?.variant ?? one.kept })
+    if (student && heldLoss(judge, objective, samples, { fitted: student }) < unfitted) fitted.set(one, student)
+    return seconds * rate()
   }
+  await fitWithin(order, fits, left, fit, context)
   return fitted
+}
+
+/** Without what a fitted cut of no more parameters beats on held-out samples. */
+function withoutBeaten<T extends { kept: Stack; cut?: GroupCut; parameters: number }>(
+  judge: Judge,
+  objective: Objective,
+  chosen: readonly T[],
+  fitted: ReadonlyMap<T, FittedStudent>,
+  samples: readonly number[],
+): T[] {
+  const loss = (one: T) =>
+    heldLoss(judge, objective, samples, { fitted: fitted.get(one), variant: one.cut?.variant ?? one.kept })
+  return chosen.filter(
+    one =>
+      fitted.has(one) ||
+      [...fitted.keys()].every(other => other.parameters > one.parameters || loss(other) > loss(one)),
+  )
 }
 
 export const proposeStudents: Handler<'students.propose'> = (input, context) =>
@@ -254,10 +282,24 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
     const held = openCutTable(scorer, layerCount, validation, { records, done })
     const roofline = await deviceRoofline(context)
     const quantisedKernels = context.env.HARTONOMOUS_KERNELS === 'quantised'
-    const fits = { spentTokens: 0, ranTokens: 0, spentSeconds: 0, most: 0 }
-    const judge: Judge = { input, manifest, roofline, quantisedKernels, table, held, fits, context }
+    // What an earlier search measured says nothing of the speed: one measurement for that alone.
+    const speed = openCutTable(scorer, layerCount, probe)
+    await speed.measure([all], sampleRungs(objectives[0]!, probe)[0]!)
+    const tables = [table, held, speed]
+    const fits: FitCosts = { spent: 0, longest: 0 }
+    const judge = {
+      input,
+      manifest,
+      roofline,
+      quantisedKernels,
+      table,
+      held,
+      fits,
+      context,
+      rate: () => searchRate(tables),
+    }
     const proposals: ProposalOutput[] = []
-    const spent = () => table.spentTokens + held.spentTokens + fits.spentTokens
+    const spent = () => table.spentTokens + held.spentTokens + fits.spent
     const progress = (objective: Objective | undefined, completed: number, total: number, unit: string) =>
       context.progress({
         stage: 'search',
@@ -293,13 +335,12 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
     const begin = performance.now()
     const elapsed = () => (performance.now() - begin) / 1000
     // The held-out samples are paid for too.
+    const tokens = budgetTokens === undefined ? undefined : tokensLeft(tables, { tokens: budgetTokens })
     const budgets = [
-      ...(budgetSeconds === undefined ? [] : [tokensLeft([table, held], { seconds: budgetSeconds })]),
-      ...(budgetTokens === undefined ? [] : [tokensLeft([table, held, fits], { tokens: budgetTokens })]),
+      ...(budgetSeconds === undefined ? [] : [tokensLeft(tables, { seconds: budgetSeconds })]),
+      ...(tokens ? [() => tokens() - fits.spent] : []),
     ]
     const whole = () => Math.min(...budgets.map(left => left()))
-    // The speed is known before the first search plans with it.
-    await table.measure([all], sampleRungs(objectives[0]!, table.samples)[0]!)
     for (const [i, objective] of objectives.entries()) {
       report = () => {
         if (budgetTokens === undefined) progress(objective, elapsed(), budgetSeconds!, 'seconds')

@@ -204,7 +204,7 @@ export const proposalSchema = z.object({
   sizeBytes: z.number().int().optional(),
   /** Most tokens per second that one stream can be decoded at on the device that searched, by its measured roofline. */
   tokensPerSecond: z.number().positive().optional(),
-  /** Device seconds that measuring the built student beside its parent on the validation split will take, at the speed seen here. */
+  /** Device seconds that building it (fits) and measuring it beside its parent on the validation split take, at the speed seen here. */
   costSeconds: z.number().nonnegative().optional(),
 })
 export type ProposalOutput = z.infer<typeof proposalSchema>

@@ -1,4 +1,5 @@
 // AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over tensors in memory: elementwise kernels in place, in pieces that stay in the cache.
+import { availableParallelism } from 'node:os'
 import { graphBuilder } from '../graph/builder.js'
 import type { Graph, Value } from '../graph/ir.js'
 import { apply } from '../ops/apply.js'
@@ -34,30 +35,33 @@ export const trainedTensor = (
   return { name, shape, decayed, weight, gradient: zeros(), first: zeros(), second: zeros() }
 }
 
-/** Elements of a piece: its four arrays and the results between are 2 MB, about a core's share of the cache. */
-const pieceElements = 64 * 1024
+/** Elements of a piece. Measured on 26 M elements and two threads: 92 ms for 64 K, 68 to 76 for 256 K, 87 for 1 M (smaller ones cost more calls, larger ones leave the cache). */
+const pieceElements = 256 * 1024
 
 /** Numbers of a step, in the order of the graph's scalar inputs. */
 const scalars = ['keep_first', 'add_first', 'keep_second', 'add_second', 'epsilon', 'step_size', 'keep_weight'] as const
+type Scalar = (typeof scalars)[number]
+
+const asked = (decayed: boolean) => scalars.filter(name => decayed || name !== 'keep_weight')
 
 /**
  * m' = b1 m + (1 - b1) c g, v' = b2 v + (1 - b2) (c g)^2, w' = (1 - lr decay) w - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps), with c
  * the clipping's factor; the scalars hold what does not differ between elements.
  */
-function adamWGraph(): Graph {
+function adamWGraph(decayed: boolean): Graph {
   const g = graphBuilder('adamw')
   const [weight, gradient, first, second] = ['weight', 'gradient', 'first', 'second'].map(name =>
     g.input(name, 'float32', ['n']),
   ) as [Value, Value, Value, Value]
-  const s = Object.fromEntries(scalars.map(name => [name, g.input(name, 'float32', [])])) as Record<
-    (typeof scalars)[number],
+  const s = Object.fromEntries(asked(decayed).map(name => [name, g.input(name, 'float32', [])])) as Record<
+    Scalar,
     Value
   >
   const op = (name: 'Mul' | 'Add' | 'Sub' | 'Div', a: Value, b: Value) => apply(g, name, [a, b])
   const m = op('Add', op('Mul', first, s.keep_first), op('Mul', gradient, s.add_first))
   const v = op('Add', op('Mul', second, s.keep_second), op('Mul', op('Mul', gradient, gradient), s.add_second))
   const change = op('Div', op('Mul', m, s.step_size), op('Add', apply(g, 'Sqrt', [v]), s.epsilon))
-  const w = op('Sub', op('Mul', weight, s.keep_weight), change)
+  const w = op('Sub', decayed ? op('Mul', weight, s.keep_weight) : weight, change)
   g.output(m, 'next_first')
   g.output(v, 'next_second')
   g.output(w, 'next_weight')
@@ -78,11 +82,15 @@ export async function createAdamW(
   options: AdamWOptions,
   { threads, weightsFolder }: { threads: number; weightsFolder: string },
 ): Promise<AdamW> {
-  const session: Session = await createSession(adamWGraph(), { weightsFolder, threads })
-  const hyper = Object.fromEntries(scalars.map(name => [name, floats(new Float32Array(1), [])]))
-  const plain = { ...hyper, keep_weight: floats(Float32Array.of(1), []) }
-  const set = (name: (typeof scalars)[number], value: number) => {
-    ;(hyper[name]!.data as Float32Array)[0] = value
+  // Each run is one thread's, and as many go on at once: handing every small kernel to all threads took half as long again.
+  const open = async (decayed: boolean) => {
+    const session: Session = await createSession(adamWGraph(decayed), { weightsFolder, threads: 1 })
+    const numbers = Object.fromEntries(asked(decayed).map(name => [name, floats(new Float32Array(1), [])]))
+    return { session, numbers }
+  }
+  const [plain, decaying] = [await open(false), await open(true)]
+  const set = (name: Scalar, value: number) => {
+    for (const { numbers } of [plain, decaying]) if (numbers[name]) (numbers[name].data as Float32Array)[0] = value
   }
   const pieces = tensors.flatMap(({ weight, gradient, first, second, decayed }) =>
     Array.from({ length: Math.ceil(weight.length / pieceElements) }, (_, i) => {
@@ -91,8 +99,10 @@ export async function createAdamW(
         return floats(data, [data.length])
       }
       const [w, m, v] = [part(weight), part(first), part(second)]
+      const { session, numbers } = decayed ? decaying : plain
       return {
-        feeds: { weight: w, gradient: part(gradient), first: m, second: v, ...(decayed ? hyper : plain) },
+        session,
+        feeds: { weight: w, gradient: part(gradient), first: m, second: v, ...numbers },
         into: { next_weight: w, next_first: m, next_second: v },
       }
     }),
@@ -109,8 +119,15 @@ export async function createAdamW(
       set('epsilon', epsilon * Math.sqrt(c2))
       set('step_size', (learningRate * Math.sqrt(c2)) / c1)
       set('keep_weight', 1 - learningRate * weightDecay)
-      for (const { feeds, into } of pieces) await session.run(feeds, fetches, { into })
+      let next = 0
+      const lane = async () => {
+        for (let piece = pieces[next++]; piece; piece = pieces[next++])
+          await piece.session.run(piece.feeds, fetches, { into: piece.into })
+      }
+      await Promise.all(Array.from({ length: threads > 0 ? threads : availableParallelism() }, lane))
     },
-    dispose: () => session.dispose(),
+    async dispose() {
+      await Promise.all([plain.session.dispose(), decaying.session.dispose()])
+    },
   }
 }

@@ -31,6 +31,8 @@ export interface TrainingContext {
   dataFolder: string
   env: Pick<Env, 'HARTONOMOUS_THREADS' | 'HARTONOMOUS_DERIVED_BYTES'>
   signal?: AbortSignal
+  /** Where the times of the training graph's nodes are written (see `SessionOptions.profile`). */
+  profile?: string
 }
 
 export interface Losses {
@@ -121,7 +123,8 @@ export async function openTrainingModel(
   const sessionOptions = { weightsFolder: context.dataFolder, threads }
   const locate = (role: string) => files.get(role) ?? { location: '', offset: 0, length: 0 }
   const graphOptions = { ...options, headChunks }
-  const session = await createSession(trainingGraph(model, locate, graphOptions), sessionOptions)
+  const { profile } = context
+  const session = await createSession(trainingGraph(model, locate, graphOptions), { ...sessionOptions, profile })
   let measuring: Promise<Session> | undefined
   let judging: Promise<Session> | undefined
   const byMuon = (name: string) => options.muon?.of(name) ?? false

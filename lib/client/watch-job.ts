@@ -56,7 +56,7 @@ export interface ProgressView {
 }
 
 /** Said of a job that no worker has taken yet. */
-const waiting = 'waiting for the jobs before it'
+const waiting = 'waiting for a worker'
 /** Most jobs are taken at once. */
 const patienceMs = 2000
 
@@ -69,7 +69,10 @@ export function progressView(label: string, stream: NodeJS.WriteStream = process
       show(job) {
         const stage = job.progress?.stage ?? ''
         if (job.state === 'QUEUED') patience ??= setTimeout(() => stream.write(`${label}: ${waiting}\n`), patienceMs)
-        else clearTimeout(patience)
+        else {
+          clearTimeout(patience)
+          patience = undefined
+        }
         if (!job.progress || (stage === last.stage && Date.now() - last.at < 2000)) return
         last = { stage, at: Date.now() }
         stream.write(`${label}: ${stage} ${describe(job)}\n`)
@@ -91,7 +94,7 @@ export function progressView(label: string, stream: NodeJS.WriteStream = process
     },
     cliProgress.Presets.shades_classic,
   )
-  bar.start(1, 0, { label, stage: waiting, text: '' })
+  bar.start(1, 0, { label, stage: '', text: '' })
   let ended = false
   const end = () => {
     if (ended) return
@@ -104,7 +107,8 @@ export function progressView(label: string, stream: NodeJS.WriteStream = process
   return {
     show(job) {
       const p = job.progress
-      if (!p || ended) return
+      if (ended) return
+      if (!p) return bar.update(0, { label, stage: job.state === 'QUEUED' ? waiting : '', text: '' })
       bar.setTotal(p.total ?? Math.max(1, p.completed))
       bar.update(p.completed, { label, stage: p.stage, text: describe(job) })
     },

@@ -270,14 +270,37 @@ describe('students.propose on the demo model', () => {
     }
   })
 
-  it('fits no more students than a budget affords', async () => {
+  it('fits students without some key/value heads as they will be built', async () => {
     await forgetCuts()
-    const asked = { ...input(), capabilities: ['translation'], samplesPerCapability: 8, budgetTokens: 8_000 }
-    context.reports.length = 0
+    const asked = { ...input(), heads: analysis.heads, capabilities: ['translation'], budgetTokens: 60_000 }
     const { proposals } = await proposeStudents({ ...asked, correctCuts: true }, newJob())
-    expect(proposals.length).toBeGreaterThan(1)
-    const begun = context.reports.filter(r => r.stage === 'correctCuts' && r.completed === 0)
-    expect(begun).toHaveLength(1)
+    const both = proposals.filter(p => p.calibration && p.groups)
+    expect(both.length).toBeGreaterThanOrEqual(1)
+    const [one] = both
+    const built = await buildStudent({ parent: manifest, layers: one!.layers, stages: proposedStages(one!)! }, context)
+    expect(built.parameterCount).toBe(one!.parameterCount)
+    expect(built.stages!.map(({ stage, reused }) => [stage, reused])).toEqual([
+      ['extract', true],
+      ['correctCuts', true],
+      ['pruneHeads', true],
+    ])
+  })
+
+  it('stops soon where it is cancelled while it fits', async () => {
+    await forgetCuts()
+    const controller = new AbortController()
+    let fitting = 0
+    const asked = { ...input(), capabilities: ['summarization'], maxTokens: 200, correctCuts: true }
+    const error = await proposeStudents(asked, {
+      ...context.withSignal(controller.signal),
+      jobId: newJob().jobId,
+      progress: ({ stage }) => {
+        // Not the first report, which comes before anything is run.
+        if (stage === 'fit' && ++fitting === 5) controller.abort()
+      },
+    }).catch(e => e)
+    expect(error.code).toBe('CANCELLED')
+    expect(fitting).toBeGreaterThanOrEqual(5)
   })
 
   it('makes a student for a mixture of capabilities, its quality that of the built student on all of them', async () => {

@@ -49,6 +49,6 @@ test('a job that no worker takes is said to wait, one that is taken at once is n
   const queued = progressView('queued', stream as unknown as NodeJS.WriteStream)
   queued.show(job('QUEUED'))
   vi.advanceTimersByTime(5000)
-  expect(said()).toBe('queued: waiting for the jobs before it\n')
+  expect(said()).toBe('queued: waiting for a worker\n')
   queued.end()
 })
