@@ -11,6 +11,7 @@ import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { openModel } from '../compute/inference/model.js'
 import { canonicalProbeSet } from '../compute/probing/probe-set.js'
 import { adamWDefaults } from '../compute/training/adamw.js'
+import { writeOwnRows } from '../compute/training/on-policy.js'
 import { packRows } from '../compute/training/pack-rows.js'
 import { openTeacher } from '../compute/training/teacher.js'
 import { teacherCache } from '../compute/training/teacher-cache.js'
@@ -44,6 +45,8 @@ const options = {
   hidden: { type: 'string', default: '0' },
   prompt: { type: 'string', default: '0.2' },
   beta2: { type: 'string', default: '0.99' },
+  // Share of the rows that the student writes itself, anew every 20 steps.
+  'on-policy': { type: 'string', default: '0' },
   schedule: { type: 'string', default: 'COSINE' },
   order: { type: 'string', default: 'balanced' },
   perTask: { type: 'string', default: '20' },
@@ -184,6 +187,7 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
     divergenceShare: 1 - Number(o.ce),
     hiddenShare: Number(o.hidden),
     attentionShare: 0,
+    onPolicy: Number(o['on-policy']) > 0 ? { share: Number(o['on-policy']), every: 20 } : undefined,
   }
   // The last kept layer before each cut ends where the removed block ended in the teacher.
   const cuts = kept.flatMap((layer, i) =>
@@ -218,6 +222,21 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
   let mean = 0
   const state = await train(training, plan, {
     teacher: row => cache.row(row.ids),
+    ownRows: async (step, count) => {
+      const before = performance.now()
+      const options = {
+        student: cut,
+        prompts: probe.map(({ task, prompt }) => ({ group: task, prompt })),
+        sequence: Number(o.sequence),
+        promptWeight: Number(o.prompt),
+        separator: 0,
+        seed,
+        folder: join(o.data, 'own-rows'),
+      }
+      const written = await writeOwnRows(options, training.tensors, { step, rows: count }, context)
+      say(`${count} rows of its own in ${((performance.now() - before) / 1000).toFixed(0)} s`)
+      return written
+    },
     stepDone: (_, l) => {
       mean = mean === 0 ? l.divergence : 0.9 * mean + 0.1 * l.divergence
       if (l.step % Math.max(1, Math.floor(steps / 10)) === 0)

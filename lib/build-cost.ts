@@ -101,7 +101,9 @@ const comparedSamples = 2
 
 /** Operations of building and of judging student and parent on the validation split. */
 export function estimateFlops(stages: BuildStages | null, size: BuildSize): number {
-  const healed = stages?.healing ? stages.healing.tokens * (6 * size.studentParameters + 2 * size.parentParameters) : 0
+  const { tokens = 0, onPolicy = 0 } = stages?.healing ?? {}
+  // What the student writes itself is made by one pass more.
+  const healed = tokens * ((6 + 2 * onPolicy) * size.studentParameters + 2 * size.parentParameters)
   const judged =
     healed +
     quantisingFlops(stages, size) +

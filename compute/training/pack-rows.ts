@@ -15,6 +15,8 @@ export interface PackedRow {
   ids: number[]
   /** Per position what the prediction of the token after it counts, 0 to 1; the last position's is as its own token's. */
   counts: Float32Array
+  /** Written by the student itself: there is a teacher's word on it, but no text to be like. */
+  own?: boolean
 }
 
 export interface PackOptions {

@@ -17,6 +17,8 @@ export interface TrainingPlan {
   divergenceShare: number
   hiddenShare: number
   attentionShare: number
+  /** Of the rows, those that the student writes itself, anew every so many steps; absent: none. */
+  onPolicy?: { share: number; every: number } | undefined
   /** Steps between two looks at held-out loss; absent: none but at the end. */
   evaluateEvery?: number | undefined
   /** Looks without improvement after which training stops; absent: never. */
@@ -47,6 +49,8 @@ export interface StepLosses extends StepResult {
 export interface TrainingHooks {
   /** What the teacher says of a row; absent: there is none. */
   teacher?: ((row: PackedRow) => Promise<TeacherRow>) | undefined
+  /** Rows of the student's own from the weights as they are, for the steps from this one on. */
+  ownRows?: ((step: number, rows: number) => Promise<PackedRow[]>) | undefined
   /** Held-out loss of the weights as they are. */
   heldOut?: (() => Promise<number>) | undefined
   /** Keeps the weights as they are as the best so far. */
@@ -59,15 +63,29 @@ export interface TrainingHooks {
 export const stepsOf = (rows: number, { batchRows, accumulation }: Pick<TrainingPlan, 'batchRows' | 'accumulation'>) =>
   Math.max(1, Math.floor(rows / (batchRows * accumulation)))
 
+/** Whether the row is the student's own, so that their share is kept however few rows are looked at. */
+const isOwn = (row: number, share: number) => Math.floor((row + 1) * share) > Math.floor(row * share)
+
+/** The student's own rows among those of a step and the ones after it that use the same weights' words. */
+function ownOf({ onPolicy, batchRows, accumulation, schedule }: TrainingPlan, step: number): number[] {
+  if (!onPolicy) return []
+  const perStep = batchRows * accumulation
+  const last = Math.min(schedule.steps, step - 1 + onPolicy.every)
+  const all = Array.from({ length: (last - step + 1) * perStep }, (_, i) => (step - 1) * perStep + i)
+  return all.filter(row => isOwn(row, onPolicy.share))
+}
+
 /** The batches of a step (from 1), each token's weight such that the shares are what the losses' weights sum to over the step. */
 export async function batchesOf(
   plan: TrainingPlan,
   step: number,
   teacher?: (row: PackedRow) => Promise<TeacherRow>,
+  ownRows?: ReadonlyMap<number, PackedRow>,
 ): Promise<TrainingBatch[]> {
   const { batchRows, accumulation } = plan
   const perStep = batchRows * accumulation
-  const own = plan.rows.slice((step - 1) * perStep, step * perStep)
+  const first = (step - 1) * perStep
+  const own = plan.rows.slice(first, first + perStep).map((row, i) => ownRows?.get(first + i) ?? row)
   const sequence = own[0]!.ids.length
   const sum = (values: Iterable<number>) => {
     let total = 0
@@ -75,7 +93,8 @@ export async function batchesOf(
     return total
   }
   const all = sum(own.map(({ counts }) => sum(counts)))
-  const predicted = sum(own.map(({ counts }) => sum(counts.subarray(0, sequence - 1))))
+  // Its own words are no text for it to be like.
+  const predicted = sum(own.map(row => (row.own ? 0 : sum(row.counts.subarray(0, sequence - 1)))))
   const shareOf = (share: number, of: number) => (share > 0 && of > 0 ? share / of : 0)
   const [kl, ce] = [shareOf(plan.divergenceShare, all), shareOf(plan.crossEntropyShare, predicted)]
   const hidden = shareOf(plan.hiddenShare, own.length * (sequence - 1))
@@ -84,7 +103,10 @@ export async function batchesOf(
     rows.push({
       ids: row.ids,
       divergenceWeights: kl > 0 ? row.counts.map(count => count * kl) : undefined,
-      crossEntropyWeights: ce > 0 ? row.counts.map((count, at) => (at < sequence - 1 ? count * ce : 0)) : undefined,
+      crossEntropyWeights:
+        plan.crossEntropyShare > 0
+          ? row.counts.map((count, at) => (at < sequence - 1 && !row.own ? count * ce : 0))
+          : undefined,
       // The first position's state is huge in many models, and says nothing of the text.
       hiddenWeights: hidden > 0 ? row.counts.map((_, at) => (at > 0 ? hidden : 0)) : undefined,
       teacher: teacher && (await teacher(row)),
@@ -121,12 +143,18 @@ export async function train(
       await keepBest?.()
     } else state.best = { ...state.best, since: state.best.since + 1 }
   }
+  let own: ReadonlyMap<number, PackedRow> | undefined
   if (state.step === 0) await look()
   while (state.step < schedule.steps) {
     throwIfCancelled(signal)
     const step = state.step + 1
     const learningRate = learningRateAt(schedule, step)
-    const batches = await batchesOf(plan, step, hooks.teacher)
+    if (plan.onPolicy && hooks.ownRows && (step - 1) % plan.onPolicy.every === 0) {
+      const places = ownOf(plan, step)
+      const written = places.length > 0 ? await hooks.ownRows(step, places.length) : []
+      own = new Map(places.map((place, i) => [place, written[i]!]))
+    }
+    const batches = await batchesOf(plan, step, hooks.teacher, own)
     const result = await model.step(batches, learningRate, step)
     const latest = { step, learningRate, ...result }
     state.losses.push(latest)

@@ -148,6 +148,12 @@ export class HealingInput {
     description: 'What a prompt’s token counts beside a completion’s, 0 to 1; default: 0.2.',
   })
   promptWeight?: number | null
+  @Field(() => Float, {
+    nullable: true,
+    description:
+      'Share of the rows that the student writes itself, 0 to 1: answers to the data’s prompts, sampled from its weights anew every `checkpointSteps`, which the teacher judges token by token (generalised knowledge distillation). Needs the divergence: `crossEntropy` below 1. Default: 0.',
+  })
+  onPolicy?: number | null
   @Field(() => Boolean, {
     nullable: true,
     description: 'Whether all capabilities get equally many completion tokens; default: true.',

@@ -13,6 +13,7 @@ import { readCheckpoint, readCheckpointState, writeCheckpoint } from '../../trai
 import { heldOutBatches } from '../../training/held-out.js'
 import { keptAdapter } from '../../training/kept-adapter.js'
 import { mergeLora } from '../../training/merge-lora.js'
+import { writeOwnRows } from '../../training/on-policy.js'
 import { packRows, type TrainingText } from '../../training/pack-rows.js'
 import { needsRecompute } from '../../training/recompute.js'
 import { checkSameTokens } from '../../training/same-tokens.js'
@@ -81,6 +82,8 @@ export async function heal(
   })
   const mapping = mappingOf(healing, student, teacherHash, model, teacherModel)
   const steps = stepsOf(rows.length, healing)
+  if (healing.onPolicy && healing.crossEntropy === 1)
+    refuse('healing.onPolicy: nobody judges what the student writes where crossEntropy is 1; make it less')
   const useTeacher = healing.crossEntropy < 1 || mapping.length > 0
   const named = Math.min(healing.teacherTokens, teacherModel.dimensions.vocabularySize)
   const form = {
@@ -119,10 +122,11 @@ export async function heal(
   })
   let open: Teacher | undefined
   try {
-    const cache = teacherCache(dataFolder, teacherHash, form, teacherModel.dimensions.hiddenSize, async ids => {
+    const say = async (ids: readonly number[]) => {
       open ??= await openTeacher(teacher, context, form)
       return open.say(ids)
-    })
+    }
+    const cache = teacherCache(dataFolder, teacherHash, form, teacherModel.dimensions.hiddenSize, say)
     const plan: TrainingPlan = {
       rows,
       batchRows,
@@ -140,6 +144,8 @@ export async function heal(
       evaluateEvery: Math.max(1, Math.ceil(steps / healing.looks)),
       patience: healing.patience,
       checkpointEvery: healing.checkpointSteps,
+      // A run that goes on does so from a checkpoint: the student writes the same again.
+      onPolicy: healing.onPolicy ? { share: healing.onPolicy, every: healing.checkpointSteps } : undefined,
     }
     const known = await readCheckpoint<TrainingState>(folder, 'checkpoint', key, training.tensors)
     const batches = heldOutBatches(texts.heldOut, sequence)
@@ -151,7 +157,26 @@ export async function heal(
       plan,
       {
         signal,
-        teacher: useTeacher ? row => cache.row(row.ids) : undefined,
+        teacher: useTeacher ? row => (row.own ? say(row.ids) : cache.row(row.ids)) : undefined,
+        ownRows: async (step, count) => {
+          const before = performance.now()
+          const written = await writeOwnRows(
+            {
+              student,
+              prompts: texts.prompts,
+              sequence,
+              promptWeight: healing.promptWeight,
+              separator: texts.separator,
+              seed: healing.seed,
+              folder,
+            },
+            await finalWeights(training, lora, context),
+            { step, rows: count },
+            context,
+          )
+          begin += performance.now() - before
+          return written
+        },
         heldOut: async () => {
           const before = performance.now()
           let loss = 0
@@ -338,6 +363,7 @@ async function readTexts(student: Manifest, healing: Healing, { payloads }: Heal
     completion: tokenizer.encode(completion),
   })
   const training = clean.map(encode)
+  const prompts = clean.map(({ capability, prompt }) => ({ group: capability, prompt }))
   const counts = new Map<string, number>()
   const heldOut = heldOutLines.flatMap(sample => {
     const count = (counts.get(sample.capability) ?? 0) + 1
@@ -347,5 +373,12 @@ async function readTexts(student: Manifest, healing: Healing, { payloads }: Heal
   const cutTexts = training.filter(
     ({ prompt, completion }) => prompt.length + completion.length > healing.sequence,
   ).length
-  return { training, heldOut, separator: tokenizer.eosTokenIds[0], leaks: lines.length - clean.length, cutTexts }
+  return {
+    training,
+    prompts,
+    heldOut,
+    separator: tokenizer.eosTokenIds[0],
+    leaks: lines.length - clean.length,
+    cutTexts,
+  }
 }

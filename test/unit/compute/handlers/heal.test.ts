@@ -115,8 +115,11 @@ describe('healing a cut student', () => {
     )
   })
 
-  test('stopped after a checkpoint, it ends with the manifest of an undisturbed run', async () => {
-    const [, undisturbed] = await build({ seed: 7 })
+  test.each<[string, Partial<Healing>]>([
+    ['on the data', { seed: 7 }],
+    ['half on its own words', { seed: 8, onPolicy: 0.5 }],
+  ])('%s, stopped after a checkpoint, it ends with the manifest of an undisturbed run', async (_name, changes) => {
+    const [, undisturbed] = await build(changes)
     const other = await handlerContext({ HARTONOMOUS_THREADS: '1' })
     try {
       const folder = join(context.dataFolder, 'teacher')
@@ -129,7 +132,7 @@ describe('healing a cut student', () => {
           if (report.stage === 'heal' && report.completed === 8) abort.abort(new DomainError('CANCELLED', 'stop'))
         },
       }
-      await expect(build({ seed: 7 }, stopping)).rejects.toThrow('stop')
+      await expect(build(changes, stopping)).rejects.toThrow('stop')
       let first = 0
       const going: HandlerContext = {
         ...other,
@@ -137,13 +140,24 @@ describe('healing a cut student', () => {
           if (report.stage === 'heal') first ||= report.completed
         },
       }
-      const [, resumed] = await build({ seed: 7 }, going)
+      const [, resumed] = await build(changes, going)
       expect(first).toBe(7) // behind the checkpoint of step 6
       expect(resumed!.manifest).toBe(undisturbed!.manifest)
       expect(resumed!.measurements).toEqual(undisturbed!.measurements)
     } finally {
       await other.dispose()
     }
+  })
+
+  test('a student that learns from its own words becomes better, another one than on the data, and leaves no weights behind', async () => {
+    const folder = join(context.dataFolder, 'on-policy')
+    const [, onData] = await build({ seed: 8, crossEntropy: 0 })
+    const [cut, own] = await build({ seed: 8, crossEntropy: 0, onPolicy: 1 })
+    expect(own!.manifest).not.toBe(onData!.manifest)
+    const found = own!.measurements as Record<string, number>
+    expect(found.heldOutAfter).toBeLessThan(found.heldOutBefore!)
+    await heal(cut!.manifest, parent, healing({ onPolicy: 1, tokens: 64 * 8 }), { ...context, folder })
+    expect(await readdir(folder)).not.toContain('own')
   })
 
   test('a run that goes on computes as it began, however much memory is free then', async () => {
@@ -333,6 +347,20 @@ describe('data and models that do not fit', () => {
           { promptWeight: 0, sequence: 32 },
         ),
       'Every token of the training data is masked',
+    ],
+    [
+      'its own words where no teacher judges',
+      () => run(samples(), { onPolicy: 0.5, crossEntropy: 1 }),
+      'nobody judges what the student writes',
+    ],
+    [
+      'its own words where prompts leave it no room',
+      () =>
+        run(
+          samples().map(s => (s.split === 'probe' ? { ...s, prompt: s.prompt.repeat(9) } : { ...s, prompt: 'a' })),
+          { onPolicy: 0.5, promptWeight: 1, sequence: 32 },
+        ),
+      'Every prompt of the training data fills a row of 32 tokens',
     ],
     ['a capability it does not have', () => run(samples(), { capabilities: ['flying'] }), 'no capability "flying"'],
     [

@@ -1,0 +1,68 @@
+// Where the student's own rows stand among those of the plan, and what they count.
+import { expect, it } from 'vitest'
+import type { PackedRow } from '../../../../compute/training/pack-rows.js'
+import { batchesOf, type TrainingPlan, train } from '../../../../compute/training/train.js'
+import type { TrainingModel } from '../../../../compute/training/training-model.js'
+
+const row = (id: number): PackedRow => ({ ids: [id, id, id, id], counts: Float32Array.of(0, 1, 1, 1) })
+const plan = (changes: Partial<TrainingPlan> = {}): TrainingPlan => ({
+  rows: Array.from({ length: 16 }, (_, i) => row(i)),
+  batchRows: 2,
+  accumulation: 1,
+  schedule: { kind: 'CONSTANT', peak: 0.1, steps: 8, warmup: 0 },
+  crossEntropyShare: 0.5,
+  divergenceShare: 0.5,
+  hiddenShare: 0,
+  attentionShare: 0,
+  ...changes,
+})
+/** Runs the loop on a model that learns nothing; the rows each step was given. */
+async function rowsOf(changes: Partial<TrainingPlan>, from = 0) {
+  const steps: (readonly number[])[] = []
+  const asked: [number, number][] = []
+  const none = { crossEntropy: 0, divergence: 0, hidden: 0, attention: 0, gradientNorm: 0 }
+  const model = {
+    step: async (batches: { rows: { ids: readonly number[] }[] }[]) => {
+      steps.push(batches.flatMap(b => b.rows.map(r => r.ids[0]!)))
+      return none
+    },
+  } as unknown as TrainingModel
+  const ownRows = async (step: number, rows: number) => {
+    asked.push([step, rows])
+    return Array.from({ length: rows }, (_, i) => ({ ...row(100 * step + i), own: true }))
+  }
+  await train(model, plan(changes), { ownRows }, { step: from, losses: [] })
+  return { steps, asked }
+}
+
+it('its share of the rows is spread evenly, and written anew every few steps', async () => {
+  const { steps, asked } = await rowsOf({ onPolicy: { share: 0.25, every: 3 } })
+  expect(steps.flat().map(id => id >= 100)).toEqual(Array.from({ length: 16 }, (_, i) => i % 4 === 3))
+  expect(asked).toEqual([
+    [1, 1],
+    [4, 2],
+    [7, 1],
+  ])
+  expect(steps.flat().filter(id => id >= 100)).toEqual([100, 400, 401, 700])
+})
+
+it('a run that goes on from a checkpoint is given the same rows', async () => {
+  const onPolicy = { share: 0.5, every: 2 }
+  const whole = await rowsOf({ onPolicy })
+  expect((await rowsOf({ onPolicy }, 4)).steps).toEqual(whole.steps.slice(4))
+})
+
+it('all rows may be its own, or none', async () => {
+  expect((await rowsOf({ onPolicy: { share: 1, every: 8 } })).asked).toEqual([[1, 16]])
+  expect((await rowsOf({})).asked).toEqual([])
+})
+
+it('its own words count for the divergence alone, and take nothing from what texts count', async () => {
+  const [batch] = await batchesOf(plan(), 1, undefined, new Map([[1, { ...row(100), own: true }]]))
+  const [text, own] = batch!.rows
+  const sum = (values: Float32Array | undefined) => values!.reduce((a, b) => a + b, 0)
+  expect(own!.ids[0]).toBe(100)
+  expect(sum(own!.crossEntropyWeights)).toBe(0)
+  expect(sum(text!.crossEntropyWeights)).toBeCloseTo(0.5, 6)
+  expect(sum(text!.divergenceWeights) + sum(own!.divergenceWeights)).toBeCloseTo(0.5, 6)
+})
