@@ -256,6 +256,7 @@ export interface DistillOptions {
   rate: number
   batch: number
   crossEntropy: number
+  onPolicy: number
   hidden: number
   temperature: number
   train: string
@@ -279,6 +280,7 @@ export async function distill(session: Session, reference: string, o: DistillOpt
     learningRate: o.rate,
     batchRows: o.batch,
     crossEntropy: o.crossEntropy,
+    onPolicy: o.onPolicy || undefined,
     hidden: o.hidden,
     temperature: o.temperature,
     train,
