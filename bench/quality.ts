@@ -195,14 +195,21 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
   )
   const hidden = Number(o.hidden) > 0 ? cuts : []
   const form = { tokens: 256, temperature: 1, hidden: hidden.map(({ teacher }) => teacher) }
-  let teacher: Awaited<ReturnType<typeof openTeacher>> | undefined
+  const teacher: { open?: Awaited<ReturnType<typeof openTeacher>> | undefined } = {}
+  const opened = async () => {
+    teacher.open ??= await openTeacher(parent, context, form)
+    return teacher.open
+  }
+  const close = async () => {
+    await teacher.open?.dispose()
+    teacher.open = undefined
+  }
   const cache = teacherCache(o.data, parentHash, form, parent.dimensions.hiddenSize!, async ids => {
-    teacher ??= await openTeacher(parent, context, form)
-    return teacher.say(ids)
+    return (await opened()).say(ids)
   })
   const begin = performance.now()
   for (const row of rows) await cache.row(row.ids)
-  await teacher?.dispose()
+  await close()
   const teacherSeconds = (performance.now() - begin) / 1000
   say(`teacher ${teacherSeconds.toFixed(0)} s, ${cache.said} rows said`)
 
@@ -221,17 +228,17 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
   const trainingBegin = performance.now()
   let mean = 0
   const state = await train(training, plan, {
-    teacher: row => cache.row(row.ids),
+    teacher: async row => (row.own ? (await opened()).say(row.ids) : cache.row(row.ids)),
     ownRows: async (step, count) => {
       const before = performance.now()
       const options = {
         student: cut,
-        prompts: probe.map(({ task, prompt }) => ({ group: task, prompt })),
+        prompts: probe.map(({ task, prompt }) => ({ group: task, prompt, tokens: tokenizer.encode(prompt).length })),
         sequence: Number(o.sequence),
         promptWeight: Number(o.prompt),
         separator: 0,
         seed,
-        folder: join(o.data, 'own-rows'),
+        folder: join(o.data, `own-rows-${o.label}-${seed}`),
       }
       const written = await writeOwnRows(options, training.tensors, { step, rows: count }, context)
       say(`${count} rows of its own in ${((performance.now() - before) / 1000).toFixed(0)} s`)
@@ -248,6 +255,7 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
   const trainingSeconds = (performance.now() - trainingBegin) / 1000
   const { hash } = await writeTrained(cut, training.tensors, context)
   await training.dispose()
+  await close()
   const healed = await perplexities(await readManifest(context.payloads, hash))
   return {
     seed,

@@ -69,7 +69,7 @@ export const healingSchema = z.object({
     .optional(),
   /** What a prompt's token counts beside a completion's. */
   promptWeight: share.default(0.2),
-  /** Share of the rows that the student writes itself, from its weights at the last checkpoint, for the teacher to judge; absent: none. */
+  /** Share of the rows that the student writes itself, anew every `checkpointSteps`, for the teacher to judge; absent: none. */
   onPolicy: share.optional(),
   /** Whether capabilities take turns, so that all have equally many completion tokens. */
   balanced: z.boolean().default(true),

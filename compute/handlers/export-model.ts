@@ -73,7 +73,7 @@ async function safetensorsExport({ input, manifest, type, context }: Export) {
     }
   const stored = exportTensors(manifest, context.payloads)
   const tensors = type === undefined ? stored : stored.map(tensor => inFloatType(tensor, type))
-  const notes = unpackedNotes(manifest)
+  const notes = [...unpackedNotes(manifest), ...refusedNotes(manifest)]
   return { write: (write: WriteFile) => convert(input, manifest, tensors, notes, write, context), notes }
 }
 
@@ -126,6 +126,23 @@ const onnxNotes = ({ tokenizer }: Manifest, { variant, unpacked }: OnnxExport) =
 function unpackedNotes({ tensors }: Manifest): string[] {
   const count = tensors.filter(t => isQuantized(t.dtype)).length
   return count > 0 ? [`${count} tensors: ${unpackedNote}`] : []
+}
+/** transformers (5.24) checks this of Llama's configuration only, also where `head_dim` says how wide heads are. */
+function refusedNotes({
+  architecture,
+  dimensions: { hiddenSize, attentionHeadCount, slidingWindow },
+}: Manifest): string[] {
+  if (
+    architecture !== 'llama' ||
+    slidingWindow ||
+    !hiddenSize ||
+    !attentionHeadCount ||
+    hiddenSize % attentionHeadCount === 0
+  )
+    return []
+  return [
+    `transformers refuses Llama models whose hidden_size (${hiddenSize}) is no multiple of their heads (${attentionHeadCount}); llama.cpp opens the GGUF export.`,
+  ]
 }
 const unpackedNote = 'blocks of codes are written out as plain numbers: the same weights in more bytes.'
 

@@ -1,6 +1,7 @@
 // Students whose cuts are made up for before they are proposed: each is built with its projections fitted to texts of what it is for, and
 // measured as built. The build of its recipe takes over what was made here.
 import { type Calibration, proposedStages } from '../../lib/build-stages.js'
+import { isDomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
 import { throwIfAborted } from '../../payloads/file-payload-store.js'
 import { readManifest } from '../formats/manifest.js'
@@ -66,13 +67,16 @@ export async function fitStudent(
 export interface FitCosts {
   spent: number
   longest: number
+  /** Whether one could not be made: no other is tried. */
+  failed: boolean
 }
 
 /**
- * Fits one after the other while more is left than the longest took. One that fails ends it: what was found without fits is worth having.
+ * Fits one after the other while more is left than the longest took. One that cannot be made (a full disk, values that are none) ends it: what was
+ * found without fits is worth having.
  * @param left tokens, `costs.spent` taken off
  * @param make gives the tokens it cost
- * @throws CANCELLED where the job was cancelled
+ * @throws CANCELLED where the job was cancelled, and bugs
  */
 export async function fitWithin<T>(
   order: readonly T[],
@@ -82,13 +86,15 @@ export async function fitWithin<T>(
   { signal, log }: Pick<HandlerContext, 'signal' | 'log'>,
 ): Promise<void> {
   for (const [done, one] of order.entries()) {
-    if (left() <= costs.longest) return
+    if (costs.failed || left() <= costs.longest) return
     try {
       const cost = await make(one, done)
       costs.spent += cost
       costs.longest = Math.max(costs.longest, cost)
     } catch (error) {
       throwIfAborted(signal)
+      if (!isDomainError(error)) throw error
+      costs.failed = true
       log.warn({ err: error }, 'a cut could not be fitted; what is proposed stays as it was found')
       return
     }

@@ -244,10 +244,8 @@ function withoutBeaten<T extends { kept: Stack; cut?: GroupCut; parameters: numb
 ): T[] {
   const loss = (one: T) =>
     heldLoss(judge, objective, samples, { fitted: fitted.get(one), variant: one.cut?.variant ?? one.kept })
-  return chosen.filter(
-    one =>
-      fitted.has(one) ||
-      [...fitted.keys()].every(other => other.parameters > one.parameters || loss(other) > loss(one)),
+  return chosen.filter(one =>
+    [...fitted.keys()].every(other => other === one || other.parameters > one.parameters || loss(other) >= loss(one)),
   )
 }
 
@@ -286,7 +284,7 @@ export const proposeStudents: Handler<'students.propose'> = (input, context) =>
     const speed = openCutTable(scorer, layerCount, probe)
     await speed.measure([all], sampleRungs(objectives[0]!, probe)[0]!)
     const tables = [table, held, speed]
-    const fits: FitCosts = { spent: 0, longest: 0 }
+    const fits: FitCosts = { spent: 0, longest: 0, failed: false }
     const judge = {
       input,
       manifest,

@@ -15,10 +15,16 @@ import { throwIfCancelled } from '../runtime/cancellation.js'
 import { type PackedRow, packRows, shuffled, type TrainingText } from './pack-rows.js'
 import { writeTrained } from './write-trained.js'
 
+export interface OwnPrompt {
+  group: string
+  prompt: string
+  tokens: number
+}
+
 export interface OwnRowsOptions {
   student: Manifest
-  /** What it goes on from, by group; groups take turns. */
-  prompts: readonly { group: string; prompt: string }[]
+  /** What it goes on from, with its number of tokens; groups take turns. */
+  prompts: readonly OwnPrompt[]
   /** Tokens of a row. */
   sequence: number
   promptWeight: number
@@ -49,14 +55,15 @@ export async function writeOwnRows(
   await rm(own, { recursive: true, force: true })
   try {
     const payloads = over(context.payloads, await openFilePayloadStore(own))
-    const { hash } = await writeTrained(student, weights, { payloads, ...(signal && { signal }) })
+    // Joined matrices would be derived files, which outlive the weights they come from.
+    const { fusions: _joined, ...plain } = student
+    const { hash } = await writeTrained(plain, weights, { payloads, ...(signal && { signal }) })
     const tokenizer = await loadTokenizer(student, payloads)
     const random = seededRandom(seed * 1_000_003 + step)
-    const open = inTurns(
-      shuffled(prompts, random).filter(({ prompt }) => tokenizer.encodePrompt(prompt).length <= sequence - leastRoom),
-    )
+    const room = Math.min(sequence, student.dimensions.contextLength ?? sequence)
+    const open = inTurns(shuffled(prompts, random).filter(({ tokens }) => tokens <= room - leastRoom))
     if (open.length === 0)
-      throw new DomainError('BAD_USER_INPUT', `Every prompt of the training data fills a row of ${sequence} tokens`, {
+      throw new DomainError('BAD_USER_INPUT', `Every prompt of the training data fills a row of ${room} tokens`, {
         field: ['input', 'data'],
       })
     const model = await openModel(await readManifest(payloads, hash), { ...context, payloads })
@@ -69,7 +76,7 @@ export async function writeOwnRows(
         const said = await Promise.all(
           asked.map(async ({ group, prompt }, i): Promise<TrainingText> => {
             const ids = [...tokenizer.encodePrompt(prompt)]
-            const request = { prompt, maxTokens: sequence - ids.length, temperature: 1, seed: seeds[i]! }
+            const request = { prompt, maxTokens: room - ids.length, temperature: 1, seed: seeds[i]! }
             const { tokenIds, finishReason } = await generate(model, tokenizer, request, signal ? { signal } : {})
             // The token that ends it is put behind every text.
             return { group, prompt: ids, completion: finishReason === 'STOP' ? tokenIds.slice(0, -1) : tokenIds }

@@ -49,7 +49,7 @@ export interface StepLosses extends StepResult {
 export interface TrainingHooks {
   /** What the teacher says of a row; absent: there is none. */
   teacher?: ((row: PackedRow) => Promise<TeacherRow>) | undefined
-  /** Rows of the student's own from the weights as they are, for the steps from this one on. */
+  /** Rows of the student's own from the weights as they are, for the steps from this one on; texts stand in for those it does not give. */
   ownRows?: ((step: number, rows: number) => Promise<PackedRow[]>) | undefined
   /** Held-out loss of the weights as they are. */
   heldOut?: (() => Promise<number>) | undefined
@@ -75,7 +75,7 @@ function ownOf({ onPolicy, batchRows, accumulation, schedule }: TrainingPlan, st
   return all.filter(row => isOwn(row, onPolicy.share))
 }
 
-/** The batches of a step (from 1), each token's weight such that the shares are what the losses' weights sum to over the step. */
+/** The batches of a step (from 1), each token's weight such that the shares are what the losses' weights sum to over the step (the cross-entropy's 0 where all rows are the student's own). */
 export async function batchesOf(
   plan: TrainingPlan,
   step: number,
@@ -152,7 +152,7 @@ export async function train(
     if (plan.onPolicy && hooks.ownRows && (step - 1) % plan.onPolicy.every === 0) {
       const places = ownOf(plan, step)
       const written = places.length > 0 ? await hooks.ownRows(step, places.length) : []
-      own = new Map(places.map((place, i) => [place, written[i]!]))
+      own = new Map(written.map((row, i) => [places[i]!, row]))
     }
     const batches = await batchesOf(plan, step, hooks.teacher, own)
     const result = await model.step(batches, learningRate, step)

@@ -157,7 +157,7 @@ export async function startPlatform() {
       model.parameterCount > 1e7
         ? { tokens: 1024, learningRate: 3e-4 }
         : { tokens: 8192, batchRows: 2, learningRate: 1e-3 }
-    const few = { capability: 'translation', sequence: 128, heldOutSamples: 2, looks: 2, ...steps }
+    const few = { capability: 'translation', sequence: 128, heldOutSamples: 2, looks: 2, promptWeight: 1, ...steps }
     const { job } = await mutate('distillStudent', { modelId, ...few }, 'job { id }')
     return (await finished(job.id)).model.id
   }
@@ -165,8 +165,11 @@ export async function startPlatform() {
   /** Paths of the files of an export. */
   async function exported(modelId, options) {
     const { job } = await mutate('exportModel', { modelId, ...options }, 'job { id }')
-    const { files } = (await finished(job.id)).output
-    return files.map(file => join(dataFolder, 'exports', file.path))
+    const { files, notes = [] } = (await finished(job.id)).output
+    return Object.assign(
+      files.map(file => join(dataFolder, 'exports', file.path)),
+      { notes },
+    )
   }
 
   /** What the platform continues a prompt with. */

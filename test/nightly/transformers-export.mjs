@@ -14,7 +14,13 @@ const rows = [['model', 'layers', 'prompt', 'tokens', 'least margin', 'verdict']
 
 async function compare(name, modelId, prompts) {
   const layers = String(await platform.layerCount(modelId))
-  const [file] = await platform.exported(modelId, { format: 'SAFETENSORS' })
+  const files = await platform.exported(modelId, { format: 'SAFETENSORS' })
+  const [file] = files
+  const refused = files.notes.find(note => note.startsWith('transformers refuses'))
+  if (refused) {
+    rows.push([name, layers, '', '', '', refused])
+    return
+  }
   const answers = await generatedElsewhere(python, 'greedy-tokens.py', dirname(file), prompts)
   for (const [i, prompt] of prompts.entries()) {
     const theirs = answers[i]

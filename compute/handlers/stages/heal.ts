@@ -84,6 +84,10 @@ export async function heal(
   const steps = stepsOf(rows.length, healing)
   if (healing.onPolicy && healing.crossEntropy === 1)
     refuse('healing.onPolicy: nobody judges what the student writes where crossEntropy is 1; make it less')
+  if (healing.onPolicy === 1 && healing.crossEntropy > 0)
+    refuse(
+      'healing.onPolicy: with 1 there are no texts left that crossEntropy could be taken of; make one of them less',
+    )
   const useTeacher = healing.crossEntropy < 1 || mapping.length > 0
   const named = Math.min(healing.teacherTokens, teacherModel.dimensions.vocabularySize)
   const form = {
@@ -173,7 +177,13 @@ export async function heal(
             await finalWeights(training, lora, context),
             { step, rows: count },
             context,
-          )
+          ).catch(error => {
+            if (!isDomainError(error) || error.code !== 'DISK_FULL') throw error
+            // Texts serve as well.
+            trouble = error.message
+            log.warn({ err: error }, 'the student wrote nothing itself')
+            return []
+          })
           begin += performance.now() - before
           return written
         },
@@ -363,7 +373,11 @@ async function readTexts(student: Manifest, healing: Healing, { payloads }: Heal
     completion: tokenizer.encode(completion),
   })
   const training = clean.map(encode)
-  const prompts = clean.map(({ capability, prompt }) => ({ group: capability, prompt }))
+  const prompts = clean.map(({ capability, prompt }, i) => ({
+    group: capability,
+    prompt,
+    tokens: training[i]!.prompt.length,
+  }))
   const counts = new Map<string, number>()
   const heldOut = heldOutLines.flatMap(sample => {
     const count = (counts.get(sample.capability) ?? 0) + 1

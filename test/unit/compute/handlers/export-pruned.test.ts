@@ -67,6 +67,23 @@ it.each([
   expectClose(await logits((await ingestModel({ source: gguf.folder }, context)).manifest), before)
 })
 
+it('says where transformers will not open what was pruned', async () => {
+  const source = join(context.dataFolder, 'three')
+  await writePicoLlama(source, { heads: 4, keyValueHeads: 4 })
+  const parent = (await ingestModel({ source }, context)).manifest
+  const { layerCount, hiddenSize } = (await readManifest(context.payloads, parent)).dimensions
+  expect(hiddenSize! % 3).not.toBe(0)
+  const stages = { headPruning: { metric: 'GIVEN', heads: Array.from({ length: layerCount }, () => [0]) } }
+  const input = jobTypes['student.build'].input.parse({ parent, layers: [{ from: 0, to: layerCount }], stages })
+  const manifest = (await runStages(input, context)).at(-1)!.manifest
+  const notesOf = async (of: string, jobId: string) =>
+    (await exportModel({ manifest: of, name: 'pruned', format: 'SAFETENSORS' }, { ...context, jobId })).notes ?? []
+  expect(await notesOf(manifest, 'three')).toEqual([
+    expect.stringContaining(`hidden_size (${hiddenSize}) is no multiple of their heads (3)`),
+  ])
+  expect(await notesOf(parent, 'four')).toEqual([])
+})
+
 it('with other sizes in each layer as GGUF only, whose numbers by layer are read back', async () => {
   const manifest = await prune(llama, [[1], [], [0]])
   await expect(exported(manifest, 'SAFETENSORS')).rejects.toMatchObject({

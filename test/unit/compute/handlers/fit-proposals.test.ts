@@ -1,12 +1,17 @@
 // Which cuts are fitted within what a search has left.
 import { describe, expect, it } from 'vitest'
 import { type FitCosts, fitWithin } from '../../../../compute/handlers/fit-proposals.js'
+import { DomainError } from '../../../../lib/errors.js'
 import { makeLogger } from '../../../../lib/log.js'
 
 const context = (signal = new AbortController().signal) => ({ signal, log: makeLogger('test', 'silent') })
 
 /** Fits 1, 2, 3 … of these costs within a budget; which were fitted. */
-async function fitted(budget: number, costs: readonly number[], before: FitCosts = { spent: 0, longest: 0 }) {
+async function fitted(
+  budget: number,
+  costs: readonly number[],
+  before: FitCosts = { spent: 0, longest: 0, failed: false },
+) {
   const spent = { ...before }
   const done: number[] = []
   const make = async (one: number) => {
@@ -30,20 +35,30 @@ describe('fits within what is left', () => {
   })
 
   it('knows what fits of other objectives took', async () => {
-    const { done, spent } = await fitted(30, [10], { spent: 5, longest: 25 })
+    const { done, spent } = await fitted(30, [10], { spent: 5, longest: 25, failed: false })
     expect(done).toEqual([])
-    expect(spent).toEqual({ spent: 5, longest: 25 })
+    expect(spent).toEqual({ spent: 5, longest: 25, failed: false })
   })
 
-  it('ends with one that fails, and keeps those before', async () => {
+  it('ends with one that cannot be made, also for later objectives, and keeps those before', async () => {
     const done: number[] = []
+    const costs: FitCosts = { spent: 0, longest: 0, failed: false }
     const make = async (one: number) => {
-      if (one === 2) throw new Error('disk full')
+      if (one === 2) throw new DomainError('DISK_FULL', 'no space left')
       done.push(one)
       return 1
     }
-    await fitWithin([1, 2, 3], { spent: 0, longest: 0 }, () => 100, make, context())
+    await fitWithin([1, 2, 3], costs, () => 100, make, context())
+    await fitWithin([4], costs, () => 100, make, context())
     expect(done).toEqual([1])
+  })
+
+  it('throws what is a bug', async () => {
+    const make = async (): Promise<number> => {
+      throw new TypeError('no such function')
+    }
+    const costs = { spent: 0, longest: 0, failed: false }
+    await expect(fitWithin([1], costs, () => 100, make, context())).rejects.toThrow('no such function')
   })
 
   it('throws where the job was cancelled', async () => {
@@ -52,7 +67,7 @@ describe('fits within what is left', () => {
       controller.abort()
       throw new Error('stopped')
     }
-    const stopped = fitWithin([1], { spent: 0, longest: 0 }, () => 100, make, context(controller.signal))
+    const stopped = fitWithin([1], { spent: 0, longest: 0, failed: false }, () => 100, make, context(controller.signal))
     await expect(stopped).rejects.toMatchObject({ code: 'CANCELLED' })
   })
 })

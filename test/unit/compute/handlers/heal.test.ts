@@ -118,6 +118,10 @@ describe('healing a cut student', () => {
   test.each<[string, Partial<Healing>]>([
     ['on the data', { seed: 7 }],
     ['half on its own words', { seed: 8, onPolicy: 0.5 }],
+    [
+      'low-rank changes on its own words, two passes a step',
+      { seed: 9, onPolicy: 0.5, train: 'LORA', accumulation: 2, tokens: 64 * 48 },
+    ],
   ])('%s, stopped after a checkpoint, it ends with the manifest of an undisturbed run', async (_name, changes) => {
     const [, undisturbed] = await build(changes)
     const other = await handlerContext({ HARTONOMOUS_THREADS: '1' })
@@ -156,7 +160,7 @@ describe('healing a cut student', () => {
     expect(own!.manifest).not.toBe(onData!.manifest)
     const found = own!.measurements as Record<string, number>
     expect(found.heldOutAfter).toBeLessThan(found.heldOutBefore!)
-    await heal(cut!.manifest, parent, healing({ onPolicy: 1, tokens: 64 * 8 }), { ...context, folder })
+    await heal(cut!.manifest, parent, healing({ onPolicy: 0.5, tokens: 64 * 8 }), { ...context, folder })
     expect(await readdir(folder)).not.toContain('own')
   })
 
@@ -352,6 +356,11 @@ describe('data and models that do not fit', () => {
       'its own words where no teacher judges',
       () => run(samples(), { onPolicy: 0.5, crossEntropy: 1 }),
       'nobody judges what the student writes',
+    ],
+    [
+      'nothing but its own words and a share of cross-entropy',
+      () => run(samples(), { onPolicy: 1, crossEntropy: 0.5 }),
+      'no texts left that crossEntropy could be taken of',
     ],
     [
       'its own words where prompts leave it no room',
