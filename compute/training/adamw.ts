@@ -35,10 +35,10 @@ export const trainedTensor = (
 }
 
 /**
- * Elements of a piece, which bound the memory between kernels to some 64 MB. Measured on 26 M elements and two threads: 120 ms for 64 K (each kernel is
- * handed to all threads), 92 for 512 K, 60 to 75 for 1 M, 51 for 4 M, 55 for 8 M; pieces of 256 K by one thread each 68, two at once 85.
+ * Elements of a piece, which bound the memory between kernels to some 16 MB. Alone, on 26 M elements and two threads: 120 ms for 64 K (each kernel is
+ * handed to all threads), 92 for 512 K, 55 to 75 for 1 M, 51 for 4 M; within whole steps 1 M and 4 M are alike.
  */
-const pieceElements = 4 * 1024 * 1024
+const pieceElements = 1024 * 1024
 
 /** Numbers of a step, in the order of the graph's scalar inputs. */
 const scalars = ['keep_first', 'add_first', 'keep_second', 'add_second', 'epsilon', 'step_size', 'keep_weight'] as const
