@@ -44,7 +44,8 @@ function describe(job: WatchedJob): string {
   const p = job.progress
   if (!p) return job.state.toLowerCase()
   const parts = [p.total ? `${quantity(p.completed)} of ${quantity(p.total, p.unit)}` : quantity(p.completed, p.unit)]
-  if (p.ratePerSecond) parts.push(`${quantity(p.ratePerSecond, p.unit)}/s`)
+  // Seconds of a budget pass as they do.
+  if (p.ratePerSecond && p.unit !== 'seconds') parts.push(`${quantity(p.ratePerSecond, p.unit)}/s`)
   if (p.etaSeconds) parts.push(`${duration(p.etaSeconds)} left`)
   return parts.join(', ')
 }

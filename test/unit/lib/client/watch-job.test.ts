@@ -27,6 +27,19 @@ test.each([
   expect(duration(seconds)).toBe(text)
 })
 
+test.each([
+  ['seconds', 'a: search 2 of 20 seconds, 18 s left\n'],
+  ['steps', 'a: search 2 of 20 steps, 1 steps/s, 18 s left\n'],
+])('a budget of seconds has no rate: %s', (unit, expected) => {
+  const stream = Object.assign(new PassThrough(), { isTTY: false })
+  const progress = { stage: 'search', completed: 2, total: 20, unit, ratePerSecond: 1, etaSeconds: 18, metrics: null }
+  const job = { id: 'j', type: 'STUDENT_PROPOSAL', state: 'RUNNING', progress: { ...progress, sequence: 1 } }
+  const view = progressView('a', stream as unknown as NodeJS.WriteStream)
+  view.show({ ...job, error: null, output: null, durationMs: null, model: null } as WatchedJob)
+  view.end()
+  expect(String(stream.read())).toBe(expected)
+})
+
 test('a job that no worker takes is said to wait, one that is taken at once is not', () => {
   vi.useFakeTimers()
   const stream = Object.assign(new PassThrough(), { isTTY: false })
