@@ -46,7 +46,7 @@ beforeEach(async () => {
       answer.on('data', (chunk: Buffer) => {
         if (left > 0) outgoing.write(chunk.subarray(0, left))
         left -= chunk.length
-        if (left <= 0) setTimeout(() => outgoing.destroy(), 20)
+        if (left <= 0) setTimeout(() => outgoing.destroy(), 250)
       })
       answer.on('end', () => left > 0 && outgoing.end())
     }).end()
