@@ -1,7 +1,8 @@
 // Texts of a probe set as token sequences of one length: what activations are measured on where nothing needs padding or completions.
 import { DomainError } from '../../lib/errors.js'
+import { inTurns } from '../../lib/in-turns.js'
 import type { ModelTokenizer } from '../formats/tokenizer.js'
-import { type ProbeSample, parseProbeSet } from '../probing/probe-set.js'
+import { parseProbeSet } from '../probing/probe-set.js'
 
 /** As long as scored samples are cut to. */
 const sequenceTokens = 256
@@ -17,7 +18,10 @@ export async function calibrationSequences(
   contextLength: number,
   tokens: number,
 ): Promise<number[][]> {
-  const samples = inTurns((await parseProbeSet(probeSet)).filter(sample => sample.split === 'probe'))
+  const samples = inTurns(
+    (await parseProbeSet(probeSet)).filter(sample => sample.split === 'probe'),
+    sample => sample.capability,
+  )
   const begin = tokenizer.addBos && tokenizer.bosTokenId !== undefined ? [tokenizer.bosTokenId] : []
   const length = Math.min(sequenceTokens, contextLength)
   const sequences: number[][] = []
@@ -31,17 +35,4 @@ export async function calibrationSequences(
   if (current.length < 2)
     throw new DomainError('INVALID_PROBE_DATASET', 'The probe split has no text to calibrate with')
   return [current]
-}
-
-/** One of each capability, then the second of each, and so on. */
-function inTurns(samples: readonly ProbeSample[]): ProbeSample[] {
-  const turns = new Map<string, number>()
-  return samples
-    .map(sample => {
-      const turn = turns.get(sample.capability) ?? 0
-      turns.set(sample.capability, turn + 1)
-      return { sample, turn }
-    })
-    .sort((a, b) => a.turn - b.turn)
-    .map(({ sample }) => sample)
 }

@@ -127,7 +127,9 @@ function unpackedNotes({ tensors }: Manifest): string[] {
   const count = tensors.filter(t => isQuantized(t.dtype)).length
   return count > 0 ? [`${count} tensors: ${unpackedNote}`] : []
 }
-/** transformers (5.24) checks this of Llama's configuration only, also where `head_dim` says how wide heads are. */
+const unpackedNote = 'blocks of codes are written out as plain numbers: the same weights in more bytes.'
+
+/** transformers (5.24) checks this of Llama's configuration, of no other family here, also where `head_dim` says how wide heads are. */
 function refusedNotes({
   architecture,
   dimensions: { hiddenSize, attentionHeadCount, slidingWindow },
@@ -144,7 +146,6 @@ function refusedNotes({
     `transformers refuses Llama models whose hidden_size (${hiddenSize}) is no multiple of their heads (${attentionHeadCount}); llama.cpp opens the GGUF export.`,
   ]
 }
-const unpackedNote = 'blocks of codes are written out as plain numbers: the same weights in more bytes.'
 
 /** A file name out of any model name. */
 const fileName = (name: string) => name.replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[-.]+|[-.]+$/g, '') || 'model'

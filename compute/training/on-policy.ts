@@ -3,6 +3,7 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { DomainError } from '../../lib/errors.js'
+import { inTurns } from '../../lib/in-turns.js'
 import type { Manifest } from '../../lib/manifest.js'
 import { openFilePayloadStore } from '../../payloads/file-payload-store.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
@@ -61,7 +62,10 @@ export async function writeOwnRows(
     const tokenizer = await loadTokenizer(student, payloads)
     const random = seededRandom(seed * 1_000_003 + step)
     const room = Math.min(sequence, student.dimensions.contextLength ?? sequence)
-    const open = inTurns(shuffled(prompts, random).filter(({ tokens }) => tokens <= room - leastRoom))
+    const open = inTurns(
+      shuffled(prompts, random).filter(({ tokens }) => tokens <= room - leastRoom),
+      ({ group }) => group,
+    )
     if (open.length === 0)
       throw new DomainError('BAD_USER_INPUT', `Every prompt of the training data fills a row of ${room} tokens`, {
         field: ['input', 'data'],
@@ -102,14 +106,6 @@ export async function writeOwnRows(
   } finally {
     await rm(own, { recursive: true, force: true })
   }
-}
-
-/** One of each group, then the next of each. */
-function inTurns<T extends { group: string }>(items: readonly T[]): T[] {
-  const groups = new Map<string, T[]>()
-  for (const item of items) groups.set(item.group, [...(groups.get(item.group) ?? []), item])
-  const longest = Math.max(0, ...[...groups.values()].map(own => own.length))
-  return Array.from({ length: longest }, (_, i) => [...groups.values()].flatMap(own => own[i] ?? [])).flat()
 }
 
 /** A store whose new payloads lie in `own`; all others are read from `base`. */
