@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
+import { listDerived, readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
 import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
 import { runStages } from '../../../../compute/handlers/build-student.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
@@ -162,6 +162,20 @@ describe('healing a cut student', () => {
     expect(found.heldOutAfter).toBeLessThan(found.heldOutBefore!)
     await heal(cut!.manifest, parent, healing({ onPolicy: 0.5, tokens: 64 * 8 }), { ...context, folder })
     expect(await readdir(folder)).not.toContain('own')
+
+    // Matrices that are joined to be computed at once are derived files: of snapshots they would be nobody's.
+    const fused = await writeManifest(context.payloads, {
+      ...(await readManifest(context.payloads, cut!.manifest)),
+      fusions: ['QKV', 'GATE_UP'],
+    })
+    const derived = async () => {
+      const paths: string[] = []
+      for await (const { path } of listDerived(context.dataFolder)) paths.push(path)
+      return paths.sort()
+    }
+    const before = await derived()
+    await heal(fused.hash, parent, healing({ onPolicy: 0.5, tokens: 64 * 8 }), { ...context, folder })
+    expect(await derived()).toEqual(before)
   })
 
   test('a run that goes on computes as it began, however much memory is free then', async () => {
