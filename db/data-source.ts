@@ -5,10 +5,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Libsql from 'libsql'
 import { DataSource, type EntityManager } from 'typeorm'
 import { DomainError } from '../lib/errors.js'
+import { isBusy } from '../lib/file-lock.js'
 import { dialect } from './columns.js'
 import * as tables from './entities/index.js'
 import { migrations } from './migrations/sqlite/index.js'
-import { isBusy, writeLane } from './transaction.js'
+import { writeLane } from './transaction.js'
 
 export interface Database {
   /** Committed state only: a connection of its own that cannot write. Not for what a transaction must check before it writes. */

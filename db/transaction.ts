@@ -2,6 +2,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { DataSource, EntityManager } from 'typeorm'
+import { isBusy } from '../lib/file-lock.js'
 
 interface UnitOfWork {
   lane: object
@@ -73,10 +74,4 @@ async function begin(start: () => Promise<void>): Promise<void> {
       await sleep(wait * (0.5 + Math.random()))
     }
   }
-}
-
-/** Whether another connection held a lock. */
-export function isBusy(error: unknown): boolean {
-  const { code, driverError } = error as { code?: unknown; driverError?: { code?: unknown } }
-  return String(code ?? '').startsWith('SQLITE_BUSY') || String(driverError?.code ?? '').startsWith('SQLITE_BUSY')
 }

@@ -1,14 +1,23 @@
 // student.build: runs the stages that the recipe asks for, one manifest after the other; what was made before, by an attempt that was
-// stopped or by another build that began alike, is taken over.
+// stopped or by another build that began alike, is taken over, and what another build is at right now is waited for.
 import { rm } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { isDomainError } from '../../lib/errors.js'
+import { tryLock } from '../../lib/file-lock.js'
 import { throwIfAborted } from '../../payloads/file-payload-store.js'
 import { readManifest } from '../formats/manifest.js'
 import type { StageResult } from '../pool/job-types.js'
 import { type BuildInput, type BuildStage, buildStages, stagesOf } from './build-stages.js'
 import { checkPayloads } from './check-payloads.js'
 import type { Handler, HandlerContext } from './handler.js'
-import { readStageRecord, type StageRecord, stageFolder, stageKey, writeStageRecord } from './stage-records.js'
+import {
+  readStageRecord,
+  type StageRecord,
+  stageFolder,
+  stageKey,
+  stageLockFile,
+  writeStageRecord,
+} from './stage-records.js'
 
 /** A kept result whose payloads are all there; undefined where it must be made (again). */
 async function usableRecord(key: string, { dataFolder, payloads, signal }: HandlerContext) {
@@ -20,6 +29,32 @@ async function usableRecord(key: string, { dataFolder, payloads, signal }: Handl
   } catch (error) {
     if (isDomainError(error) && (error.code === 'PAYLOAD_MISSING' || error.code === 'PAYLOAD_CORRUPT')) return undefined
     throw error
+  }
+}
+
+/** Between two looks whether another job has made the stage's result. */
+const lookEveryMs = 250
+
+/** What was made before, also by another job that is at it now; or, where nobody is, the lock to make it under. */
+async function recordOrLock(key: string, stage: string, context: HandlerContext): Promise<StageRecord | (() => void)> {
+  const { dataFolder, signal, progress } = context
+  for (;;) {
+    const known = await usableRecord(key, context)
+    if (known) return known
+    const release = tryLock(stageLockFile(dataFolder, key))
+    if (release) {
+      // Its maker may have ended between the look and the lock.
+      const since = await usableRecord(key, context).catch(error => {
+        release()
+        throw error
+      })
+      if (!since) return release
+      release()
+      return since
+    }
+    progress({ stage, completed: 0, total: 1, unit: 'other builds at this stage' })
+    await sleep(lookEveryMs, undefined, { signal }).catch(() => {})
+    throwIfAborted(signal)
   }
 }
 
@@ -36,19 +71,25 @@ export async function runStages(
   for (const { stage, parameters } of asked) {
     throwIfAborted(signal)
     const key = stageKey(stage.name, stage.version, parameters, manifest)
-    const known = await usableRecord(key, context)
-    if (known) {
+    const release = await recordOrLock(key, stage.name, context)
+    if (typeof release !== 'function') {
       context.progress({ stage: stage.name, completed: 1, total: 1, unit: 'results taken over' })
-      results.push(resultOf(known, true))
+      results.push(resultOf(release, true))
     } else {
-      const folder = stageFolder(dataFolder, key)
-      const begin = performance.now()
-      const outcome = await stage.run(manifest, parameters, { ...context, input, folder })
-      const seconds = (performance.now() - begin) / 1000
-      const record: StageRecord = { stage: stage.name, key, input: manifest, seconds, ...outcome }
-      await writeStageRecord(dataFolder, record)
-      await rm(folder, { recursive: true, force: true })
-      results.push(resultOf(record, false))
+      try {
+        const folder = stageFolder(dataFolder, key)
+        const begin = performance.now()
+        const outcome = await stage.run(manifest, parameters, { ...context, input, folder })
+        const seconds = (performance.now() - begin) / 1000
+        const record: StageRecord = { stage: stage.name, key, input: manifest, seconds, ...outcome }
+        await writeStageRecord(dataFolder, record)
+        await rm(folder, { recursive: true, force: true })
+        // Whoever waits with the old file open finds the record first.
+        await rm(stageLockFile(dataFolder, key), { force: true })
+        results.push(resultOf(record, false))
+      } finally {
+        release()
+      }
     }
     manifest = results.at(-1)!.manifest
   }

@@ -36,6 +36,9 @@ export const stageKey = (stage: string, version: number, parameters: unknown, ma
 /** A folder of the stage's own for what it has done so far (checkpoints); it goes when the stage has ended. */
 export const stageFolder = (dataFolder: string, key: string) => join(folderOf(dataFolder), key)
 
+/** Locked while a job makes the stage's result, so that others wait for it instead of making it too. */
+export const stageLockFile = (dataFolder: string, key: string) => join(folderOf(dataFolder), `${key}.lock`)
+
 /** undefined where there is none, or what is there is damaged. */
 export async function readStageRecord(dataFolder: string, key: string): Promise<StageRecord | undefined> {
   const text = await readFile(fileOf(dataFolder, key), 'utf8').catch(() => '')

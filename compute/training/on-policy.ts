@@ -81,7 +81,13 @@ export async function writeOwnRows(
           asked.map(async ({ group, prompt }, i): Promise<TrainingText> => {
             const ids = [...tokenizer.encodePrompt(prompt)]
             const request = { prompt, maxTokens: room - ids.length, temperature: 1, seed: seeds[i]! }
-            const { tokenIds, finishReason } = await generate(model, tokenizer, request, signal ? { signal } : {})
+            // A signal each: Node warns of many listeners to one.
+            const { tokenIds, finishReason } = await generate(
+              model,
+              tokenizer,
+              request,
+              signal ? { signal: AbortSignal.any([signal]) } : {},
+            )
             // The token that ends it is put behind every text.
             return { group, prompt: ids, completion: finishReason === 'STOP' ? tokenIds.slice(0, -1) : tokenIds }
           }),

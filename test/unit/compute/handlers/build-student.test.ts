@@ -1,6 +1,10 @@
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
-import { buildStudent } from '../../../../compute/handlers/build-student.js'
+import type { BuildStage } from '../../../../compute/handlers/build-stages.js'
+import { buildStudent, runStages } from '../../../../compute/handlers/build-student.js'
 import type { Manifest } from '../../../../lib/manifest.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { picoManifest } from '../surgery/pico-manifest.js'
@@ -53,6 +57,60 @@ describe('student.build', () => {
     const before = await list()
     expect(await buildStudent({ parent: parentHash, layers }, context)).toEqual(first)
     expect(await list()).toEqual(before)
+  })
+
+  it('waits for the same stage of another build and takes its result over', async () => {
+    let running = 0
+    let most = 0
+    let ran = 0
+    const slow: BuildStage = {
+      name: 'extract',
+      version: 77,
+      parameters: () => ({ slow: true }),
+      run: async manifest => {
+        most = Math.max(most, ++running)
+        ran++
+        await sleep(300)
+        running--
+        return { manifest, measurements: { made: ran } }
+      },
+    }
+    const seen: string[] = []
+    const watched = { ...context, progress: (p: { unit: string }) => void seen.push(p.unit) }
+    const [first, second] = await Promise.all([
+      runStages({ parent: parentHash, layers }, watched, [slow]),
+      runStages({ parent: parentHash, layers }, watched, [slow]),
+    ])
+    expect({ ran, most }).toEqual({ ran: 1, most: 1 })
+    expect([first[0]!.reused, second[0]!.reused].sort()).toEqual([false, true])
+    expect(second[0]!.measurements).toEqual(first[0]!.measurements)
+    expect(new Set(seen)).toEqual(new Set(['other builds at this stage', 'results taken over']))
+    const left = await readdir(join(context.dataFolder, 'derived', 'stages'))
+    expect(left.filter(name => /lock/.test(name))).toEqual([])
+  })
+
+  it('makes the stage itself where the build it waited for fails, and stops waiting when cancelled', async () => {
+    let ran = 0
+    const failing: BuildStage = {
+      name: 'extract',
+      version: 78,
+      parameters: () => ({ failing: true }),
+      run: async manifest => {
+        if (ran++ === 0) {
+          await sleep(300)
+          throw new Error('the first one fails')
+        }
+        return { manifest }
+      },
+    }
+    const first = runStages({ parent: parentHash, layers }, context, [failing])
+    const stop = new AbortController()
+    const cancelled = runStages({ parent: parentHash, layers }, { ...context, signal: stop.signal }, [failing])
+    const second = runStages({ parent: parentHash, layers }, context, [failing])
+    setTimeout(() => stop.abort(), 50)
+    const outcomes = await Promise.allSettled([first, cancelled, second])
+    expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'fulfilled'])
+    expect(ran).toBe(2)
   })
 
   it('names the tensor whose payload is missing', async () => {
