@@ -150,14 +150,22 @@ export async function startPlatform() {
   }
 
   /** A student trained for a few steps after its parent; fails where held-out loss does not fall. */
-  async function healed(modelId) {
+  async function healed(modelId, more = {}) {
     const { model } = await query('query($id: ID!) { model(id: $id) { parameterCount } }', { id: modelId })
     // Small models move slowly, and cost nothing.
     const steps =
       model.parameterCount > 1e7
         ? { tokens: 1024, learningRate: 3e-4 }
         : { tokens: 8192, batchRows: 2, learningRate: 1e-3 }
-    const few = { capability: 'translation', sequence: 128, heldOutSamples: 2, looks: 2, promptWeight: 1, ...steps }
+    const few = {
+      capability: 'translation',
+      sequence: 128,
+      heldOutSamples: 2,
+      looks: 2,
+      promptWeight: 1,
+      ...steps,
+      ...more,
+    }
     const { job } = await mutate('distillStudent', { modelId, ...few }, 'job { id }')
     return (await finished(job.id)).model.id
   }

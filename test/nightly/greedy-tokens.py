@@ -1,7 +1,9 @@
 """Opens a Hugging Face folder with transformers in float32 and continues the prompts of standard input greedily.
 
+Usage: greedy-tokens.py [--adapter FOLDER] MODEL COUNT; with a PEFT adapter, the model as it is changed by that.
 Input: JSON list of texts. Output: JSON list of {prompt, tokens, margins} (token ids; logit of the best token minus that of the second best).
 """
+import argparse
 import json
 import os
 import sys
@@ -16,9 +18,18 @@ from transformers.utils import logging
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
-folder, count = sys.argv[1], int(sys.argv[2])
+parser = argparse.ArgumentParser()
+parser.add_argument("--adapter")
+parser.add_argument("folder")
+parser.add_argument("count", type=int)
+args = parser.parse_args()
+folder, count = args.folder, args.count
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+if args.adapter:
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(model, args.adapter).eval()
 answers = []
 for text in json.load(sys.stdin):
     # As people call it: whether a BOS comes first is said by the exported tokenizer files.
