@@ -12,6 +12,7 @@ import { compareManifests } from '../compute/handlers/quantise-report.js'
 import { standaloneContext } from '../compute/handlers/standalone-context.js'
 import { projectFile } from '../lib/project.js'
 import { quantizationSchema } from '../lib/quantization.js'
+import { scaledByActivations } from './kit/activation-scaling.js'
 import { keptFigures } from './kit/kept-figures.js'
 import { progressLines, say } from './kit/progress-lines.js'
 
@@ -26,6 +27,7 @@ async function probeSet(): Promise<Uint8Array> {
   return Buffer.from(lines.join('\n'))
 }
 
+const scaledName = 'INT4 scaled by activations'
 const variants: Record<string, Record<string, unknown>> = {
   'INT4 calibrated': { type: 'INT4' },
   'INT4 nearest': { type: 'INT4', method: 'ROUND_TO_NEAREST' },
@@ -105,6 +107,15 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
         types: result.types,
         ...(keptFrom && { quantisedAt: keptFrom }),
       })
+    }
+    if (isWanted(scaledName)) {
+      const { found } = await known.of({ scaled: manifest, tokens: values.tokens, probes }, async () => {
+        const begin = performance.now()
+        const result = await scaledByActivations(manifest, probes, Number(values.tokens), context)
+        return { result, seconds: (performance.now() - begin) / 1000 }
+      })
+      // Kept as float32: of its bytes only those of the codes that it stands for would count.
+      await compare(scaledName, found.result, { seconds: found.seconds, storedAsFloat32: true })
     }
     for (const pure of [false, true]) {
       const name = pure ? 'llama.cpp Q4_0, all tables too' : 'llama.cpp Q4_0'
