@@ -51,7 +51,8 @@ const encodeAll = (model: ScoringModel, probes: readonly ProbeSample[]): Encoded
 
 /**
  * `--budget S` seconds or `--tokens N` for all searches, `--layers 22`, `--data FOLDER` keeps what was measured for the next run; `--drops
- * 12,13,…` takes that as the general recipe, found before, instead of searching for one; `--only a,b` searches for those capabilities; `--others` also measures the built students on all
+ * 12,13,…` takes that as the general recipe, found before, instead of searching for one; `--only a,b` searches for those capabilities, and with
+ * `--only general` for none; `--others` also measures the built students on all
  * validation lines that nothing was predicted from; `--fits` fits every recipe's cuts to texts of what it is for (the general one's to all), and compares those students too.
  */
 export async function run(args: string[]): Promise<Record<string, unknown>> {
@@ -134,7 +135,9 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       say(JSON.stringify(figures))
 
       const wanted = { smallest: size, focus: [size], report: [size] }
-      const share = whole() * generalShare
+      const only = values.only?.split(',')
+      const searchedFor = capabilities.filter(capability => only?.includes(capability) ?? true)
+      const share = whole() * (searchedFor.length > 0 ? generalShare : 1)
       const spent = table.spentTokens
       const given =
         values.drops === undefined ? undefined : stackWithout(layerCount, ...values.drops.split(',').map(Number))
@@ -154,7 +157,6 @@ export async function run(args: string[]): Promise<Record<string, unknown>> {
       say(`general: ${JSON.stringify(figures.general)}, ${Math.round(table.spentTokens)} tokens`)
 
       const rows = []
-      const searchedFor = values.only?.split(',') ?? capabilities
       for (const [i, capability] of searchedFor.entries()) {
         const objective = single(capability)
         const own = whole() / (searchedFor.length - i)
