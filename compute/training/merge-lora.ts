@@ -1,6 +1,7 @@
 // Low-rank changes added to the weights they belong to, so that the model runs as any other.
 import { graphBuilder } from '../graph/builder.js'
 import { apply } from '../ops/apply.js'
+import { throwIfCancelled } from '../runtime/cancellation.js'
 import { createSession, floats } from '../runtime/session.js'
 import type { TrainedTensor } from './adamw.js'
 import { type LoraSpec, loraA, loraB } from './training-graph.js'
@@ -9,13 +10,14 @@ import { type LoraSpec, loraA, loraB } from './training-graph.js'
  * W + alpha / rank B A for every target.
  * @param stored the weight as the model stores it, by role
  * @param inputFirst roles whose weight is [in, out]
+ * @throws CANCELLED
  */
 export async function mergeLora(
   factors: readonly TrainedTensor[],
   { rank, alpha, targets }: LoraSpec,
   stored: (role: string) => Promise<{ shape: readonly number[]; weight: Float32Array }>,
   inputFirst: ReadonlySet<string>,
-  options: { threads: number; weightsFolder: string },
+  { signal, ...options }: { threads: number; weightsFolder: string; signal?: AbortSignal | undefined },
 ): Promise<{ name: string; weight: Float32Array }[]> {
   const byName = new Map(factors.map(factor => [factor.name, factor]))
   const merged: { name: string; weight: Float32Array }[] = []
@@ -29,18 +31,22 @@ export async function mergeLora(
     const attributes = { alpha: alpha / rank, beta: 1, ...(turned ? { transA: 1, transB: 1 } : {}) }
     g.output(apply(g, 'Gemm', turned ? [a, b, w] : [b, a, w], attributes), 'merged')
     const session = await createSession(g.build(), options)
-    for (const role of roles) {
-      const [first, second] = [byName.get(loraA(role))!, byName.get(loraB(role))!]
-      const { shape, weight } = await stored(role)
-      const feeds = {
-        a: floats(first.weight, first.shape),
-        b: floats(second.weight, second.shape),
-        w: floats(weight, shape),
+    try {
+      for (const role of roles) {
+        throwIfCancelled(signal)
+        const [first, second] = [byName.get(loraA(role))!, byName.get(loraB(role))!]
+        const { shape, weight } = await stored(role)
+        const feeds = {
+          a: floats(first.weight, first.shape),
+          b: floats(second.weight, second.shape),
+          w: floats(weight, shape),
+        }
+        const found = await session.run(feeds, ['merged'])
+        merged.push({ name: role, weight: (found.merged!.data as Float32Array).slice() })
       }
-      const found = await session.run(feeds, ['merged'])
-      merged.push({ name: role, weight: (found.merged!.data as Float32Array).slice() })
+    } finally {
+      await session.dispose()
     }
-    await session.dispose()
   }
   return merged
 }

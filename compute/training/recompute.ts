@@ -17,19 +17,23 @@ export interface RunSize extends Pick<TrainingGraphOptions, 'trained' | 'lora'> 
   sequence: number
   /** Absent: there is none. */
   teacher?: BuildableModel | undefined
+  /** Share of the rows that the student writes itself; its weights are then opened once more for that. */
+  onPolicy?: number | undefined
 }
 
 const weightsOf = (model: BuildableModel, but: readonly string[] = []) =>
   [...model.tensors].reduce((sum, [role, { shape }]) => sum + (but.includes(role) ? 0 : elementCount(shape)), 0)
 
 /** Bytes that a run holds besides its activations. */
-export function heldBytes(model: BuildableModel, { trained, lora, accumulation, teacher }: RunSize): number {
+export function heldBytes(model: BuildableModel, { trained, lora, accumulation, teacher, onPolicy }: RunSize): number {
   const numbers = trainedNames({ trained, lora }).reduce(
     (sum, name) => sum + elementCount(trainedShape(model, name, lora)),
     0,
   )
   const perTrained = trainedBytes + (accumulation > 1 ? furtherGradientBytes : 0)
-  const read = weightsOf(model, trained) + (teacher ? weightsOf(teacher) : 0)
+  const merged = (lora?.targets ?? []).reduce((sum, role) => sum + elementCount(model.tensors.get(role)!.shape), 0)
+  const writing = onPolicy ? weightsOf(model) + merged : 0
+  const read = weightsOf(model, trained) + (teacher ? weightsOf(teacher) : 0) + writing
   return numbers * perTrained + read * readBytes
 }
 

@@ -280,12 +280,12 @@ export async function heal(
 /** The weights as the manifest has them: low-rank changes are merged. */
 async function finalWeights({ tensors, model }: TrainingModel, lora: LoraSpec | undefined, context: HealContext) {
   if (!lora) return tensors
-  const { payloads, env, dataFolder } = context
+  const { payloads, env, dataFolder, signal } = context
   const stored = async (role: string) => {
     const tensor = model.tensors.get(role)!
     return { shape: tensor.shape, weight: await readTensorFloat32(payloads, tensor) }
   }
-  const options = { threads: env.HARTONOMOUS_THREADS, weightsFolder: dataFolder }
+  const options = { threads: env.HARTONOMOUS_THREADS, weightsFolder: dataFolder, signal }
   return mergeLora(tensors, lora, stored, model.inputFirst, options)
 }
 

@@ -20,7 +20,11 @@ test('a run holds weight, gradient and moments of what is trained, and reads wha
   expect(heldBytes(model, run({ accumulation: 2, teacher: model }))).toBe(20 * weights + 4 * weights)
   const [outputs, inputs] = model.tensors.get('layers.0.up')!.shape
   const lora = { rank: 3, alpha: 1, targets: ['layers.0.up'] }
-  expect(heldBytes(model, run({ trained: [], lora }))).toBe(16 * 3 * (outputs! + inputs!) + 4 * weights)
+  const lowRank = 16 * 3 * (outputs! + inputs!) + 4 * weights
+  expect(heldBytes(model, run({ trained: [], lora }))).toBe(lowRank)
+  // While it writes rows itself, its weights once more, and the merged ones.
+  expect(heldBytes(model, run({ onPolicy: 0.5 }))).toBe(20 * weights)
+  expect(heldBytes(model, run({ trained: [], lora, onPolicy: 0.5 }))).toBe(lowRank + 4 * (weights + outputs! * inputs!))
 })
 
 test('layers are computed anew where activations take more than half of what that leaves free', () => {
