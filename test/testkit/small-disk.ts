@@ -4,9 +4,12 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-/** Its folder and how to take it away; undefined where this process may not mount one. */
-export async function smallDisk(megabytes: number): Promise<{ path: string; remove(): Promise<void> } | undefined> {
-  const path = await mkdtemp(join(tmpdir(), 'small-disk-'))
+/** Its folder, within `parent`, and how to take it away; undefined where this process may not mount one. */
+export async function smallDisk(
+  megabytes: number,
+  parent = tmpdir(),
+): Promise<{ path: string; remove(): Promise<void> } | undefined> {
+  const path = await mkdtemp(join(parent, 'small-disk-'))
   const clean = () => rm(path, { recursive: true, force: true })
   try {
     const options = { stdio: 'ignore', timeout: 5000 } as const

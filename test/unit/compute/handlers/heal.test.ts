@@ -1,6 +1,7 @@
 // Healing as a stage of a build: kept only where it helps, the same after a kill, and clear about what it cannot do.
 import { createHash } from 'node:crypto'
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { rmSync } from 'node:fs'
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { listDerived, readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
@@ -431,6 +432,40 @@ test('a disk that is full during a checkpoint leaves the one before it', async (
     expect(await readCheckpoint(disk.path, 'checkpoint', 'k', [tensor])).toEqual({ step: 1 })
     expect(tensor.weight[49_999]).toBe(1)
     expect(await readCheckpoint(disk.path, 'checkpoint', 'another run', [tensor])).toBeUndefined()
+  } finally {
+    await disk.remove()
+  }
+})
+
+test('a disk that is full while the student writes rows costs those rows: texts stand in, and the report says so', async ({
+  skip,
+}) => {
+  const disk = await smallDisk(2, context.dataFolder)
+  if (!disk) return skip('this process may not mount a file system')
+  try {
+    const [cut] = await build()
+    const { tensors } = await readManifest(context.payloads, cut!.manifest)
+    const weights = tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0)
+    const filler = join(disk.path, 'filler')
+    // Room for the weights to fall back on, and for half of those of a snapshot.
+    await writeFile(filler, new Uint8Array(2 * 1024 * 1024 - Math.ceil(1.5 * weights)))
+    const troubles: unknown[] = []
+    const going: HandlerContext = {
+      ...context,
+      progress: ({ stage, metrics }) => {
+        if (stage !== 'heal') return
+        troubles.push(metrics?.checkpoint)
+        rmSync(filler, { force: true })
+      },
+    }
+    const folder = join(disk.path, 'stage')
+    await mkdir(folder)
+    const few = healing({ onPolicy: 0.5, tokens: 64 * 8, checkpointSteps: 2, looks: 1 })
+    const { measurements } = await heal(cut!.manifest, parent, few, { ...going, folder })
+    expect(measurements).toMatchObject({ steps: 4 })
+    expect(troubles[0]).toMatch(/disk|space/i)
+    expect(troubles.at(-1)).toBeUndefined()
+    expect(await readdir(folder)).not.toContain('own')
   } finally {
     await disk.remove()
   }
