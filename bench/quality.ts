@@ -4,7 +4,7 @@ import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { readManifest } from '../compute/formats/manifest.js'
-import { loadTokenizer } from '../compute/formats/tokenizer.js'
+import { loadTokenizer, type ModelTokenizer } from '../compute/formats/tokenizer.js'
 import { runStages } from '../compute/handlers/build-student.js'
 import { ingestModel } from '../compute/handlers/ingest-model.js'
 import { standaloneContext } from '../compute/handlers/standalone-context.js'
@@ -41,7 +41,7 @@ const options = {
   batch: { type: 'string', default: '1' },
   rate: { type: 'string', default: '2e-4' },
   warmup: { type: 'string', default: '0.1' },
-  ce: { type: 'string', default: '0' },
+  ce: { type: 'string', default: '0.5' },
   hidden: { type: 'string', default: '0' },
   prompt: { type: 'string', default: '0.2' },
   beta2: { type: 'string', default: '0.99' },
@@ -58,9 +58,12 @@ const options = {
   threads: { type: 'string', default: '0' },
 } as const
 
+/** Perplexities: of the lines that the protocol judges by task and as their geometric mean, the mean of all other validation lines, and of unrelated text. */
 interface Healed {
   perTask: Record<string, number>
   mean: number
+  others: number
+  unrelated: number
 }
 interface PeerRun {
   loss: string | null
@@ -88,6 +91,15 @@ async function peers() {
     blockInfluence: pick('block influence, not healed', run => influence(run) && run.loss === null),
     blockInfluenceKl: pick('block influence, divergence', run => influence(run) && run.loss === 'kl'),
   }
+}
+
+/** Text that no task has: the description that this project began with, in pieces. */
+async function unrelatedTexts({ encode }: Pick<ModelTokenizer, 'encode'>) {
+  const ids = encode(await readFile(shared('seed', 'automated-model-distillation.md'), 'utf8'))
+  return Array.from({ length: Math.floor(ids.length / 256) }, (_, i) => ({
+    ids: ids.slice(i * 256, (i + 1) * 256),
+    completionStart: 1,
+  }))
 }
 
 /** One run per seed; the mean of their geometric means is `ours`. */
@@ -128,35 +140,51 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
 
   const validation = await readLines(shared('data', 'probes', 'validation.jsonl'))
   const taken = new Map<string, number>()
-  const lines = validation.filter(({ task }) => {
+  const isJudged = validation.map(({ task }) => {
     taken.set(task, (taken.get(task) ?? 0) + 1)
     return taken.get(task)! <= Number(o.perTask)
   })
-  const perplexities = async (manifest: typeof parent) => {
+  const heldOut = validation.map(({ prompt, completion }) => {
+    const before = tokenizer.encode(prompt)
+    return { ids: [...before, ...tokenizer.encode(completion)].slice(0, 256), completionStart: before.length }
+  })
+  const unrelated = await unrelatedTexts(tokenizer)
+  const perplexities = async (manifest: typeof parent): Promise<Healed> => {
     const model = await openModel(manifest, context)
     try {
-      const samples = lines.map(({ prompt, completion }) => {
-        const before = tokenizer.encode(prompt)
-        return { ids: [...before, ...tokenizer.encode(completion)].slice(0, 256), completionStart: before.length }
-      })
-      const scores = await model.score(samples)
-      const sums = new Map<string, { nll: number; tokens: number }>()
-      scores.forEach(({ nll, completionTokens }, i) => {
-        const sum = sums.get(lines[i]!.task) ?? { nll: 0, tokens: 0 }
-        sums.set(lines[i]!.task, { nll: sum.nll + nll, tokens: sum.tokens + completionTokens })
-      })
-      const losses = [...sums].map(([task, { nll, tokens }]) => [task, nll / tokens] as const)
+      const scores = await model.score([...heldOut, ...unrelated])
+      const lossesOf = (judged: boolean) => {
+        const sums = new Map<string, { nll: number; tokens: number }>()
+        validation.forEach(({ task }, i) => {
+          if (isJudged[i] !== judged) return
+          const { nll, completionTokens } = scores[i]!
+          const sum = sums.get(task) ?? { nll: 0, tokens: 0 }
+          sums.set(task, { nll: sum.nll + nll, tokens: sum.tokens + completionTokens })
+        })
+        return [...sums].map(([task, { nll, tokens }]) => [task, nll / tokens] as const)
+      }
+      const meanOf = (losses: ReturnType<typeof lossesOf>) =>
+        Math.exp(losses.reduce((sum, [, loss]) => sum + loss, 0) / losses.length)
+      const judged = lossesOf(true)
+      const elsewhere = scores.slice(heldOut.length)
+      const total = (of: 'nll' | 'completionTokens') => elsewhere.reduce((sum, score) => sum + score[of], 0)
       return {
-        perTask: Object.fromEntries(losses.map(([task, loss]) => [task, Number(Math.exp(loss).toFixed(3))])),
-        mean: Math.exp(losses.reduce((sum, [, loss]) => sum + loss, 0) / losses.length),
+        perTask: Object.fromEntries(judged.map(([task, loss]) => [task, Number(Math.exp(loss).toFixed(3))])),
+        mean: meanOf(judged),
+        others: meanOf(lossesOf(false)),
+        unrelated: Math.exp(total('nll') / total('completionTokens')),
       }
     } finally {
       await model.dispose()
     }
   }
+  const inWords = ({ mean, others, unrelated }: Healed) =>
+    `${mean.toFixed(2)}, other lines ${others.toFixed(2)}, unrelated text ${unrelated.toFixed(2)}`
+  const uncut = o.unhealed ? await perplexities(parent) : undefined
+  if (uncut) say(`uncut ${inWords(uncut)}`)
   const unhealed = o.unhealed ? await perplexities(cut) : undefined
-  if (unhealed) say(`before training ${unhealed.mean.toFixed(2)}`)
-  if (Number(o.tokens) === 0) return { seed, unhealed, healed: unhealed ?? (await perplexities(cut)) }
+  if (unhealed) say(`before training ${inWords(unhealed)}`)
+  if (Number(o.tokens) === 0) return { seed, uncut, unhealed, healed: unhealed ?? (await perplexities(cut)) }
 
   const texts = probe.map(({ task, prompt, completion }) => ({
     group: task,
@@ -257,14 +285,16 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
   await training.dispose()
   await close()
   const healed = await perplexities(await readManifest(context.payloads, hash))
+  say(`healed ${inWords(healed)}`)
   return {
     seed,
     steps: state.step,
     tokens: state.step * batchRows * Number(o.sequence),
     teacherSeconds,
     trainingSeconds,
-    unhealed: unhealed satisfies Healed | undefined,
-    healed: healed satisfies Healed,
+    uncut,
+    unhealed,
+    healed,
     lastDivergence: mean,
   }
 }

@@ -179,7 +179,7 @@ program
   .option('--tokens <n>', 'tokens to train on', wholeNumber(64), 40_960)
   .option('--rate <r>', 'highest learning rate', number(0, 1), 2e-4)
   .option('--batch <n>', 'rows of 256 tokens in one step', wholeNumber(1), 1)
-  .option('--cross-entropy <share>', 'share of the texts’ own loss beside the teacher’s', number(0, 1), 0)
+  .option('--cross-entropy <share>', 'share of the texts’ own loss beside the teacher’s (default: 0.5)', number(0, 1))
   .option('--on-policy <share>', 'share of the rows that the student writes itself', number(0, 1), 0)
   .option('--hidden <weight>', 'weight of the hidden-state loss', number(0), 0)
   .option('--temperature <t>', 'of teacher and student', number(0), 1)

@@ -255,7 +255,7 @@ export interface DistillOptions {
   tokens: number
   rate: number
   batch: number
-  crossEntropy: number
+  crossEntropy?: number
   onPolicy: number
   hidden: number
   temperature: number

@@ -56,8 +56,8 @@ export const healingSchema = z.object({
   temperature: z.number().min(0.1).max(10).default(1),
   /** How many of the teacher's most likely tokens are named; all others are one. */
   teacherTokens: z.number().int().min(1).max(4096).default(256),
-  /** Shares of the losses; what they leave over is the divergence's. */
-  crossEntropy: share.default(0),
+  /** Of the loss the texts' own share, and the divergence's what that leaves over. Measured in docs/decisions/0070. */
+  crossEntropy: share.default(0.5),
   /** Added: states of the residual stream, and attention probabilities. */
   hidden: z.number().min(0).max(100).default(0),
   hiddenLoss: z.enum(hiddenLossKinds).default('MSE'),

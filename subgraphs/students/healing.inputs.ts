@@ -128,7 +128,8 @@ export class HealingInput {
   teacherTokens?: number | null
   @Field(() => Float, {
     nullable: true,
-    description: 'Share of the texts’ own cross-entropy in the loss, 0 to 1; the rest is the divergence. Default: 0.',
+    description:
+      'Share of the texts’ own cross-entropy in the loss, 0 to 1; the rest is the divergence from the teacher. Default: 0.5, or 0 where the student writes all rows itself.',
   })
   crossEntropy?: number | null
   @Field(() => Float, { nullable: true, description: 'Weight of the hidden-state loss, added; default: 0.' })
