@@ -38,6 +38,8 @@ export const modelFactsSchema = z.object({
   recipe: z.string().nullable(),
   /** exp(-(its loss - its parent's)) on the validation split, 1 is the parent; null where not measured. */
   quality: z.number().nullable(),
+  /** Whether that is beside the teacher that its recipe names, instead of the parent. */
+  besideTeacher: z.boolean().optional(),
   /** The newest of each capability, split and probe set. */
   scores: z.array(factScoreSchema),
   /** What happened to it, oldest first: `2026-11-25 …`. */

@@ -111,17 +111,18 @@ function builtFigures({ built }: ModelFacts): string {
 }
 const show = (value: number | string | boolean) => (typeof value === 'number' ? number(value) : String(value))
 
-function scores({ scores: all, quality }: ModelFacts): string {
+function scores({ scores: all, quality, besideTeacher }: ModelFacts): string {
   if (all.length === 0) return 'No scores: nothing was measured on this model.'
   const rows = all.map(s => {
     const interval = s.interval ? `${number(s.interval[0])} – ${number(s.interval[1])}` : 'none (one sample)'
     const accuracy = s.accuracy === null ? '' : number(s.accuracy)
     return `| ${s.capability} | ${number(s.perplexity)} | ${number(s.loss)} | ${interval} | ${accuracy} | ${s.sampleCount} | ${s.split} | ${cell(s.probeDataset)} | ${s.measuredAt} |`
   })
+  const reference = besideTeacher ? 'teacher' : 'parent'
   const compared =
     quality === null
       ? ''
-      : `\n\nQuality beside its parent, exp(-(its loss - the parent's)): ${number(quality)}; 1 is the parent.`
+      : `\n\nQuality beside its ${reference}, exp(-(its loss - the ${reference}'s)): ${number(quality)}; 1 is the ${reference}.`
   return (
     'Loss is the mean negative log-likelihood in nats per completion token, perplexity its exponential; the interval is that of the loss at 95 %, by bootstrap over samples. ' +
     'Accuracy is the share of samples whose every completion token is the likeliest one.\n\n' +

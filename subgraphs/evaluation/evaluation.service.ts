@@ -1,5 +1,5 @@
 // Evaluations: queued for a model and a probe set; their result becomes scores and, for students, quality.
-import type { EntityManager } from 'typeorm'
+import { type EntityManager, IsNull } from 'typeorm'
 import { z } from 'zod'
 import type { JobOutput } from '../../compute/pool/job-types.js'
 import type { JobRecord } from '../../compute/pool/queue.js'
@@ -28,11 +28,11 @@ import {
 import { type EvaluateModelInput, splitNames, toEvaluation } from './evaluation.type.js'
 import { compareScores } from './quality.js'
 
-/** `recipeId`: the student of that recipe is measured against its parent, the job's reference. */
+/** `recipeId`: the student of that recipe is measured against the job's reference, its parent or teacher. */
 const evaluationContext = z.object({ probeDatasetId: z.string(), recipeId: z.string().optional() })
 
 /**
- * Queues a measurement; students are measured beside their parent. Returns the job's row id.
+ * Queues a measurement; students are measured beside their parent, or the teacher that their recipe names. Returns the job's row id.
  * @throws NOT_FOUND (model, probe set, capability), UNSUPPORTED_ARCHITECTURE, NO_TOKENIZER, BAD_USER_INPUT
  */
 export async function evaluateModel(
@@ -47,9 +47,7 @@ export async function evaluateModel(
       const probeDataset = await chooseProbeDataset(em, tenantId, input.probeDatasetId)
       const shown = [...(await samplesByCapability(em, tenantId, probeDataset.id)).keys()]
       const capabilities = checkCapabilities(input.capabilities, shown, 'the probe set does not show')
-      const parent = model.parentModelId
-        ? await em.findOneBy(ModelAtom, { ...scoped(tenantId), id: model.parentModelId })
-        : null
+      const reference = await referenceOf(em, model)
       const job = await enqueue(em, platform, {
         tenantId,
         type: 'model.evaluate',
@@ -61,7 +59,7 @@ export async function evaluateModel(
           maxTokens: 256,
           ...(samples === null ? {} : { samplesPerCapability: samples }),
           ...(capabilities === null ? {} : { capabilities }),
-          ...(parent && !parent.deletedAt ? { reference: parent.manifestHash } : {}),
+          ...(reference ? { reference } : {}),
         },
         context: { probeDatasetId: probeDataset.id } satisfies z.infer<typeof evaluationContext>,
       })
@@ -69,6 +67,21 @@ export async function evaluateModel(
     })
     return jobId
   })
+}
+
+/** Manifest of the model it is measured beside, where that is still there: the teacher its recipe names, else its parent. */
+async function referenceOf(
+  em: EntityManager,
+  { id, tenantId, parentModelId }: Pick<ModelAtom, 'id' | 'tenantId' | 'parentModelId'>,
+): Promise<string | undefined> {
+  const recipe = await em.findOneBy(StudentModelRecipe, { ...scoped(tenantId), studentModelId: id })
+  const teacher = recipe?.stages?.healing?.teacher
+  if (teacher) {
+    const alive = await em.existsBy(ModelAtom, { ...scoped(tenantId), manifestHash: teacher, deletedAt: IsNull() })
+    if (alive) return teacher
+  }
+  const parent = parentModelId ? await em.findOneBy(ModelAtom, { ...scoped(tenantId), id: parentModelId }) : null
+  return parent && !parent.deletedAt ? parent.manifestHash : undefined
 }
 
 export const evaluateEffect: JobEffect<'model.evaluate'> = {
@@ -88,7 +101,7 @@ export const evaluateEffect: JobEffect<'model.evaluate'> = {
       : null
     if (!comparison) return
     // Only the validation split, kept apart from the search, says how good a student is.
-    const { split } = job.input as { split: string }
+    const { split, reference } = job.input as { split: string; reference: string }
     if (split !== 'validation') return
     if (recipeId !== undefined)
       await em.update(
@@ -97,11 +110,12 @@ export const evaluateEffect: JobEffect<'model.evaluate'> = {
         { measuredQuality: comparison.overall },
       )
     await mapQualities(em, tenantId, model.id, comparison.capabilities)
+    const beside = await em.findOneBy(ModelAtom, { ...scoped(tenantId), manifestHash: reference })
     await addModelEvent(em, {
       tenantId,
       modelId: model.id,
       kind: 'EVALUATED',
-      description: `Quality ${comparison.overall.toFixed(4)} (1 is the parent) on ${comparison.capabilities.map(c => c.capability).join(', ')}`,
+      description: `Quality ${comparison.overall.toFixed(4)} (1 is ${beside?.name ?? 'a model that is gone'}) on ${comparison.capabilities.map(c => c.capability).join(', ')}`,
       jobId: job.id,
     })
   },

@@ -37,6 +37,7 @@ export async function modelFacts(em: EntityManager, model: ModelAtom): Promise<M
     lineage: await lineageOf(em, model),
     recipe: recipe && (await recipeYaml(em, recipe)),
     quality: recipe?.measuredQuality ?? null,
+    besideTeacher: recipe?.stages?.healing?.teacher !== undefined,
     scores: await newestScores(em, model),
     history: events.map(
       ({ createdAt, description }) =>

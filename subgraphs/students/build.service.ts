@@ -188,7 +188,7 @@ export const buildEffect: JobEffect<'student.build'> = {
       await measure(em, platform, recipe, {
         student: student.id,
         manifest: output.manifest,
-        parent: parent.manifestHash,
+        reference: recipe.stages?.healing?.teacher ?? parent.manifestHash,
       })
   },
 
@@ -265,14 +265,14 @@ async function mapCapability(em: EntityManager, recipe: StudentModelRecipe, stud
 }
 
 /**
- * Queues the measurement of student against parent on the validation split; the evaluation subgraph writes what comes of it.
+ * Queues the measurement of the student against its parent, or the teacher its recipe names, on the validation split; the evaluation subgraph writes what comes of it.
  * Nothing is queued where the probe set has no validation samples for it.
  */
 async function measure(
   em: EntityManager,
   platform: Platform,
   recipe: StudentModelRecipe,
-  models: { student: string; manifest: string; parent: string },
+  models: { student: string; manifest: string; reference: string },
 ) {
   const { tenantId } = recipe
   const { probeSet, capabilities } = await probeSetFor(em, recipe)
@@ -283,7 +283,7 @@ async function measure(
     modelId: models.student,
     input: {
       manifest: models.manifest,
-      reference: models.parent,
+      reference: models.reference,
       probeSet: probeSet.probeSetHash,
       split: 'validation',
       maxTokens: 256,

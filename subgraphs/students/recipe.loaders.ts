@@ -1,4 +1,5 @@
 // Recipes, their parents and capabilities as the resolvers of one request need them: one query per kind and tick.
+import { IsNull } from 'typeorm'
 import { jobTypes } from '../../compute/pool/job-types.js'
 import { Job, ModelAtom, StudentModelRecipe, StudentModelTaxonomy } from '../../db/entities/index.js'
 import { anyOf, scoped } from '../../db/scope.js'
@@ -80,6 +81,17 @@ export const recipeOfStudent = (context: RequestContext) =>
       studentModelId: anyOf(modelIds),
     })
     return new Map(rows.map(r => [r.studentModelId!, toRecipe(r)]))
+  })
+
+/** Of living models the newest with this manifest, by its hash. */
+export const modelOfManifest = (context: RequestContext) =>
+  loader<string, string>(context, 'students.modelOfManifest', async hashes => {
+    const rows = await context.platform.db.read.find(ModelAtom, {
+      select: { id: true, manifestHash: true },
+      where: { ...scoped(context.tenantId), manifestHash: anyOf(hashes), deletedAt: IsNull() },
+      order: { id: 'ASC' },
+    })
+    return new Map(rows.map(row => [row.manifestHash, row.id]))
   })
 
 export const capabilityIdBySlug = (context: RequestContext) =>

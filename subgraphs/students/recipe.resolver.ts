@@ -30,6 +30,7 @@ import {
   capabilityIdBySlug,
   exportsOfModel,
   modelHandle,
+  modelOfManifest,
   recipeById,
   recipeOfBuild,
   recipeOfStudent,
@@ -73,6 +74,16 @@ export class RecipeResolver {
   @FieldResolver(() => Model, { description: 'The model whose layers are kept.' })
   parentModel(@Root() { row }: Recipe): Model {
     return modelReference(row.parentModelId)
+  }
+
+  @FieldResolver(() => Model, {
+    description:
+      'The model that a measured quality of 1 stands for: the teacher that the recipe names, where that is still there, else the parent.',
+  })
+  async measuredAgainst(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<Model> {
+    const teacher = row.stages?.healing?.teacher
+    const named = teacher === undefined ? undefined : await modelOfManifest(context).load(teacher)
+    return modelReference(named ?? row.parentModelId)
   }
 
   @FieldResolver(() => Capability, {

@@ -182,7 +182,8 @@ export class Recipe extends Node {
   estimatedCostSeconds!: number | null
   @Field(() => Float, {
     nullable: true,
-    description: 'The same, measured on the student that was built; null until that is done.',
+    description:
+      'exp(-(its loss - that of `measuredAgainst`)) on the validation split, measured on the student that was built: 1 is that model. Null until that is done.',
   })
   measuredQuality!: number | null
   @Field(() => String, {

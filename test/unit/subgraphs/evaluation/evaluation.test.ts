@@ -1,7 +1,8 @@
 // Measurements of models and students, as the evaluation subgraph writes and shows them.
+import type { EntityManager } from 'typeorm'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import {
-  type ModelAtom,
+  ModelAtom,
   ModelEvaluation,
   ModelEvent,
   StudentModelCapabilityMapping,
@@ -9,6 +10,7 @@ import {
 } from '../../../../db/entities/index.js'
 import { registerModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
+import { healingSchema } from '../../../../lib/healing.js'
 import { fromGlobalId, newId, toGlobalId } from '../../../../lib/ids.js'
 import { enqueue } from '../../../../subgraphs/build/enqueue.js'
 import { chooseProbeDataset } from '../../../../subgraphs/build/probe-dataset.js'
@@ -131,12 +133,12 @@ test('a student is measured beside its parent, and the taxonomy shows its qualit
   expect(await p.platform.db.read.countBy(ModelEvent, { modelId: student.id, kind: 'EVALUATED' })).toBe(1)
 })
 
-test('a recipe’s student gets its measured quality once, over all samples', async () => {
-  const student = await addStudent()
-  const recipeId = newId()
-  const jobId = await p.platform.db.tx(async em => {
-    await em.insert(StudentModelRecipe, {
-      id: recipeId,
+/** A built recipe of the student; its id. */
+async function insertRecipe(student: ModelAtom, changes: Partial<StudentModelRecipe>, within?: EntityManager) {
+  const id = newId()
+  const insert = (em: EntityManager) =>
+    em.insert(StudentModelRecipe, {
+      id,
       tenantId: defaultTenantId,
       name: 'student',
       parentModelId: parent.id,
@@ -155,7 +157,30 @@ test('a recipe’s student gets its measured quality once, over all samples', as
       probeDatasetId: null,
       createdAt: new Date(),
       builtAt: new Date(),
+      ...changes,
     })
+  await (within ? insert(within) : p.platform.db.tx(insert))
+  return id
+}
+
+test('a student that was trained after a teacher is measured beside that, while it is there', async () => {
+  const student = await addStudent()
+  const teacher = await addModel(p.platform, 'teacher', { ...makeManifest({ layers: 4 }), sourceName: 'another' })
+  const healing = healingSchema.parse({ data: 'a'.repeat(64), teacher: teacher.manifestHash })
+  await insertRecipe(student, { stages: { healing } })
+  const referenceNow = async () => {
+    const { job } = await evaluate({ modelId: toGlobalId('Model', student.id), capabilities: ['translation'] })
+    return (await jobOf(p.platform, 'model.evaluate', fromGlobalId('Job', job.id))).input.reference
+  }
+  expect(await referenceNow()).toBe(teacher.manifestHash)
+  await p.platform.db.tx(em => em.update(ModelAtom, { id: teacher.id }, { deletedAt: new Date() }))
+  expect(await referenceNow()).toBe(parent.manifestHash)
+})
+
+test('a recipe’s student gets its measured quality once, over all samples', async () => {
+  const student = await addStudent()
+  const [jobId, recipeId] = await p.platform.db.tx(async em => {
+    const recipeId = await insertRecipe(student, {}, em)
     const probeSet = await chooseProbeDataset(em, defaultTenantId, null)
     const job = await enqueue(em, p.platform, {
       tenantId: defaultTenantId,
@@ -170,7 +195,7 @@ test('a recipe’s student gets its measured quality once, over all samples', as
       },
       context: { probeDatasetId: probeSet.id, recipeId },
     })
-    return job.id
+    return [job.id, recipeId] as const
   })
   await succeed(p, 'model.evaluate', jobId, {
     scores: [score('translation', 2.2, 300), score('summarization', 3, 100)],

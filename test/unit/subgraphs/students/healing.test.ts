@@ -1,7 +1,8 @@
 // Recipes that train their student, and training as a mutation of its own: what is asked for, refused, queued and shown.
 import { Like } from 'typeorm'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { type ModelAtom, ProbeSampleCount } from '../../../../db/entities/index.js'
+import { writeManifest } from '../../../../compute/formats/manifest.js'
+import { Job, type ModelAtom, ProbeSampleCount } from '../../../../db/entities/index.js'
 import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { subgraph as models } from '../../../../subgraphs/models/subgraph.js'
 import { subgraph } from '../../../../subgraphs/students/subgraph.js'
@@ -12,6 +13,7 @@ import {
   openSubgraphPlatform,
   run,
   type SubgraphPlatform,
+  succeed,
 } from '../../../testkit/subgraph-platform.js'
 import { picoManifest } from '../../compute/surgery/pico-manifest.js'
 
@@ -134,6 +136,21 @@ describe('distillStudent', () => {
       teacher: teacher.manifestHash,
       required: true,
       lora: { rank: 4, alpha: 32 },
+    })
+
+    // It is to be what its teacher is: that is what it is measured beside.
+    const { hash } = await writeManifest(p.platform.payloads, { ...manifest, sourceName: 'trained' })
+    const { parameterCount, layerCount } = parent
+    await succeed(p, 'student.build', fromGlobalId('Job', job.id), { manifest: hash, parameterCount, layerCount })
+    const { input: evaluation } = await p.platform.db.read.findOneByOrFail(Job, { type: 'model.evaluate' })
+    expect(evaluation).toMatchObject({ manifest: hash, reference: teacher.manifestHash })
+    const against = '{ parentModel { id } measuredAgainst { id } }'
+    const shown = await run(subgraph.schema, p.context(), `query($id: ID!) { recipe(id: $id) ${against} }`, {
+      id: recipe.id,
+    })
+    expect(shown.recipe).toEqual({
+      parentModel: { id: modelId },
+      measuredAgainst: { id: toGlobalId('Model', teacher.id) },
     })
   })
 
