@@ -3,6 +3,7 @@
 import { DomainError } from '../../lib/errors.js'
 import { deviceRoofline } from '../inference/roofline.js'
 import type { JobInput, LayerAnalysisOutput, ProposalOutput } from '../pool/job-types.js'
+import type { ProgressReport } from '../pool/progress.js'
 import { type CutTable, openCutTable } from '../probing/cut-table.js'
 import { capabilitiesOf } from '../probing/evaluate.js'
 import { stackWithout } from '../probing/layer-influence.js'
@@ -160,14 +161,14 @@ async function proposeWithin(
   // As many held-out samples as what is left affords; of several selections of one cost the largest.
   const samples = rungs.findLast(rung => held.cost(variants, rung) <= left()) ?? rungs[0]!
   await held.measure(variants, samples)
-  const fitted = await fitChosen(judge, objective, chosen, sizes, samples, affordable)
+  const fits = await fitChosen(judge, objective, chosen, sizes, samples, affordable)
   const tried = found.tried + groupsTried
-  return withoutBeaten(judge, objective, chosen, fitted, samples).map(candidate => {
+  return withoutBeaten(judge, objective, chosen, fits, samples).map(candidate => {
     const { kept, cut, origin } = candidate
     const what = objectiveOf(objective, { kept, smallestWhole: false }, hints.layerCount)
     const less = cut ? ` ${withoutGroupsInWords(cut)}` : ''
-    const text = `${what}${less}, the best found among ${tried} cuts measured (${origin}; ${found.samples} samples searched, ${samples.length} others judged)`
-    return describe(judge, objective, { kept, cut, text, fitted: fitted.get(candidate) }, hints, samples)
+    const text = `${what}${less}, the best found among ${tried} cuts measured (${origin}; ${found.samples} samples searched, ${samples.length} others judged)${fits.inWords(candidate)}`
+    return describe(judge, objective, { kept, cut, text, fitted: fits.fitted.get(candidate) }, hints, samples)
   })
 }
 
@@ -187,14 +188,21 @@ async function proposeSizes(
   const sets: ProposedSet[] = proposedSets(search, sizes, most)
   const samples = sampleRungs(objective, held.samples).at(-1)!
   await held.measure([stackWithout(hints.layerCount), ...sets.map(set => set.kept)], samples)
-  const fitted = await fitChosen(judge, objective, sets, sizes, samples, () => Number.POSITIVE_INFINITY)
+  const fits = await fitChosen(judge, objective, sets, sizes, samples, () => Number.POSITIVE_INFINITY)
   return sets.map(set => {
-    const text = objectiveOf(objective, set, hints.layerCount)
-    return describe(judge, objective, { kept: set.kept, text, fitted: fitted.get(set) }, hints, samples)
+    const text = `${objectiveOf(objective, set, hints.layerCount)}${fits.inWords(set)}`
+    return describe(judge, objective, { kept: set.kept, text, fitted: fits.fitted.get(set) }, hints, samples)
   })
 }
 
-/** Of cuts that may be proposed those that fits made better on held-out samples: the sizes asked for before all others, the smallest first. */
+interface Fits<T> {
+  /** Those that fits made better on held-out samples. */
+  fitted: ReadonlyMap<T, FittedStudent>
+  /** Why another one's cuts are as they were; empty where nobody asked for fits, and where it has none. */
+  inWords(one: T): string
+}
+
+/** Fits the cuts of what may be proposed: the sizes asked for before all others, the smallest first. */
 async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
   judge: Judge,
   objective: Objective,
@@ -202,10 +210,11 @@ async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
   sizes: readonly number[],
   samples: readonly number[],
   left: () => number,
-): Promise<Map<T, FittedStudent>> {
+): Promise<Fits<T>> {
   const { input, manifest, held, fits, rate, context } = judge
   const fitted = new Map<T, FittedStudent>()
-  if (!input.correctCuts) return fitted
+  if (!input.correctCuts) return { fitted, inWords: () => '' }
+  const tried = new Set<T>()
   const order = chosen
     .filter(({ kept }) => kept.length < manifest.dimensions.layerCount)
     .sort(
@@ -214,15 +223,15 @@ async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
     )
   const calibration = fitCalibration(input.probeSet, input.maxTokens, objective)
   const fit = async (one: T, done: number) => {
-    const progress = () =>
+    const progress = ({ completed, total, unit }: ProgressReport) =>
       context.progress({
         stage: 'fit',
-        completed: done,
-        total: order.length,
-        unit: 'students',
-        metrics: { capability: objective.name },
+        completed,
+        ...(total === undefined ? {} : { total }),
+        unit,
+        metrics: { capability: objective.name, layers: one.kept.length, fits: done },
       })
-    progress()
+    tried.add(one)
     const groups = one.cut && partsOf(one.cut.variant).groups
     const wanted = { parent: input.manifest, kept: one.kept, groups, calibration }
     const { seconds, student } = await fitStudent(wanted, held.samples, samples, { ...context, progress })
@@ -231,21 +240,25 @@ async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
     return seconds * rate()
   }
   await fitWithin(order, fits, left, fit, context)
-  return fitted
+  const inWords = (one: T) => {
+    if (fitted.has(one) || !order.includes(one)) return ''
+    return tried.has(one) ? '; fitting its cuts made it no better' : '; the budget did not reach to fit its cuts'
+  }
+  return { fitted, inWords }
 }
 
-/** Without what a fitted cut of no more parameters beats on held-out samples. */
+/** Without what another of no more parameters beats on held-out samples: what is proposed is a Pareto set by the figures it is shown with. */
 function withoutBeaten<T extends { kept: Stack; cut?: GroupCut; parameters: number }>(
   judge: Judge,
   objective: Objective,
   chosen: readonly T[],
-  fitted: ReadonlyMap<T, FittedStudent>,
+  { fitted }: Fits<T>,
   samples: readonly number[],
 ): T[] {
   const loss = (one: T) =>
     heldLoss(judge, objective, samples, { fitted: fitted.get(one), variant: one.cut?.variant ?? one.kept })
   return chosen.filter(one =>
-    [...fitted.keys()].every(other => other === one || other.parameters > one.parameters || loss(other) >= loss(one)),
+    chosen.every(other => other === one || other.parameters > one.parameters || loss(other) >= loss(one)),
   )
 }
 

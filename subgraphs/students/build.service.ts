@@ -27,6 +27,7 @@ import type { DistillStudentInput } from './healing.inputs.js'
 import type { PruneHeadsInput } from './pruning.inputs.js'
 import { findRecipe, insertRecipe, moveRecipe } from './recipe.service.js'
 import { countLayers } from './recipe-layers.js'
+import { recipeNames, unusedName } from './recipe-names.js'
 import { allows, nextStatus } from './recipe-status.js'
 
 const buildContext = z.object({ recipeId: z.string() })
@@ -85,7 +86,7 @@ export async function pruneHeads(
       const model = await liveModel(em, tenantId, modelId)
       const recipe = await insertRecipe(em, tenantId, {
         parentModelId: modelId,
-        name: name ?? `${model.name}-pruned`,
+        name: name ?? unusedName(`${model.name}-pruned`, await recipeNames(em, tenantId, model.id)),
         objective: `${model.name} with fewer attention heads`,
         layers: [{ from: 0, to: model.layerCount, reason: 'all layers stay' }],
         capability,
@@ -123,7 +124,7 @@ export async function distillStudent(
       }
       const recipe = await insertRecipe(em, tenantId, {
         parentModelId: modelId,
-        name: name ?? `${model.name}-distilled`,
+        name: name ?? unusedName(`${model.name}-distilled`, await recipeNames(em, tenantId, model.id)),
         objective: `${model.name} trained after its teacher`,
         layers: [{ from: 0, to: model.layerCount, reason: 'all layers stay' }],
         capability,

@@ -17,6 +17,7 @@ import { applyPolicy } from './approval-policy.js'
 import { startBuild } from './build.service.js'
 import { recordDecision } from './decisions.js'
 import { checkLayers, layersKey } from './recipe-layers.js'
+import { recipeNames, unusedName } from './recipe-names.js'
 import { checkBudget, checkParameterLimit, longestSearch, mostTokens } from './search-limits.js'
 
 export interface ProposeStudents {
@@ -103,6 +104,13 @@ const toValues = (proposed: ProposalOutput) => ({
   estimatedCostSeconds: proposed.costSeconds ?? null,
 })
 
+/** What was measured of a recipe, as it stands. */
+const figuresOf = ({ estimatedQuality, estimatedQualityInterval, validationSamples }: StudentModelRecipe) => ({
+  estimatedQuality,
+  estimatedQualityInterval,
+  validationSamples,
+})
+
 export const proposeEffect: JobEffect<'students.propose'> = {
   async claim(em, job, input) {
     await aliveModel(em, job.tenantId, job.modelId!)
@@ -119,10 +127,17 @@ export const proposeEffect: JobEffect<'students.propose'> = {
       status: In(['PROPOSED', 'APPROVED']),
     })
     const openByKey = new Map(open.map(r => [keyOf(r), r]))
+    const names = await recipeNames(em, tenantId, parent.id)
     for (const proposed of output.proposals) {
-      const { name, objective, layers } = proposed
+      const { objective, layers } = proposed
       checkLayers(layers, parent)
-      const measured = toValues(proposed)
+      const found = toValues(proposed)
+      const known = openByKey.get(keyOf({ ...found, layers }))
+      // The same cut found again is the same recipe, with the figures that rest on more samples, of two on as many the newer ones; what was approved stays so.
+      const better = (known?.validationSamples ?? 0) > (found.validationSamples ?? 0)
+      const measured = better ? { ...found, ...figuresOf(known!) } : found
+      const name = known?.name ?? unusedName(proposed.name, names)
+      names.add(name)
       const capabilities = measured.mixture?.weights.map(w => w.capability) ?? [measured.capability!]
       const decision = applyPolicy(policy, { ...measured, capabilities })
       const proposal = {
@@ -134,8 +149,6 @@ export const proposeEffect: JobEffect<'students.propose'> = {
         decision: decision?.reason ?? null,
       }
       const origin = { proposalJobId: job.id, probeDatasetId }
-      // The same cut found again is the same recipe, with newer figures; what was approved stays so.
-      const known = openByKey.get(keyOf({ ...measured, layers }))
       const approvedBefore = known?.status === 'APPROVED'
       const id = known?.id ?? newId()
       if (known) {

@@ -248,7 +248,9 @@ describe('students.propose on the demo model', () => {
     const fitted = proposals.filter(p => p.calibration)
     expect(fitted.length).toBeGreaterThanOrEqual(1)
     for (const [i, one] of proposals.entries()) {
-      if (!one.calibration) expect(one).toEqual({ ...plain[i], costSeconds: one.costSeconds })
+      const before = { ...plain[i]!, costSeconds: one.costSeconds }
+      if (!one.calibration)
+        expect(one).toEqual({ ...before, objective: `${before.objective}; fitting its cuts made it no better` })
       else expect(one.studentLoss).toBeLessThan(plain[i]!.studentLoss)
     }
     for (const one of fitted) {
@@ -315,9 +317,11 @@ describe('students.propose on the demo model', () => {
     ]
     const asked = { ...input(), capabilities: [], mixtures: [{ name: 'office', weights }], budgetTokens: 60_000 }
     const found = await proposeStudents(asked, newJob())
-    const proposals = found.proposals.filter(p => !p.groups)
-    expect(proposals.length).toBeGreaterThanOrEqual(2)
-    const [large] = proposals
+    expect(found.proposals.length).toBeGreaterThanOrEqual(2)
+    for (const one of found.proposals)
+      for (const other of found.proposals)
+        if (other.parameterCount < one.parameterCount) expect(other.studentLoss).toBeGreaterThanOrEqual(one.studentLoss)
+    const [large] = found.proposals.filter(p => !p.groups)
     expect(large).toMatchObject({ capability: null, name: expect.stringMatching(/^demo-office-\dof8/) })
     expect(large!.mixture).toEqual({
       name: 'office',

@@ -108,6 +108,28 @@ describe('proposeStudents', () => {
     expect(rows.map(r => r.estimatedQuality)).toEqual([0.95])
   })
 
+  test('a cut found again keeps figures that rest on more samples; another cut of the same name gets a number', async () => {
+    const found = [
+      { ...proposal('translation', 5, 0.9), validationSamples: 6 },
+      { ...proposal('translation', 5, 0.5), validationSamples: 3 },
+      { ...proposal('translation', 5, 0.8), validationSamples: 9, layers: [{ from: 1, to: 6, reason: 'others' }] },
+    ]
+    await analyse()
+    for (const one of found) {
+      const { job } = await propose({ modelId })
+      await succeed(p, 'students.propose', fromGlobalId('Job', job.id), { proposals: [one] })
+    }
+    const { recipes } = await ask(
+      'query($id: ID!) { recipes(parentModelId: $id) { nodes { name estimatedQuality validationSamples } } }',
+      { id: modelId },
+    )
+    const { name } = found[0]!
+    expect(recipes.nodes.sort((a: { name: string }, b: { name: string }) => a.name.localeCompare(b.name))).toEqual([
+      { name, estimatedQuality: 0.9, validationSamples: 6 },
+      { name: `${name}-2`, estimatedQuality: 0.8, validationSamples: 9 },
+    ])
+  })
+
   test('heads that a proposal cuts are a stage of its recipe, named in its YAML, and another recipe than the layers alone', async () => {
     await analyse()
     const whole = proposal('translation', 5, 0.9)
