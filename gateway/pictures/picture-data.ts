@@ -130,6 +130,28 @@ async function modelOf<T>(run: Query, query: string, variables: Record<string, u
   return (data?.model as T | null | undefined) ?? null
 }
 
+const namesQuery = `query PictureNames($name: String!, $after: String) {
+  models(nameContains: $name, first: 100, after: $after) { nodes { id name } pageInfo { hasNextPage endCursor } }
+}`
+
+interface NamesAnswer {
+  models: { nodes: { id: string; name: string }[]; pageInfo: { hasNextPage: boolean; endCursor: string | null } }
+}
+
+/** Id of the newest model of exactly this name. */
+export async function findModelNamed(run: Query, name: string): Promise<string | undefined> {
+  let after: string | null = null
+  do {
+    const { data, errors } = await run(namesQuery, { name, after })
+    if (errors?.[0]) throw new Error(`picture: ${errors[0].message}`)
+    const { nodes, pageInfo } = (data as unknown as NamesAnswer).models
+    const found = nodes.find(model => model.name === name)
+    if (found) return found.id
+    after = pageInfo.hasNextPage ? pageInfo.endCursor : null
+  } while (after)
+  return undefined
+}
+
 /** The newest analysis of a model. */
 export async function findPictureAnalysis(run: Query, id: string): Promise<Found<PictureAnalysis>> {
   const model = await modelOf<AnalysisAnswer>(run, analysisQuery, { id })
