@@ -21,6 +21,7 @@ const analysis = (changes: Partial<PictureAnalysis> = {}): PictureAnalysis => ({
   parameterCount: 10_000,
   probeSet: 'demo version 1',
   capabilities: ['code_generation', 'translation'],
+  samples: [6, 5],
   layers: [
     { layerIndex: 0, lossIncrease: [4.25, 1] },
     { layerIndex: 1, lossIncrease: [-0.1, 0.5] },
@@ -31,15 +32,21 @@ const analysis = (changes: Partial<PictureAnalysis> = {}): PictureAnalysis => ({
 const recipe = (changes: Partial<PlottedRecipe> = {}): PlottedRecipe => ({
   name: 'cut',
   capability: 'translation',
+  layerCount: 22,
+  fitted: false,
+  pruned: false,
   parameterCount: 1_000_000,
   quality: 0.8,
   interval: null,
   measured: false,
+  validationSamples: null,
   ...changes,
 })
 const recipes = (list: PlottedRecipe[], modelName = 'pico'): PictureRecipes => ({
   modelName,
   parameterCount: 2_000_000,
+  layerCount: 30,
+  capabilities: ['code_generation', 'translation'],
   recipes: list,
   unmeasured: 1,
 })
@@ -75,16 +82,31 @@ test('the students’ plot draws estimated recipes hollow, measured ones filled,
   const { texts, root } = await drawn(studentsPicture(recipes(list)))
   for (const text of ['translation', 'by hand', 'parent', 'parameters, millions']) expect(texts).toContain(text)
   expect(root.desc['#text']).toContain(
-    'translation 1,000,000 parameters, quality 0.800; cut 1,500,000 parameters, quality 0.950',
+    'translation 22 of 30 layers, 1,000,000 parameters, quality 0.800; cut 22 of 30 layers, 1,500,000 parameters, quality 0.950',
   )
   expect(root.desc['#text']).toContain(
     '1 of them measured on the built student, the others estimated; 1 more have no quality yet',
   )
 })
 
+test('the students’ plot tells by symbol what is cut, and names the layers of the points on the front', async () => {
+  const list = [
+    recipe(),
+    recipe({ fitted: true, layerCount: 20, parameterCount: 900_000, quality: 0.7, validationSamples: 6 }),
+    recipe({ pruned: true, layerCount: 25, parameterCount: 1_100_000, quality: 0.6 }),
+  ]
+  const { texts } = await drawn(studentsPicture(recipes(list)))
+  for (const text of ['22 of 30', '20 of 30', 'layers left out', 'and cuts fitted', 'and heads or units pruned'])
+    expect(texts).toContain(text)
+  expect(texts).not.toContain('25 of 30')
+  expect(texts).not.toContain('pruned and fitted')
+  expect(texts.join()).toContain('each estimate rests on 6 validation samples')
+})
+
 const heads = (changes: Partial<PictureHeads> = {}): PictureHeads => ({
   modelName: 'pico',
   probeSet: 'demo version 1',
+  samples: [6, 6],
   importance: [
     [0.5, 0.02, 0.004, 12.3],
     [0.25, 0, 0.03, 0.1],
@@ -131,8 +153,8 @@ test('whiskers show the interval of an estimate', async () => {
     [null, [0.5, 0.9] as [number, number]].map(interval => drawn(studentsPicture(recipes([recipe({ interval })])))),
   )
   // The line from end to end, and a cap at each.
-  const lines = (svg: string) => svg.match(/<path d="M[\d.]+ [\d.]+L[\d.]+ [\d.]+"[^>]*stroke="#0072b2"/g)?.length ?? 0
-  const caps = (svg: string) => svg.match(/<path d="M-1 -1[^>]*fill="#0072b2"/g)?.length ?? 0
+  const lines = (svg: string) => svg.match(/<path d="M[\d.]+ [\d.]+L[\d.]+ [\d.]+"[^>]*stroke="#e69f00"/g)?.length ?? 0
+  const caps = (svg: string) => svg.match(/<path d="M-1 -1[^>]*fill="#e69f00"/g)?.length ?? 0
   expect([lines(without!.svg), caps(without!.svg)]).toEqual([0, 0])
   expect([lines(drawnInterval!.svg), caps(drawnInterval!.svg)]).toEqual([1, 2])
 })
