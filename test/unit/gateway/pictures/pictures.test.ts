@@ -124,6 +124,10 @@ test('the picture of heads prints each figure, boxes measured groups and says wh
   for (const text of ['query head', 'layer', '0.50', '.020', '.0040', '12', '.0000']) expect(texts).toContain(text)
   expect(root.desc['#text']).toContain('Greatest: layer 0 head 3, 12.300')
   expect(root.desc['#text']).toContain('layer 1 group 0: 0.013')
+  expect(texts).toContain('0–1: 0.013')
+  const [box] = svg.match(/<path[^>]*stroke="#d55e00"[^>]*>/g)!
+  // A line is as thick on all sides only where nothing is stretched.
+  expect(box).not.toContain('transform')
   expect(svg.match(/stroke="#d55e00"/g)).toHaveLength(1)
   const unmasked = await drawn(headsPicture(heads({ masked: [] })))
   expect(unmasked.svg).not.toContain('#d55e00')
