@@ -1,10 +1,9 @@
 // What is drawn from given data: well-formed XML without script, its labels in it, hostile names as text.
 import { XMLParser, XMLValidator } from 'fast-xml-parser'
 import { expect, test } from 'vitest'
-import { onWhite } from '../../../../gateway/pictures/colours.js'
 import { headsPicture } from '../../../../gateway/pictures/heads-picture.js'
-import { layersPicture, nats } from '../../../../gateway/pictures/layers-picture.js'
-import { heaviest, mapPicture } from '../../../../gateway/pictures/map-picture.js'
+import { colourRange, layersPicture, nats } from '../../../../gateway/pictures/layers-picture.js'
+import { heaviest, mapPicture, rootTicks } from '../../../../gateway/pictures/map-picture.js'
 import type {
   PictureAnalysis,
   PictureHeads,
@@ -65,6 +64,7 @@ test('the heat map names layers, capabilities and the unit, and prints each cell
   for (const text of ['0', '1', '2', 'layer', 'capability', 'code_generation', 'translation', '4.3', '-0.10'])
     expect(texts).toContain(text)
   expect(texts.join()).toContain('nats per completion token')
+  expect(texts).toContain('demo version 1: 11 samples, 5 to 6 of each capability')
   expect(root.title['#text']).toBe('What the layers of pico carry')
   expect(root.desc['#text']).toContain('Greatest: layer 0 for code_generation, 4.25')
 })
@@ -75,6 +75,29 @@ test('the model map goes from embedding to head and says what each layer carries
   expect(rows).toEqual(['embedding', 'layer 0', 'layer 1', 'layer 2', 'output head'])
   for (const text of ['code_generation 4.25', 'translation 0.50', 'no loss without it']) expect(texts).toContain(text)
   expect(svg).toContain('layer 2: none')
+  // No bar that could be read as a value.
+  expect(texts.filter(t => t === 'always kept, not measured')).toHaveLength(2)
+})
+
+test('the model map leaves it open which of several capabilities within 5 % a layer carries', async () => {
+  const { texts, svg } = await drawn(mapPicture(analysis({ layers: [{ layerIndex: 12, lossIncrease: [0.41, 0.42] }] })))
+  for (const text of ['translation 0.42, code_generation 0.41', 'several, within 5 % of each other'])
+    expect(texts).toContain(text)
+  expect(texts).not.toContain('translation')
+  expect(svg).toContain('fill="#9a9a9a"')
+})
+
+test('the model map’s axis has round figures, spread although bars are as long as the square root', () => {
+  expect(rootTicks(12.77)).toEqual([0, 0.1, 0.5, 1, 2, 5, 10])
+  expect(rootTicks(0.004)).toEqual([0, 0.001, 0.002])
+})
+
+test('colours of the heat map tell losses of the middle apart, whatever the first layer costs', () => {
+  const middle = Array.from({ length: 40 }, (_, i) => (10 + i) / 100)
+  expect(colourRange([12.5, 5, -0.2, 0, ...middle])).toEqual({ least: 0.12, greatest: 12.5 })
+  // Nothing to tell apart, and nothing lost.
+  expect(colourRange([2, 2])).toEqual({ least: 1, greatest: 2 })
+  expect(colourRange([-1, 0])).toEqual({ least: 0.005, greatest: 0.01 })
 })
 
 test('the students’ plot draws estimated recipes hollow, measured ones filled, and the fronts in words', async () => {
@@ -209,15 +232,14 @@ test('the Pareto front leaves out what a smaller or equal recipe of at least the
   expect(paretoFront([])).toEqual([])
 })
 
-test('the heaviest capability is the one that loses most, none where nothing is lost', () => {
-  expect(heaviest([0.2, null, 0.7])).toEqual({ capability: 2, loss: 0.7 })
-  expect(heaviest([-0.2, 0, null])).toEqual({ capability: null, loss: 0 })
+test('the heaviest capability is the one that loses most, several where that is a near thing, none where nothing is lost', () => {
+  expect(heaviest([0.2, null, 0.7])).toEqual([{ capability: 2, loss: 0.7 }])
+  expect(heaviest([0.41, 0.42, 0.39]).map(({ capability }) => capability)).toEqual([1, 0])
+  expect(heaviest([-0.2, 0, null])).toEqual([])
 })
 
 test('figures and texts are short and sayable', () => {
   expect([0.004, -0.004, 0.25, -1.234, 12.7].map(nats)).toEqual(['0.00', '0.00', '0.25', '-1.2', '13'])
   expect(plainText('a\u0000b\n c 😀')).toBe('a\ufffdb c 😀')
   expect(plainText('😀'.repeat(10), 4)).toBe('😀😀😀…')
-  expect(onWhite('#0072b2', 0)).toBe('#ffffff')
-  expect(onWhite('#0072b2', 1)).toBe('#0072b2')
 })
