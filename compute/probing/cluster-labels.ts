@@ -72,7 +72,7 @@ export const singleLabel = (capability: string): string =>
   `no group of layers stands out for ${capability}: compared with the other capabilities, all differ alike`
 
 export const unchecked = (samples: number): string =>
-  `; fewer than ${samples} samples, so not checked on halves of them`
+  `; fewer than ${samples} samples, so unchecked`
 
 const subjectOf = (layers: readonly number[], plural: string, singular: string) =>
   layers.length === 1 ? `layer ${layers[0]} ${singular}` : `layers ${rangesOf(layers)} ${plural}`

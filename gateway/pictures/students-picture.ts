@@ -86,6 +86,7 @@ export function studentsPicture(found: PictureRecipes): Picture {
       label: {
         show: named || onFront.has(r),
         position: side ? ('right' as const) : ('left' as const),
+        minMargin: 3,
         fontSize: 10,
         color: '#222222',
         formatter: () => (named ? `${labelOf(r)}, ${layers}` : layers),
@@ -164,7 +165,11 @@ export function studentsPicture(found: PictureRecipes): Picture {
           name: nameOf(capability),
           type: 'scatter' as const,
           silent: true,
-          labelLayout: { hideOverlap: true },
+          // At the left of a point above the line that comes from there; at the right below the parent.
+          labelLayout: ({ rect, labelRect }: { rect: { x: number }; labelRect: { x: number } }) => ({
+            hideOverlap: true,
+            ...(labelRect.x > rect.x ? { dx: -2, dy: 8 } : { dx: 4, dy: -8 }),
+          }),
           // Where labels are in each other's way the first stays.
           data: recipes
             .filter(r => r.capability === capability)

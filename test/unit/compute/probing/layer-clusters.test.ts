@@ -83,7 +83,7 @@ test('layers that cost every capability most have one label for all, and what el
     role: 'CARRIES',
     label:
       'layer 2 carries a more than other capabilities: 0.60 nats per token lost without it, ' +
-      '2.3 times the mean of layers that do not carry all (other capabilities: 0.4 times); fewer than 4 samples, so not checked on halves of them',
+      '2.3 times the mean of layers that do not carry all (other capabilities: 0.4 times); fewer than 4 samples, so unchecked',
   })
   expect(of('a')[2]).toMatchObject({ role: 'SUPPORTS' })
   expect(of('a')[2]!.label).toMatch(/^layers 3 and 4 matter for a less than for other capabilities: 0.10/)
