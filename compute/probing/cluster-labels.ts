@@ -33,9 +33,9 @@ export function clusterLabel(cluster: DescribedCluster): string {
   const { layers, lossIncrease, share, elsewhere, someForAll } = cluster
   const lost = `${lossIncrease.toFixed(2)} nats per token lost without ${layers.length === 1 ? 'it' : 'one of them'}`
   const mean = `the mean of ${someForAll ? 'layers that do not carry all' : 'all layers'}`
-  const times = share === undefined ? '' : `, ${share.toFixed(1)} times ${mean}`
+  const times = share === undefined ? '' : `, ${share.toPrecision(2)} times ${mean}`
   const others =
-    share === undefined || elsewhere === undefined ? '' : ` (other capabilities: ${elsewhere.toFixed(1)} times)`
+    share === undefined || elsewhere === undefined ? '' : ` (other capabilities: ${elsewhere.toPrecision(2)} times)`
   return `${claimOf(cluster)}: ${lost}${times}${others}${mostlyOf(cluster)}`
 }
 
@@ -71,8 +71,7 @@ export const looseLabel = (capability: string, agreement: number, asked: number)
 export const singleLabel = (capability: string): string =>
   `no group of layers stands out for ${capability}: compared with the other capabilities, all differ alike`
 
-export const unchecked = (samples: number): string =>
-  `; fewer than ${samples} samples, so unchecked`
+export const unchecked = (samples: number): string => `; fewer than ${samples} samples, so unchecked`
 
 const subjectOf = (layers: readonly number[], plural: string, singular: string) =>
   layers.length === 1 ? `layer ${layers[0]} ${singular}` : `layers ${rangesOf(layers)} ${plural}`

@@ -26,7 +26,7 @@ test('layers of one direction are one cluster, whatever their length, labelled b
     'layers 0 and 1 carry a: 1.70 nats per token lost without one of them, 2.4 times the mean of all layers',
   )
   expect(found[1]!.label).toBe(
-    'layer 2 supports a: 0.60 nats per token lost without it, 0.9 times the mean of all layers',
+    'layer 2 supports a: 0.60 nats per token lost without it, 0.86 times the mean of all layers',
   )
   expect(found[2]!.label).toContain('layers 3–5 are idle for a: 0.07')
   expect(found[0]!.silhouette).toBeGreaterThan(0.8)
@@ -83,7 +83,7 @@ test('layers that cost every capability most have one label for all, and what el
     role: 'CARRIES',
     label:
       'layer 2 carries a more than other capabilities: 0.60 nats per token lost without it, ' +
-      '2.3 times the mean of layers that do not carry all (other capabilities: 0.4 times); fewer than 4 samples, so unchecked',
+      '2.3 times the mean of layers that do not carry all (other capabilities: 0.43 times); fewer than 4 samples, so unchecked',
   })
   expect(of('a')[2]).toMatchObject({ role: 'SUPPORTS' })
   expect(of('a')[2]!.label).toMatch(/^layers 3 and 4 matter for a less than for other capabilities: 0.10/)
