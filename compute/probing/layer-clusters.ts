@@ -1,5 +1,16 @@
 // Layers whose outputs on a capability's samples differ from those on others in the same way, with what they carry.
 import { decodeVector } from './activations.js'
+import {
+  type ClusterRole,
+  type Comparison,
+  carries,
+  clusterLabel,
+  commonLabel,
+  idle,
+  looseLabel,
+  singleLabel,
+  unchecked,
+} from './cluster-labels.js'
 import { adjustedRand, cluster, labelsOf, unit } from './clustering.js'
 import type { LayerAnalysis } from './layer-influence.js'
 import type { SampleRecord } from './sample-records.js'
@@ -10,13 +21,8 @@ const mostClusters = 6
 const leastSamples = 4
 /** Agreement of the halves' clusters below which there are none. */
 const leastStability = 0.5
-/** A group of more layers than these names those that it mostly consists of. */
-const fewLayers = 3
-/** Share of the capability's mean loss increase per layer from which on a cluster's layers carry it, and below which they are idle. */
-const carries = 1.25
-const idle = 0.35
-
-export type ClusterRole = 'CARRIES' | 'SUPPORTS' | 'IDLE'
+/** How many times the median layer one costs every capability that all of them rest on. */
+const commonCost = 3
 
 export interface LayerCluster {
   capability: string
@@ -80,9 +86,55 @@ function signatures(own: Float32Array, all: readonly Float32Array[], layerCount:
   return directions.map(direction => unit(direction.map((x, i) => x - meanOf(directions.map(other => other[i]!)))))
 }
 
+/** Of each capability: nats per completion token that skipping each layer costs it. */
+type Costs = ReadonlyMap<string, readonly number[]>
+
+const costsOf = (layers: readonly LayerAnalysis[], capabilities: Iterable<string>): Costs =>
+  new Map(
+    [...capabilities].map(slug => [
+      slug,
+      layers.map(layer => layer.capabilities.find(c => c.capability === slug)?.lossIncrease ?? 0),
+    ]),
+  )
+
+/** Layers that cost every capability far more than most layers do: they set none apart. */
+function commonLayers(costs: Costs): number[] {
+  const all = [...costs.values()]
+  if (all.length < 2) return []
+  const limits = all.map(own => Math.max(0, commonCost * medianOf(own), carries * meanOf(own)))
+  return all[0]!.flatMap((_, layer) => (all.every((own, c) => own[layer]! > limits[c]!) ? [layer] : []))
+}
+
+/** A capability of high losses loses more without any layer, so each is measured by its own mean. */
+function comparisonOf(
+  capability: string,
+  members: readonly number[],
+  costs: Costs,
+  common: readonly number[],
+): Comparison {
+  const shares = [...costs].flatMap(([name, own]) => {
+    const typical = meanOf(own.filter((_, i) => !common.includes(i)))
+    return typical > 0 ? [{ name, values: members.map(i => own[i]! / typical) }] : []
+  })
+  const own = shares.find(({ name }) => name === capability)?.values
+  const others = shares.flatMap(({ name, values }) => (name === capability ? [] : [values]))
+  const shared = others.length > 0 ? members.map((_, i) => meanOf(others.map(values => values[i]!))) : undefined
+  return {
+    share: own && meanOf(own),
+    elsewhere: shared && meanOf(shared),
+    apart: members.map((member, i) => (own ? own[i]! - (shared?.[i] ?? 0) : costs.get(capability)![member]!)),
+  }
+}
+
+function roleOf(lossIncrease: number, { share, elsewhere }: Comparison): ClusterRole {
+  if (lossIncrease <= 0 || (share !== undefined && share < idle)) return 'IDLE'
+  return share === undefined || share >= carries * (elsewhere ?? 1) ? 'CARRIES' : 'SUPPORTS'
+}
+
 /**
  * Clusters of every capability's layers by their signatures (k-means on unit vectors, which is by cosine), kept only where two halves of the samples
- * give nearly the same ones. A model whose layers do not differ, or that has fewer than three, has one cluster.
+ * give nearly the same ones. A model whose layers do not differ, or that has fewer than three, has one cluster. Layers that carry every capability
+ * are a cluster of their own for each, with the same label.
  * @param vectors per capability, as `layerVectors` gives them
  */
 export function layerClusters(
@@ -90,12 +142,16 @@ export function layerClusters(
   vectors: ReadonlyMap<string, LayerVectors>,
   seed = 0,
 ): LayerCluster[] {
-  const count = layers.length
   // A capability without halves would be the same in the reference of both, and make them agree.
   const clustering = (pick: (own: LayerVectors) => Float32Array, own: LayerVectors) => {
     const reference = [...vectors.values()].filter(other => other.halves || !own.halves)
-    return cluster(signatures(pick(own), reference.map(pick), count), mostClusters, seed)
+    return cluster(signatures(pick(own), reference.map(pick), layers.length), mostClusters, seed)
   }
+  const costs = costsOf(layers, vectors.keys())
+  const common = commonLayers(costs)
+  const losses = [...costs.values()].flatMap(own => common.map(i => own[i]!))
+  const numbersOf = (members: readonly number[]) => members.map(i => layers[i]!.layerIndex)
+
   return [...vectors].flatMap(([capability, own]) => {
     const [first, second] = [0, 1].map(half => own.halves && clustering(v => v.halves![half]!, own))
     const stability = first && second ? adjustedRand(labelsOf(first), labelsOf(second)) : null
@@ -103,58 +159,36 @@ export function layerClusters(
     const found = (loose ? undefined : clustering(v => v.all, own)?.clusters) ?? [
       { members: layers.map((_, i) => i), silhouette: 0 },
     ]
-    const increases = layers.map(layer => layer.capabilities.find(c => c.capability === capability)?.lossIncrease ?? 0)
-    const typical = meanOf(increases)
-    return found.map(({ members, silhouette }) => {
-      const lossIncrease = meanOf(members.map(i => increases[i]!))
-      const cost = members.map(i => ({ layer: layers[i]!.layerIndex, cost: increases[i]! }))
-      const role = roleOf(lossIncrease, typical)
+    const groups = found
+      .map(({ members, silhouette }) => ({ members: members.filter(i => !common.includes(i)), silhouette }))
+      .filter(({ members }) => members.length > 0)
+    const clusterOf = (members: readonly number[]) => {
+      const own = members.map(i => costs.get(capability)![i]!)
+      return { capability, layers: numbersOf(members), costs: own, lossIncrease: meanOf(own) }
+    }
+    const clusters = groups.map(({ members, silhouette }): LayerCluster => {
+      const { costs: each, ...measured } = clusterOf(members)
+      const compared = comparisonOf(capability, members, costs, common)
+      const role = roleOf(measured.lossIncrease, compared)
+      const said = () => clusterLabel({ ...measured, ...compared, role, costs: each, someForAll: common.length > 0 })
+      const several = vectors.size > 1
       const label = loose
-        ? `the layers fall into no groups for ${capability} that two halves of its samples agree on (${stability.toFixed(2)} of 1)`
-        : labelOf(role, capability, cost, lossIncrease, typical)
-      return { capability, layers: cost.map(({ layer }) => layer), silhouette, stability, lossIncrease, role, label }
+        ? looseLabel(capability, stability, leastStability)
+        : several && groups.length === 1
+          ? singleLabel(capability)
+          : said() + (several && stability === null ? unchecked(leastSamples) : '')
+      return { ...measured, silhouette, stability, role, label }
     })
+    if (common.length === 0) return clusters
+    const { costs: _, ...everywhere } = clusterOf(common)
+    const label = commonLabel(everywhere.layers, losses)
+    return [{ ...everywhere, silhouette: 0, stability: null, role: 'CARRIES' as const, label }, ...clusters]
   })
 }
 
 const meanOf = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length
 
-function roleOf(lossIncrease: number, typical: number): ClusterRole {
-  if (lossIncrease <= 0 || lossIncrease < idle * typical) return 'IDLE'
-  return lossIncrease >= carries * typical ? 'CARRIES' : 'SUPPORTS'
-}
-
-const verbs: Record<ClusterRole, string> = { CARRIES: 'carry', SUPPORTS: 'support', IDLE: 'are idle for' }
-
-function labelOf(
-  role: ClusterRole,
-  capability: string,
-  own: readonly { layer: number; cost: number }[],
-  lossIncrease: number,
-  typical: number,
-): string {
-  const times = typical > 0 ? `, ${(lossIncrease / typical).toFixed(1)} times the mean of all layers` : ''
-  const single = own.length === 1
-  const subject = single ? `layer ${own[0]!.layer}` : `layers ${rangesOf(own.map(({ layer }) => layer))}`
-  const verb = single
-    ? verbs[role].replace('carry', 'carries').replace('support', 'supports').replace('are', 'is')
-    : verbs[role]
-  // A mean over many layers may be the work of two.
-  const most = [...own].sort((a, b) => b.cost - a.cost).slice(0, 2)
-  const mostly =
-    own.length > fewLayers && role !== 'IDLE'
-      ? `, most without ${most.map(({ layer, cost }) => `${layer} (${cost.toFixed(2)})`).join(' and ')}`
-      : ''
-  return `${subject} ${verb} ${capability}: ${lossIncrease.toFixed(2)} nats per token lost without ${single ? 'it' : 'one of them'}${times}${mostly}`
-}
-
-/** `0–3, 7, 9–12` */
-function rangesOf(layers: readonly number[]): string {
-  const runs: [number, number][] = []
-  for (const layer of layers) {
-    const last = runs.at(-1)
-    if (last && layer === last[1] + 1) last[1] = layer
-    else runs.push([layer, layer])
-  }
-  return runs.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(', ')
+function medianOf(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  return (sorted[Math.floor((sorted.length - 1) / 2)]! + sorted[Math.ceil((sorted.length - 1) / 2)]!) / 2
 }

@@ -34,13 +34,3 @@ const categories = [
 export const categoryColour = (index: number): string => categories[index % categories.length]!
 
 export const neutral = '#9a9a9a'
-
-/** `share` of the colour (0 to 1), the rest white: what paints a part of a picture paler without touching its label. */
-export function onWhite(colour: string, share: number): string {
-  const channels = [1, 3, 5].map(at => Number.parseInt(colour.slice(at, at + 2), 16))
-  const hex = (channel: number) =>
-    Math.round(255 - (255 - channel) * share)
-      .toString(16)
-      .padStart(2, '0')
-  return `#${channels.map(hex).join('')}`
-}

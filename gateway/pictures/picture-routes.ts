@@ -1,11 +1,18 @@
-// `/pictures/models/<global id>/<picture>.svg`: what is known of a model, drawn from the newest data at the time of the request.
+// `/pictures/models/<global id or name>/<picture>.svg`: what is known of a model, drawn from the newest data at the time of the request.
 import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { parseGlobalId } from '../../lib/ids.js'
 import { headsPicture } from './heads-picture.js'
 import { layersPicture } from './layers-picture.js'
 import { mapPicture } from './map-picture.js'
-import { findPictureAnalysis, findPictureHeads, findPictureRecipes, type Query, type RunQuery } from './picture-data.js'
+import {
+  findModelNamed,
+  findPictureAnalysis,
+  findPictureHeads,
+  findPictureRecipes,
+  type Query,
+  type RunQuery,
+} from './picture-data.js'
 import { type Picture, renderSvg } from './render-svg.js'
 import { studentsPicture } from './students-picture.js'
 
@@ -44,18 +51,27 @@ const refuse = (reply: FastifyReply, message: string) =>
     .header('cache-control', 'no-store')
     .send({ errors: [{ message, extensions: { code: 'NOT_FOUND' } }] })
 
+/** A global id as it is; of any other text the newest model of that name. */
+const idOf = async (run: Query, reference: string) =>
+  parseGlobalId(reference)?.type === 'Model' ? reference : findModelNamed(run, reference)
+
 /** @returns the handler of `/pictures/models/:id/:file` */
 export function pictureRoutes(run: RunQuery, goneSignal: (reply: FastifyReply) => AbortSignal) {
   return async (request: FastifyRequest<{ Params: { id: string; file: string } }>, reply: FastifyReply) => {
-    const { id, file } = request.params
+    const { id: reference, file } = request.params
     const name = file.endsWith('.svg') ? file.slice(0, -4) : ''
     if (!Object.hasOwn(pictures, name))
       return refuse(reply, `The pictures of a model are ${Object.keys(pictures).join('.svg, ')}.svg`)
     const { draw, missing } = pictures[name]!
     const signal = goneSignal(reply)
     const query: Query = (text, variables) => run(text, variables, signal)
-    const picture = parseGlobalId(id)?.type === 'Model' ? await draw(query, id) : undefined
-    if (picture === undefined) return refuse(reply, `No Model has the id "${id.slice(0, 80)}"`)
+    const id = await idOf(query, reference)
+    const picture = id === undefined ? undefined : await draw(query, id)
+    if (picture === undefined)
+      return refuse(
+        reply,
+        `No Model has the id or the name "${reference.slice(0, 80)}"; models { nodes { id name } } lists them (hartonomous models --ids)`,
+      )
     if (picture === null) return refuse(reply, missing)
     const svg = await renderSvg(picture)
     const etag = `"${createHash('sha256').update(svg).digest('base64url').slice(0, 32)}"`

@@ -26,9 +26,11 @@ async function loadCharts() {
   ])
   core.use([
     charts.BarChart,
+    charts.CustomChart,
     charts.HeatmapChart,
     charts.LineChart,
     charts.ScatterChart,
+    components.GraphicComponent,
     components.GridComponent,
     components.LegendComponent,
     components.TitleComponent,

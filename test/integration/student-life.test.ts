@@ -33,7 +33,10 @@ test('before anything is measured no picture is there, and the answer says what 
   ])
   const unknown = Buffer.from('Model:01a20a19-2432-7757-879b-c9243060873b').toString('base64url')
   for (const id of [unknown, 'nonsense', Buffer.from('Job:01a20a19-2432-7757-879b-c9243060873b').toString('base64url')])
-    expect(await refusal(await picture(id, 'layers.svg'))).toEqual([404, `No Model has the id "${id}"`])
+    expect(await refusal(await picture(id, 'layers.svg'))).toEqual([
+      404,
+      expect.stringContaining(`No Model has the id or the name "${id}"`),
+    ])
   for (const name of ['other.svg', 'layers', 'constructor.svg', 'layers.png'])
     expect(await refusal(await picture(modelId, name))).toEqual([404, expect.stringContaining('layers.svg, map.svg')])
 })
@@ -77,6 +80,9 @@ test('analysis, proposals, approval, building and measuring follow from one anot
     const again = await picture(modelId, `${name}.svg`, { 'if-none-match': response.headers.get('etag')! })
     expect([again.status, await again.text()]).toEqual([304, ''])
   }
+  const named = await picture('pico', 'layers.svg')
+  expect(await named.text()).toBe(await (await picture(modelId, 'layers.svg')).text())
+  expect((await picture('pic', 'layers.svg')).status).toBe(404)
   const recipeId = proposals[0].id
   const fields =
     'status estimatedParameterCount estimatedQuality measuredQuality layerCount yaml capability { slug } student { id name parameterCount layerCount parent { id } recipe { id } capabilityQualities { quality } }'

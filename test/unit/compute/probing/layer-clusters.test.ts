@@ -23,10 +23,10 @@ test('layers of one direction are one cluster, whatever their length, labelled b
   expect(found.map(c => c.role)).toEqual(['CARRIES', 'SUPPORTS', 'IDLE'])
   expect(found[0]!.lossIncrease).toBeCloseTo(1.7, 12)
   expect(found[0]!.label).toBe(
-    'layers 0–1 carry a: 1.70 nats per token lost without one of them, 2.4 times the mean of all layers',
+    'layers 0 and 1 carry a: 1.70 nats per token lost without one of them, 2.4 times the mean of all layers',
   )
   expect(found[1]!.label).toBe(
-    'layer 2 supports a: 0.60 nats per token lost without it, 0.9 times the mean of all layers',
+    'layer 2 supports a: 0.60 nats per token lost without it, 0.86 times the mean of all layers',
   )
   expect(found[2]!.label).toContain('layers 3–5 are idle for a: 0.07')
   expect(found[0]!.silhouette).toBeGreaterThan(0.8)
@@ -37,7 +37,7 @@ test('where skipping helps nothing is carried, and a model of two layers has one
   const [first, second] = layerClusters(layers([-0.1, -0.2]), new Map([['a', { all: vectors.slice(0, 6) }]]))
   expect(second).toBeUndefined()
   expect(first).toMatchObject({ layers: [0, 1], role: 'IDLE', silhouette: 0 })
-  expect(first!.label).toBe('layers 0–1 are idle for a: -0.15 nats per token lost without one of them')
+  expect(first!.label).toBe('layers 0 and 1 are idle for a: -0.15 nats per token lost without one of them')
 })
 
 test('what all capabilities share says nothing: layers are one cluster where they differ from the others’ mean alike', () => {
@@ -55,6 +55,58 @@ test('what all capabilities share says nothing: layers are one cluster where the
     [2, 3],
   ])
   expect(found.map(c => c.stability)).toEqual([null, null])
+})
+
+/** Two capabilities that differ one way in three layers, another way in the last two. */
+const mirrored = () => {
+  const rows = [1, 1, 1, 0, 0].map((first, i) => [first, 1 - first + 0.05 * (i % 2), 100])
+  const vectors = Float32Array.from(rows.flat())
+  return new Map([
+    ['a', { all: vectors }],
+    ['b', { all: vectors.map((x, i) => (i % 3 === 2 ? x : -x)) }],
+  ])
+}
+const costing = (a: number[], b: number[]): LayerAnalysis[] =>
+  layers(a).map((layer, i) => ({
+    ...layer,
+    capabilities: [...layer.capabilities, { ...layer.capabilities[0]!, capability: 'b', lossIncrease: b[i]! }],
+  }))
+
+test('layers that cost every capability most have one label for all, and what else carries one is what sets it apart', () => {
+  const found = layerClusters(costing([9, 5, 0.6, 0.1, 0.1], [8, 4, 0.1, 0.3, 0.3]), mirrored())
+  const everywhere = 'layers 0 and 1 carry every capability: 4.00 to 9.00 nats per token lost without one of them'
+  const of = (slug: string) => found.filter(c => c.capability === slug)
+  expect(of('a').map(c => c.layers)).toEqual([[0, 1], [2], [3, 4]])
+  expect([...new Set(found.filter(c => c.layers[0] === 0).map(c => c.label))]).toEqual([everywhere])
+  expect(of('a')[0]).toMatchObject({ role: 'CARRIES', lossIncrease: 7 })
+  expect(of('a')[1]).toMatchObject({
+    role: 'CARRIES',
+    label:
+      'layer 2 carries a more than other capabilities: 0.60 nats per token lost without it, ' +
+      '2.3 times the mean of layers that do not carry all (other capabilities: 0.43 times); fewer than 4 samples, so unchecked',
+  })
+  expect(of('a')[2]).toMatchObject({ role: 'SUPPORTS' })
+  expect(of('a')[2]!.label).toMatch(/^layers 3 and 4 matter for a less than for other capabilities: 0.10/)
+  expect(of('b')[2]!.label).toMatch(/^layers 3 and 4 carry b more than other capabilities: 0.30/)
+})
+
+test('layers that cost capabilities alike carry none more than the others, however high the losses of one are', () => {
+  const found = layerClusters(costing([2, 2, 2, 0.5, 0.5], [4, 4, 4, 1, 1]), mirrored())
+  expect(found.map(c => c.role)).toEqual(['SUPPORTS', 'SUPPORTS', 'SUPPORTS', 'SUPPORTS'])
+  expect(found[0]!.label).toMatch(/^layers 0–2 matter for a about as much as for other capabilities/)
+})
+
+test('a capability whose layers are one group has a sentence too', () => {
+  const same = Float32Array.from([1, 0, 1, 0, 1, 0, 1, 0, 1, 0])
+  const one = new Map([
+    ['a', { all: same }],
+    ['b', { all: same.map(x => -x) }],
+  ])
+  const [only, ...rest] = layerClusters(costing([1, 1, 1, 1, 1], [1, 1, 1, 1, 1]), one)
+  expect(rest.map(c => c.capability)).toEqual(['b'])
+  expect(only!.label).toBe(
+    'no group of layers stands out for a: compared with the other capabilities, all differ alike',
+  )
 })
 
 const record = (rows: number[][]) => ({ centroids: encodeVector(Float32Array.from(rows.flat())) }) as SampleRecord
@@ -109,7 +161,9 @@ test('groups that two halves of the samples do not agree on are none', () => {
   expect(second).toBeUndefined()
   expect(only!.layers).toEqual([0, 1, 2, 3, 4])
   expect(only!.stability).toBeLessThan(0.5)
-  expect(only!.label).toMatch(/^the layers fall into no groups for a that two halves of its samples agree on/)
+  expect(only!.label).toMatch(
+    /^no groups of layers can be told for a: one half of its samples groups them differently than the other half \(agreement -?0\.\d\d;/,
+  )
 })
 
 test('centroids are means of the samples’, and records of another shape are refused', () => {

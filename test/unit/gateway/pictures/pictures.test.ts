@@ -1,10 +1,9 @@
 // What is drawn from given data: well-formed XML without script, its labels in it, hostile names as text.
 import { XMLParser, XMLValidator } from 'fast-xml-parser'
 import { expect, test } from 'vitest'
-import { onWhite } from '../../../../gateway/pictures/colours.js'
 import { headsPicture } from '../../../../gateway/pictures/heads-picture.js'
-import { layersPicture, nats } from '../../../../gateway/pictures/layers-picture.js'
-import { heaviest, mapPicture } from '../../../../gateway/pictures/map-picture.js'
+import { colourRange, layersPicture, nats } from '../../../../gateway/pictures/layers-picture.js'
+import { heaviest, mapPicture, rootTicks } from '../../../../gateway/pictures/map-picture.js'
 import type {
   PictureAnalysis,
   PictureHeads,
@@ -21,6 +20,7 @@ const analysis = (changes: Partial<PictureAnalysis> = {}): PictureAnalysis => ({
   parameterCount: 10_000,
   probeSet: 'demo version 1',
   capabilities: ['code_generation', 'translation'],
+  samples: [6, 5],
   layers: [
     { layerIndex: 0, lossIncrease: [4.25, 1] },
     { layerIndex: 1, lossIncrease: [-0.1, 0.5] },
@@ -31,15 +31,21 @@ const analysis = (changes: Partial<PictureAnalysis> = {}): PictureAnalysis => ({
 const recipe = (changes: Partial<PlottedRecipe> = {}): PlottedRecipe => ({
   name: 'cut',
   capability: 'translation',
+  layerCount: 22,
+  fitted: false,
+  pruned: false,
   parameterCount: 1_000_000,
   quality: 0.8,
   interval: null,
   measured: false,
+  validationSamples: null,
   ...changes,
 })
 const recipes = (list: PlottedRecipe[], modelName = 'pico'): PictureRecipes => ({
   modelName,
   parameterCount: 2_000_000,
+  layerCount: 30,
+  capabilities: ['code_generation', 'translation'],
   recipes: list,
   unmeasured: 1,
 })
@@ -58,6 +64,7 @@ test('the heat map names layers, capabilities and the unit, and prints each cell
   for (const text of ['0', '1', '2', 'layer', 'capability', 'code_generation', 'translation', '4.3', '-0.10'])
     expect(texts).toContain(text)
   expect(texts.join()).toContain('nats per completion token')
+  expect(texts).toContain('demo version 1: 11 samples, 5 to 6 of each capability')
   expect(root.title['#text']).toBe('What the layers of pico carry')
   expect(root.desc['#text']).toContain('Greatest: layer 0 for code_generation, 4.25')
 })
@@ -68,6 +75,29 @@ test('the model map goes from embedding to head and says what each layer carries
   expect(rows).toEqual(['embedding', 'layer 0', 'layer 1', 'layer 2', 'output head'])
   for (const text of ['code_generation 4.25', 'translation 0.50', 'no loss without it']) expect(texts).toContain(text)
   expect(svg).toContain('layer 2: none')
+  // No bar that could be read as a value.
+  expect(texts.filter(t => t === 'always kept, not measured')).toHaveLength(2)
+})
+
+test('the model map leaves it open which of several capabilities within 5 % a layer carries', async () => {
+  const { texts, svg } = await drawn(mapPicture(analysis({ layers: [{ layerIndex: 12, lossIncrease: [0.41, 0.42] }] })))
+  for (const text of ['translation 0.42, code_generation 0.41', 'several, within 5 % of each other'])
+    expect(texts).toContain(text)
+  expect(texts).not.toContain('translation')
+  expect(svg).toContain('fill="#9a9a9a"')
+})
+
+test('the model map’s axis has round figures, spread although bars are as long as the square root', () => {
+  expect(rootTicks(12.77)).toEqual([0, 0.1, 0.5, 1, 2, 5, 10])
+  expect(rootTicks(0.004)).toEqual([0, 0.001, 0.002])
+})
+
+test('colours of the heat map tell losses of the middle apart, whatever the first layer costs', () => {
+  const middle = Array.from({ length: 40 }, (_, i) => (10 + i) / 100)
+  expect(colourRange([12.5, 5, -0.2, 0, ...middle])).toEqual({ least: 0.12, greatest: 12.5 })
+  // Nothing to tell apart, and nothing lost.
+  expect(colourRange([2, 2])).toEqual({ least: 1, greatest: 2 })
+  expect(colourRange([-1, 0])).toEqual({ least: 0.005, greatest: 0.01 })
 })
 
 test('the students’ plot draws estimated recipes hollow, measured ones filled, and the fronts in words', async () => {
@@ -75,16 +105,31 @@ test('the students’ plot draws estimated recipes hollow, measured ones filled,
   const { texts, root } = await drawn(studentsPicture(recipes(list)))
   for (const text of ['translation', 'by hand', 'parent', 'parameters, millions']) expect(texts).toContain(text)
   expect(root.desc['#text']).toContain(
-    'translation 1,000,000 parameters, quality 0.800; cut 1,500,000 parameters, quality 0.950',
+    'translation 22 of 30 layers, 1,000,000 parameters, quality 0.800; cut 22 of 30 layers, 1,500,000 parameters, quality 0.950',
   )
   expect(root.desc['#text']).toContain(
     '1 of them measured on the built student, the others estimated; 1 more have no quality yet',
   )
 })
 
+test('the students’ plot tells by symbol what is cut, and names the layers of the points on the front', async () => {
+  const list = [
+    recipe(),
+    recipe({ fitted: true, layerCount: 20, parameterCount: 900_000, quality: 0.7, validationSamples: 6 }),
+    recipe({ pruned: true, layerCount: 25, parameterCount: 1_100_000, quality: 0.6 }),
+  ]
+  const { texts } = await drawn(studentsPicture(recipes(list)))
+  for (const text of ['22 of 30', '20 of 30', 'layers left out', 'and cuts fitted', 'and heads or units pruned'])
+    expect(texts).toContain(text)
+  expect(texts).not.toContain('25 of 30')
+  expect(texts).not.toContain('pruned and fitted')
+  expect(texts.join()).toContain('each estimate rests on 6 validation samples')
+})
+
 const heads = (changes: Partial<PictureHeads> = {}): PictureHeads => ({
   modelName: 'pico',
   probeSet: 'demo version 1',
+  samples: [6, 6],
   importance: [
     [0.5, 0.02, 0.004, 12.3],
     [0.25, 0, 0.03, 0.1],
@@ -102,6 +147,10 @@ test('the picture of heads prints each figure, boxes measured groups and says wh
   for (const text of ['query head', 'layer', '0.50', '.020', '.0040', '12', '.0000']) expect(texts).toContain(text)
   expect(root.desc['#text']).toContain('Greatest: layer 0 head 3, 12.300')
   expect(root.desc['#text']).toContain('layer 1 group 0: 0.013')
+  expect(texts).toContain('0–1: 0.013')
+  const [box] = svg.match(/<path[^>]*stroke="#d55e00"[^>]*>/g)!
+  // A line is as thick on all sides only where nothing is stretched.
+  expect(box).not.toContain('transform')
   expect(svg.match(/stroke="#d55e00"/g)).toHaveLength(1)
   const unmasked = await drawn(headsPicture(heads({ masked: [] })))
   expect(unmasked.svg).not.toContain('#d55e00')
@@ -131,8 +180,8 @@ test('whiskers show the interval of an estimate', async () => {
     [null, [0.5, 0.9] as [number, number]].map(interval => drawn(studentsPicture(recipes([recipe({ interval })])))),
   )
   // The line from end to end, and a cap at each.
-  const lines = (svg: string) => svg.match(/<path d="M[\d.]+ [\d.]+L[\d.]+ [\d.]+"[^>]*stroke="#0072b2"/g)?.length ?? 0
-  const caps = (svg: string) => svg.match(/<path d="M-1 -1[^>]*fill="#0072b2"/g)?.length ?? 0
+  const lines = (svg: string) => svg.match(/<path d="M[\d.]+ [\d.]+L[\d.]+ [\d.]+"[^>]*stroke="#e69f00"/g)?.length ?? 0
+  const caps = (svg: string) => svg.match(/<path d="M-1 -1[^>]*fill="#e69f00"/g)?.length ?? 0
   expect([lines(without!.svg), caps(without!.svg)]).toEqual([0, 0])
   expect([lines(drawnInterval!.svg), caps(drawnInterval!.svg)]).toEqual([1, 2])
 })
@@ -183,15 +232,14 @@ test('the Pareto front leaves out what a smaller or equal recipe of at least the
   expect(paretoFront([])).toEqual([])
 })
 
-test('the heaviest capability is the one that loses most, none where nothing is lost', () => {
-  expect(heaviest([0.2, null, 0.7])).toEqual({ capability: 2, loss: 0.7 })
-  expect(heaviest([-0.2, 0, null])).toEqual({ capability: null, loss: 0 })
+test('the heaviest capability is the one that loses most, several where that is a near thing, none where nothing is lost', () => {
+  expect(heaviest([0.2, null, 0.7])).toEqual([{ capability: 2, loss: 0.7 }])
+  expect(heaviest([0.41, 0.42, 0.39]).map(({ capability }) => capability)).toEqual([1, 0])
+  expect(heaviest([-0.2, 0, null])).toEqual([])
 })
 
 test('figures and texts are short and sayable', () => {
   expect([0.004, -0.004, 0.25, -1.234, 12.7].map(nats)).toEqual(['0.00', '0.00', '0.25', '-1.2', '13'])
   expect(plainText('a\u0000b\n c 😀')).toBe('a\ufffdb c 😀')
   expect(plainText('😀'.repeat(10), 4)).toBe('😀😀😀…')
-  expect(onWhite('#0072b2', 0)).toBe('#ffffff')
-  expect(onWhite('#0072b2', 1)).toBe('#0072b2')
 })
