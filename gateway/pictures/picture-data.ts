@@ -118,7 +118,7 @@ const recipesQuery = `query PictureRecipes($id: ID!, $after: String) {
   model(id: $id) { name parameterCount layerCount analysis { baseline { capability { slug } } } recipes(first: 100, after: $after) {
     nodes {
       name capability { slug } mixture { name } layerCount correctCuts headPruning { unit } feedForwardPruning { metric }
-      estimatedParameterCount estimatedQuality estimatedQualityInterval validationSamples measuredQuality student { parameterCount }
+      estimatedParameterCount estimatedQuality estimatedQualityInterval validationSamples measuredQuality measuredAgainst { id } student { parameterCount }
     }
     pageInfo { hasNextPage endCursor }
   } }
@@ -143,6 +143,7 @@ interface RecipesAnswer {
       estimatedQualityInterval: [number, number] | null
       validationSamples: number | null
       measuredQuality: number | null
+      measuredAgainst: { id: string }
       student: { parameterCount: number | string } | null
     }[]
     pageInfo: { hasNextPage: boolean; endCursor: string | null }
@@ -246,7 +247,9 @@ export async function findPictureRecipes(run: Query, id: string): Promise<Found<
     found.layerCount = model.layerCount
     found.capabilities = model.analysis?.baseline.map(b => b.capability.slug) ?? []
     for (const recipe of model.recipes.nodes) {
-      const quality = recipe.measuredQuality ?? recipe.estimatedQuality
+      // What was trained after a teacher is measured beside that, and has no place where 1 is another model.
+      const measured = recipe.measuredAgainst.id === id ? recipe.measuredQuality : null
+      const quality = measured ?? recipe.estimatedQuality
       if (quality === null) found.unmeasured++
       else
         found.recipes.push({
@@ -257,8 +260,8 @@ export async function findPictureRecipes(run: Query, id: string): Promise<Found<
           pruned: recipe.headPruning !== null || recipe.feedForwardPruning !== null,
           parameterCount: Number(recipe.student?.parameterCount ?? recipe.estimatedParameterCount),
           quality,
-          interval: recipe.measuredQuality === null ? recipe.estimatedQualityInterval : null,
-          measured: recipe.measuredQuality !== null,
+          interval: measured === null ? recipe.estimatedQualityInterval : null,
+          measured: measured !== null,
           validationSamples: recipe.validationSamples,
         })
     }

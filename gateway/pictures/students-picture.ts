@@ -119,7 +119,7 @@ export function studentsPicture(found: PictureRecipes): Picture {
   return {
     title,
     description:
-      `${recipes.length} recipes by parameters and quality (1 is the parent), ${measured} of them measured on the built student, the others estimated; ${unmeasured} more have no quality yet. ` +
+      `${recipes.length} recipes by parameters and quality (1 is the parent), ${measured} of them measured on the built student, the others estimated; ${unmeasured} more have no quality beside it. ` +
       `Pareto fronts, by capability: ${fronts
         .flat()
         .slice(0, 50)

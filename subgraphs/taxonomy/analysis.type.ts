@@ -7,9 +7,10 @@ export const LayerClusterRoleEnum = registerValues(
   'LayerClusterRole',
   'What a cluster of layers does for a capability.',
   {
-    CARRIES: 'Its layers cost at least 1.25 times as much as the mean of all layers when skipped.',
+    CARRIES:
+      'Skipping its layers costs the capability at least 1.25 times as much as it costs the others, each by the mean of its own layers; or every capability most of all. Of a single capability: 1.25 times the mean of all layers.',
     SUPPORTS: 'In between.',
-    IDLE: 'Its layers cost less than 0.35 times the mean of all layers, or nothing, when skipped.',
+    IDLE: 'Its layers cost less than 0.35 times the mean of the capability’s layers, or nothing, when skipped.',
   },
 )
 

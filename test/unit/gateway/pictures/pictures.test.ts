@@ -108,7 +108,7 @@ test('the students’ plot draws estimated recipes hollow, measured ones filled,
     'translation 22 of 30 layers, 1,000,000 parameters, quality 0.800; cut 22 of 30 layers, 1,500,000 parameters, quality 0.950',
   )
   expect(root.desc['#text']).toContain(
-    '1 of them measured on the built student, the others estimated; 1 more have no quality yet',
+    '1 of them measured on the built student, the others estimated; 1 more have no quality beside it',
   )
 })
 
