@@ -26,6 +26,7 @@ export const documents = {
   analysis: `query Analysis($id: ID!) { model(id: $id) { id name analysis { ...Analysis } } }
   ${analysisFragment()}`,
   chatTemplate: `query ChatTemplate($id: ID!) { model(id: $id) { chatTemplate } }`,
+  jobIds: `query JobIds($after: String) { jobs(first: 100, after: $after) { nodes { id } pageInfo { hasNextPage endCursor } } }`,
   ingestModel: `mutation Ingest($input: IngestModelInput!) { ingestModel(input: $input) { job { id } userErrors { field message code } } }`,
   deleteModel: `mutation Delete($input: DeleteModelInput!) { deleteModel(input: $input) { model { id name } userErrors { field message code } } }`,
   quantizeModel: `mutation Quantize($input: QuantizeModelInput!) { quantizeModel(input: $input) { job { id } userErrors { field message code } } }`,

@@ -2,10 +2,11 @@
 import { table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
-import { findJobId, idCell } from './find.js'
+import { findJobId } from './find.js'
 import type { JobSummary } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import type { Session } from './session.js'
+import { idCell } from './short-id.js'
 
 export async function jobs(session: Session, o: { state?: string[]; first: number }) {
   const data = await session.client.query<{ jobs: { nodes: JobSummary[] } }>(documents.jobs, {

@@ -8,10 +8,11 @@ import { quantity } from '../lib/client/watch-job.js'
 import { analysisText, scoreTable } from './analysis-text.js'
 import { documents } from './documents.js'
 import { downloadFiles, type ExportedFile } from './download.js'
-import { allPages, findModel, findOneModel, idCell } from './find.js'
+import { allPages, findModel, findOneModel } from './find.js'
 import type { Analysis, Comparison, ModelDetail, ModelSummary, SchemeSearch } from './results.js'
 import { print, printJson, runJob } from './run-job.js'
 import type { Session } from './session.js'
+import { idCell } from './short-id.js'
 
 /** A path is made absolute here: the platform may run in another folder. */
 const absoluteSource = (source: string) => (existsSync(source) ? resolve(source) : source)

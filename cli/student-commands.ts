@@ -5,7 +5,7 @@ import { PlatformError } from '../lib/client/platform-client.js'
 import { colors, ranges, table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
-import { allPages, findModel, findRecipe, idCell } from './find.js'
+import { allPages, findModel, findRecipe } from './find.js'
 import { fusionText } from './fusion-commands.js'
 import { comparisonText, probeSetId, searchText } from './model-commands.js'
 import type { MixtureOption } from './option-values.js'
@@ -20,6 +20,7 @@ import type {
 } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
+import { idCell } from './short-id.js'
 
 /** Below this a student has lost half of the likelihood its parent gives a right token. */
 const poorQuality = 0.5
@@ -201,19 +202,19 @@ function userName(): string | null {
 }
 
 export async function approve(session: Session, reference: string, o: { reason?: string }) {
-  const recipe = await findRecipe(session, reference)
+  const recipe = await findRecipe(session, reference, ['PROPOSED', 'FAILED'])
   await session.client.mutate(documents.approveRecipe, { recipeId: recipe.id, reason: o.reason, decidedBy: userName() })
-  print(`${recipe.name} is approved; build it with \`hartonomous build ${recipe.id}\`.`)
+  print(`${recipe.name} is approved; build it with \`hartonomous build ${idCell(session, recipe.id)}\`.`)
 }
 
 export async function reject(session: Session, reference: string, reason: string) {
-  const recipe = await findRecipe(session, reference)
+  const recipe = await findRecipe(session, reference, ['PROPOSED', 'FAILED', 'APPROVED'])
   await session.client.mutate(documents.rejectRecipe, { recipeId: recipe.id, reason, decidedBy: userName() })
   print(`${recipe.name} is rejected.`)
 }
 
 export async function build(session: Session, reference: string) {
-  const recipe = await findRecipe(session, reference)
+  const recipe = await findRecipe(session, reference, ['APPROVED'])
   await showBuilt(session, recipe.id, await runJob(session, documents.buildStudent, { recipeId: recipe.id }, 'build'))
 }
 
