@@ -27,6 +27,9 @@ export const documents = {
   ${analysisFragment()}`,
   chatTemplate: `query ChatTemplate($id: ID!) { model(id: $id) { chatTemplate } }`,
   jobIds: `query JobIds($after: String) { jobs(first: 100, after: $after) { nodes { id } pageInfo { hasNextPage endCursor } } }`,
+  dependents: `query Dependents($id: ID!) {
+    model(id: $id) { recipe { name } students(first: 10) { nodes { name } totalCount } recipes(first: 100) { nodes { name status } } }
+  }`,
   ingestModel: `mutation Ingest($input: IngestModelInput!) { ingestModel(input: $input) { job { id } userErrors { field message code } } }`,
   deleteModel: `mutation Delete($input: DeleteModelInput!) { deleteModel(input: $input) { model { id name } userErrors { field message code } } }`,
   quantizeModel: `mutation Quantize($input: QuantizeModelInput!) { quantizeModel(input: $input) { job { id } userErrors { field message code } } }`,

@@ -296,7 +296,8 @@ program
   .action(run(fusing.unfuse))
 program
   .command('delete <model>')
-  .description('delete a model; tensors that others share stay')
+  .description('delete a model; tensors that others share stay. At a terminal it asks first')
+  .option('--yes', 'do not ask')
   .action(run(models.deleteModel))
 
 program

@@ -6,12 +6,13 @@ import { PlatformError } from '../lib/client/platform-client.js'
 import { table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { analysisText, scoreTable } from './analysis-text.js'
+import { confirm } from './confirm.js'
 import { documents } from './documents.js'
 import { downloadFiles, type ExportedFile } from './download.js'
 import { allPages, findModel, findOneModel } from './find.js'
 import type { Analysis, Comparison, ModelDetail, ModelSummary, SchemeSearch } from './results.js'
 import { print, printJson, runJob } from './run-job.js'
-import type { Session } from './session.js'
+import { note, type Session } from './session.js'
 import { idCell } from './short-id.js'
 
 /** A path is made absolute here: the platform may run in another folder. */
@@ -225,8 +226,48 @@ export function comparisonText(comparison: Comparison): string {
   return `${quantity(sizeBytes, 'bytes')} instead of ${quantity(referenceSizeBytes, 'bytes')}${speed}.\n${table(head, rows)}`
 }
 
-export async function deleteModel(session: Session, reference: string) {
+interface Dependents {
+  recipe: { name: string } | null
+  students: { nodes: { name: string }[]; totalCount: number }
+  recipes: { nodes: { name: string; status: string }[] }
+}
+
+const some = (names: string[], count: number) => `${names.join(', ')}${count > names.length ? ', …' : ''}`
+
+/** What goes with a model, and what becomes of what was made from it. */
+export function deletionText(
+  model: Pick<ModelSummary, 'name' | 'parameterCount' | 'uniqueBytes'>,
+  d: Dependents,
+): string {
+  const open = d.recipes.nodes.filter(r => ['PROPOSED', 'APPROVED', 'BUILDING'].includes(r.status)).map(r => r.name)
+  const students = d.students.nodes.map(s => s.name)
+  return [
+    `${model.name} goes: ${quantity(Number(model.parameterCount))} parameters, ${quantity(Number(model.uniqueBytes), 'bytes')} that no other model holds.`,
+    ...(students.length > 0
+      ? [
+          `  ${d.students.totalCount === 1 ? 'Its student stays' : `Its ${d.students.totalCount} students stay`}: ${some(students, d.students.totalCount)}.`,
+        ]
+      : []),
+    ...(open.length > 0
+      ? [
+          `  ${open.length === 1 ? 'A recipe that is open cannot' : `${open.length} recipes that are open cannot`} be built any more: ${some(open.slice(0, 10), open.length)}.`,
+        ]
+      : []),
+    ...(d.recipe ? [`  Its recipe ${d.recipe.name} stays and can be built again.`] : []),
+  ].join('\n')
+}
+
+/** A person is asked first; where nobody can answer, as in a script, it goes on. */
+export async function deleteModel(session: Session, reference: string, o: { yes?: boolean }) {
   const model = await findOneModel(session, reference)
+  if (!o.yes && process.stdin.isTTY) {
+    const data = await session.client.query<{ model: Dependents }>(documents.dependents, { id: model.id })
+    note(deletionText(model, data.model))
+    if (!(await confirm('Delete it?'))) {
+      note('Nothing is deleted.')
+      return 1
+    }
+  }
   await session.client.mutate(documents.deleteModel, { modelId: model.id })
   print(`${model.name} is deleted; payloads that no other model holds go with \`hartonomous gc\`.`)
 }
