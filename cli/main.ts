@@ -310,7 +310,7 @@ program
   )
   .option('--first <n>', 'how many, up to 100', wholeNumber(0, 100), 20)
   .action(run(jobs.jobs))
-program.command('watch <job>').description('follow a job to its end').action(run(jobs.watch))
+program.command('watch <job>').description('follow a job to its end, and print what came of it').action(run(jobs.watch))
 program.command('cancel <job>').description('stop a job').action(run(jobs.cancel))
 program.command('retry <job>').description('start a failed or cancelled job again').action(run(jobs.retry))
 program

@@ -6,8 +6,9 @@ import pc from 'picocolors'
 /** Colours for standard output: none in a pipe or a file, even where CI tools ask for them. */
 export const colors = pc.createColors(pc.isColorSupported && process.stdout.isTTY === true)
 
-/** Columns of the terminal; 80 where standard output is none, as in a pipe. */
-export const terminalWidth = (stream: { columns?: number } = process.stdout): number => stream.columns || 80
+/** Columns of the terminal, or what is usual where standard output is none, as in a pipe. */
+export const terminalWidth = (stream: { columns?: number } = process.stdout, unknown = 80): number =>
+  stream.columns || unknown
 
 /** A table without heavy borders; columns whose every cell looks like a number are right-aligned. No line ends with blanks, which would wrap. */
 export function table(head: string[], rows: string[][]): string {

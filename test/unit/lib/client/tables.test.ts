@@ -50,8 +50,8 @@ test('a heat map that is too wide goes on below', () => {
   expect(text.split('█').length - 1).toBe(70)
 })
 
-test('a terminal of unknown width has 80 columns', () => {
-  expect([terminalWidth({}), terminalWidth({ columns: 120 })]).toEqual([80, 120])
+test('a terminal of unknown width has 80 columns, or as many as its caller says', () => {
+  expect([terminalWidth({}), terminalWidth({}, 100), terminalWidth({ columns: 120 })]).toEqual([80, 100, 120])
 })
 
 test('a table aligns numbers to the right and no line ends with blanks', () => {
