@@ -1,19 +1,21 @@
 // An analysis as text: scores, heat map, sparklines by layer, heads, groups and clusters.
 import { decimals, heatMap, shadeLegend, sparkline, table } from '../lib/client/tables.js'
+import { asGains } from './as-gains.js'
 import type { Analysis, Score } from './results.js'
 
-const scoreRows = (scores: Score[]) =>
-  scores.map(s => [
+/** Scores by capability; without the share of exact answers where there is none. */
+export function scoreTable(scores: readonly Score[]): string {
+  const exact = scores.some(s => Math.round((s.accuracy ?? 0) * 100) > 0)
+  const rows = scores.map(s => [
     s.capability.slug,
     s.loss.toFixed(3),
     s.interval ? s.interval.map(bound => bound.toFixed(2)).join(' – ') : '–',
     s.perplexity < 1e5 ? s.perplexity.toFixed(2) : s.perplexity.toExponential(2),
-    s.accuracy === null ? '–' : `${(s.accuracy * 100).toFixed(0)}%`,
+    ...(exact ? [s.accuracy === null ? '–' : `${(s.accuracy * 100).toFixed(0)}%`] : []),
     String(s.sampleCount),
   ])
-
-export const scoreTable = (scores: Score[]): string =>
-  table(['capability', 'loss', '95 % of it', 'perplexity', 'exact', 'samples'], scoreRows(scores))
+  return table(['capability', 'loss', '95 % of it', 'perplexity', ...(exact ? ['exact'] : []), 'samples'], rows)
+}
 
 /** The heads that matter most and the key/value groups that matter least, as layer.index; undefined where heads were not measured. */
 function headsText({ layers }: Analysis): string | undefined {
@@ -112,7 +114,7 @@ function clusterLines({ clusters }: Analysis): string[] {
   return [
     '',
     'Clusters of layers whose outputs differ from those on other capabilities in the same way, those that carry a capability:',
-    ...[...carrying, ...loose].map(c => `  ${c.label}`),
+    ...[...carrying, ...loose].map(c => `  ${asGains(c.label)}`),
   ]
 }
 

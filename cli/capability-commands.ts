@@ -2,10 +2,10 @@
 import { PlatformError } from '../lib/client/platform-client.js'
 import { table } from '../lib/client/tables.js'
 import { documents } from './documents.js'
-import { idCell, shortId } from './find.js'
 import type { CapabilitySummary } from './results.js'
 import { print, printJson } from './run-job.js'
 import type { Session } from './session.js'
+import { idCell, shortId } from './short-id.js'
 
 const query = async (session: Session, variables: Record<string, unknown>): Promise<CapabilitySummary[]> =>
   (await session.client.query<{ capabilities: CapabilitySummary[] }>(documents.capabilities, variables)).capabilities
@@ -25,23 +25,38 @@ async function findCapability(session: Session, reference: string): Promise<Capa
   return found
 }
 
+/** The tree, without the column of what people made of proposals where there is nothing in it. */
+export function capabilityTable(capabilities: readonly CapabilitySummary[], shown: { ids: boolean }): string {
+  const sorted = [...capabilities].sort((a, b) => (a.slug < b.slug ? -1 : 1))
+  const judged = sorted.some(c => c.status !== 'ESTABLISHED')
+  const rows = sorted.map(c => [
+    `${'  '.repeat(c.level)}${c.slug.split('/').at(-1)}`,
+    c.name,
+    ...(judged ? [c.status === 'ESTABLISHED' ? '' : c.status.toLowerCase()] : []),
+    String(c.probeSampleCount),
+    idCell(shown, c.id),
+  ])
+  return table(['capability', 'name', ...(judged ? ['status'] : []), 'pairs', 'id'], rows)
+}
+
+/** Why there is nothing: no analysis yet, or none that found anything. */
+async function nothingProposed(session: Session): Promise<string> {
+  const { jobs } = await session.client.query<{ jobs: { nodes: unknown[] } }>(documents.jobs, {
+    types: ['CAPABILITY_ANALYZE'],
+    states: ['SUCCEEDED'],
+    first: 1,
+  })
+  return jobs.nodes.length > 0
+    ? 'The analyses so far proposed nothing: their samples were too few or too uniform, or all that they found is judged already.'
+    : 'Nothing is proposed: `hartonomous analyze` looks for kinds of samples that nobody named.'
+}
+
 /** The tree as a table; of proposed ones also what shows them. */
 export async function listCapabilities(session: Session, o: { proposed?: boolean }) {
   const capabilities = await query(session, o.proposed ? { status: 'PROPOSED' } : {})
   if (session.json) return printJson(capabilities)
-  if (capabilities.length === 0)
-    return print('Nothing is proposed: `hartonomous analyze` looks for kinds of samples that nobody named.')
-  if (!o.proposed) {
-    const sorted = [...capabilities].sort((a, b) => (a.slug < b.slug ? -1 : 1))
-    const rows = sorted.map(c => [
-      `${'  '.repeat(c.level)}${c.slug.split('/').at(-1)}`,
-      c.name,
-      c.status === 'ESTABLISHED' ? '' : c.status.toLowerCase(),
-      String(c.probeSampleCount),
-      idCell(session, c.id),
-    ])
-    return print(table(['capability', 'name', 'status', 'pairs', 'id'], rows))
-  }
+  if (capabilities.length === 0) return print(await nothingProposed(session))
+  if (!o.proposed) return print(capabilityTable(capabilities, session))
   for (const c of capabilities) {
     print(`${c.slug}  ${c.name}${c.discoveredIn ? `  (in ${c.discoveredIn.name})` : ''}`)
     if (c.description) print(`  ${c.description}`)

@@ -1,6 +1,6 @@
 // Every GraphQL operation the CLI sends; a test validates them against the composed schema.
 const recipeFields =
-  'id name status objective estimatedParameterCount estimatedQuality measuredQuality estimatedCost measuredCost capability { slug } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } quantization { type symmetric blockSize method embeddings head } fusion { threshold together } parentModel { id name } student { id name } createdAt'
+  'id name status objective estimatedParameterCount estimatedQuality estimatedQualityInterval measuredQuality estimatedCost measuredCost capability { slug } mixture { name } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } quantization { type symmetric blockSize method embeddings head } fusion { threshold together } parentModel { id name } student { id name } createdAt'
 const capabilityFields =
   'id slug name level status description examples probeSampleCount discoveredIn { id name } mergedInto { slug }'
 const policyFields =
@@ -14,7 +14,7 @@ export const documents = {
   model: `query Model($id: ID!) {
     model(id: $id) {
       ${modelFields} dtype quantization attentionHeadCount keyValueHeadCount hiddenSize intermediateSize vocabularySize contextLength
-      license source manifestHash objective parent { id name } students(first: 20) { nodes { id name } totalCount }
+      license source manifestHash objective parent { id name dtype quantization } students(first: 20) { nodes { id name } totalCount }
       tensors(first: 1) { totalCount }
       history { kind description createdAt }
       capabilityScores { capability { slug name } loss perplexity accuracy sampleCount interval }
@@ -23,8 +23,13 @@ export const documents = {
     }
   }
   ${analysisFragment()}`,
-  analysis: `query Analysis($id: ID!) { model(id: $id) { id name analysis { ...Analysis } } }
+  analysisOfJob: `query AnalysisOfJob($id: ID!) { job(id: $id) { model { id } analysis { ...Analysis } } }
   ${analysisFragment()}`,
+  dependents: `query Dependents($id: ID!) {
+    model(id: $id) { recipe { name } students(first: 10) { nodes { name } totalCount } recipes(first: 100) { nodes { name status } } }
+  }`,
+  parent: `query Parent($id: ID!) { model(id: $id) { parent { name } } }`,
+  chatTemplate: `query ChatTemplate($id: ID!) { model(id: $id) { chatTemplate } }`,
   ingestModel: `mutation Ingest($input: IngestModelInput!) { ingestModel(input: $input) { job { id } userErrors { field message code } } }`,
   deleteModel: `mutation Delete($input: DeleteModelInput!) { deleteModel(input: $input) { model { id name } userErrors { field message code } } }`,
   quantizeModel: `mutation Quantize($input: QuantizeModelInput!) { quantizeModel(input: $input) { job { id } userErrors { field message code } } }`,
@@ -42,15 +47,16 @@ export const documents = {
   recipes: `query Recipes($parentModelId: ID, $status: RecipeStatus, $after: String) {
     recipes(parentModelId: $parentModelId, status: $status, first: 100, after: $after) { nodes { ${recipeFields} } pageInfo { hasNextPage endCursor } }
   }`,
-  recipe: `query Recipe($id: ID!) { recipe(id: $id) { ${recipeFields} yaml estimatedSizeBytes measuredSizeBytes estimatedTokensPerSecond measuredTokensPerSecond validationSamples estimatedQualityInterval decisions { outcome reason person policyVersion createdAt } } }`,
+  recipe: `query Recipe($id: ID!) { recipe(id: $id) { ${recipeFields} yaml estimatedSizeBytes measuredSizeBytes estimatedTokensPerSecond measuredTokensPerSecond validationSamples decisions { outcome reason person policyVersion createdAt } } }`,
   policy: `query Policy { approvalPolicy { ${policyFields} } }`,
   setPolicy: `mutation SetPolicy($input: SetApprovalPolicyInput!) { setApprovalPolicy(input: $input) { policy { ${policyFields} } userErrors { field message code } } }`,
   createRecipe: `mutation CreateRecipe($input: CreateRecipeInput!) { createRecipe(input: $input) { recipe { ${recipeFields} } userErrors { field message code } } }`,
   approveRecipe: `mutation Approve($input: ApproveRecipeInput!) { approveRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,
   rejectRecipe: `mutation Reject($input: RejectRecipeInput!) { rejectRecipe(input: $input) { recipe { id name status } userErrors { field message code } } }`,
-  distillStudent: `mutation DistillStudent($input: DistillStudentInput!) { distillStudent(input: $input) { recipe { id } job { id } userErrors { field message code } } }`,
+  distillStudent: `mutation DistillStudent($input: DistillStudentInput!) { distillStudent(input: $input) { recipe { id healing { tokens learningRate crossEntropy } } job { id } userErrors { field message code } } }`,
   pruneHeads: `mutation PruneHeads($input: PruneHeadsInput!) { pruneHeads(input: $input) { recipe { id } job { id } userErrors { field message code } } }`,
   recipeOfJob: `query RecipeOfJob($id: ID!) { job(id: $id) { recipe { id } } }`,
+  proposals: `query Proposals($id: ID!) { job(id: $id) { recipes { ${recipeFields} } } }`,
   stages: `query Stages($id: ID!) { job(id: $id) { stages { stage seconds reused measurements } } }`,
   buildStudent: `mutation Build($input: BuildStudentInput!) { buildStudent(input: $input) { job { id } userErrors { field message code } } }`,
   generateStream: `subscription Generate($input: GenerateInput!) {
@@ -62,7 +68,8 @@ export const documents = {
   jobs: `query Jobs($states: [JobState!], $types: [JobType!], $modelId: ID, $first: Int) {
     jobs(states: $states, types: $types, modelId: $modelId, first: $first) { nodes { id type state attempts createdAt durationMs cost flops error { code message } progress { stage completed total unit } model { name } } }
   }`,
-  job: `query Job($id: ID!) { job(id: $id) { id type state attempts durationMs output error { code message } model { id name } } }`,
+  jobIds: `query JobIds($after: String) { jobs(first: 100, after: $after) { nodes { id } pageInfo { hasNextPage endCursor } } }`,
+  jobType: `query JobType($id: ID!) { job(id: $id) { type } }`,
   cancelJob: `mutation Cancel($input: CancelJobInput!) { cancelJob(input: $input) { job { id state } userErrors { field message code } } }`,
   retryJob: `mutation Retry($input: RetryJobInput!) { retryJob(input: $input) { job { id state } userErrors { field message code } } }`,
   verifyStorage: `mutation Verify { verifyStorage(input: {}) { job { id } userErrors { field message code } } }`,

@@ -76,10 +76,24 @@ export async function generate(
     return printJson({ text, finishReason: last?.finishReason, usage: last?.usage, ...(asked && { tokens }) })
   if (asked) print(`\n\n${tokenTable(tokens)}`)
   const speed = last?.usage?.tokensPerSecond
-  process.stderr.write(
-    `\n[${last?.usage?.completionTokens ?? 0} tokens${speed ? `, ${speed.toFixed(1)}/s` : ''}, ${last?.finishReason}]\n`,
+  const count = last?.usage?.completionTokens ?? 0
+  note(
+    `\n[${count} ${count === 1 ? 'token' : 'tokens'}${speed ? `, ${speed.toFixed(1)}/s` : ''}, ${last?.finishReason}]`,
   )
+  if (text.trim() !== '') return
+  const { model: found } = await session.client.query<{ model: { chatTemplate: string | null } | null }>(
+    documents.chatTemplate,
+    { id: model.id },
+  )
+  const hint = emptyAnswerHint(reference, found?.chatTemplate ?? null)
+  if (hint) note(hint)
 }
+
+/** A model that was made for conversations may end a bare text at once. */
+export const emptyAnswerHint = (reference: string, chatTemplate: string | null): string | undefined =>
+  chatTemplate === null
+    ? undefined
+    : `Nothing came, and the model has a chat template: it may answer in \`hartonomous chat ${reference}\`.`
 
 export async function chat(session: Session, reference: string, o: GenerateOptions & { system?: string }) {
   const model = await findModel(session, reference)

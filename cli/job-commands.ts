@@ -1,11 +1,14 @@
 // Commands about jobs and storage.
 import { table } from '../lib/client/tables.js'
-import { quantity } from '../lib/client/watch-job.js'
+import { quantity, took } from '../lib/client/watch-job.js'
 import { documents } from './documents.js'
-import { findJobId, idCell } from './find.js'
+import { findJobId } from './find.js'
+import { costNote } from './recipe-text.js'
 import type { JobSummary } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import type { Session } from './session.js'
+import { idCell } from './short-id.js'
+import { jobLabel, showCollected, showResult, showVerified } from './show-result.js'
 
 export async function jobs(session: Session, o: { state?: string[]; first: number }) {
   const data = await session.client.query<{ jobs: { nodes: JobSummary[] } }>(documents.jobs, {
@@ -23,18 +26,19 @@ export async function jobs(session: Session, o: { state?: string[]; first: numbe
     idCell(session, j.id),
     j.error ? `${j.error.code}: ${j.error.message}`.slice(0, 60) : (j.state === 'RUNNING' && j.progress?.stage) || '',
   ])
-  print(
-    rows.length
-      ? table(['created', 'type', 'state', 'model', 'took', 'DCU', 'id', 'stage or error'], rows)
-      : 'No jobs yet.',
-  )
+  if (rows.length === 0) return print('No jobs yet.')
+  print(table(['created', 'type', 'state', 'model', 'took', 'DCU', 'id', 'stage or error'], rows))
+  if (data.jobs.nodes.some(j => j.cost > 0)) print(`\n${costNote}`)
 }
 
+/** Follows a job to its end and says what the command that started it would have said. */
 export async function watch(session: Session, reference: string) {
-  const done = await followJob(session, await findJobId(session, reference), 'job')
-  session.json
-    ? printJson(done)
-    : print(`${done.type} ${done.state} in ${((done.durationMs ?? 0) / 1000).toFixed(1)} s`)
+  const id = await findJobId(session, reference)
+  const { job } = await session.client.query<{ job: { type: string } | null }>(documents.jobType, { id })
+  const done = await followJob(session, id, jobLabel(job?.type))
+  if (session.json) return printJson(done)
+  print(`${done.type} ${done.state} in ${took(done.durationMs ?? 0)}`)
+  await showResult(session, done)
 }
 
 export async function cancel(session: Session, reference: string) {
@@ -49,41 +53,13 @@ export async function retry(session: Session, reference: string) {
   await watch(session, jobId)
 }
 
-interface Verified {
-  payloads: number
-  bytes: number
-  corrupt: string[]
-  missing: string[]
-  affected: { hash: string; part: string; models?: string[] }[]
-}
-
 /** Fails (exit code 1) where anything is corrupt or missing. */
 export async function verify(session: Session) {
-  const job = await runJob(session, documents.verifyStorage, {}, 'verify')
-  const output = job.output as Verified
-  const { corrupt, missing, affected } = output
-  const found = [
-    ...(corrupt.length > 0 ? [`${corrupt.length} corrupt (set aside)`] : []),
-    ...(missing.length > 0 ? [`${missing.length} missing`] : []),
-  ].join(', ')
-  if (session.json) printJson(output)
-  else {
-    print(`${output.payloads} payloads, ${quantity(output.bytes, 'bytes')}: ${found || 'all whole'}.`)
-    const parts = (hash: string) =>
-      affected.filter(a => a.hash === hash).map(a => [...(a.models ?? []), a.part].join(', '))
-    const show = (what: string, hash: string) => print(`  ${what} ${hash}  ${parts(hash).join('; ')}`.trimEnd())
-    for (const hash of corrupt) show('corrupt', hash)
-    for (const hash of missing) show('missing', hash)
-  }
-  if (found) throw new Error(`payloads ${found}. Ingest the sources of these models again to repair them.`)
+  showVerified(session, await runJob(session, documents.verifyStorage, {}, 'verify'))
 }
 
 export async function collect(session: Session) {
-  const job = await runJob(session, documents.collectGarbage, {}, 'gc')
-  const output = job.output as { removed: number; bytes: number; exports?: number }
-  if (session.json) return printJson(output)
-  const exports = output.exports ? ` and ${output.exports} ${output.exports === 1 ? 'export' : 'exports'}` : ''
-  print(`${output.removed} payloads${exports} removed, ${quantity(output.bytes, 'bytes')} freed.`)
+  showCollected(session, await runJob(session, documents.collectGarbage, {}, 'gc'))
 }
 
 interface DeviceSummary {

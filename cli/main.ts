@@ -29,7 +29,6 @@ const program = new Command('hartonomous')
   .option('--json', 'print JSON instead of tables')
   .option('--ids', 'show whole ids in tables, not only their ends (commands take both)')
   .exitOverride()
-  .showHelpAfterError()
 
 let exitCode = 0
 /** Registers what a command does; its arguments come as commander gives them, the session first. */
@@ -99,9 +98,18 @@ program
   )
   .option('--budget <seconds>', 'search this long, and propose all sizes that no smaller one beats', number(1, 86_400))
   .option('--budget-tokens <n>', 'the same in tokens run through the whole model', wholeNumber(1))
-  .option('--correct-cuts', 'fit projections at the cuts before proposals are judged; minutes each, half of a budget')
+  .option(
+    '--correct-cuts',
+    'fit projections at the cuts before proposals are judged; minutes each, half of a budget (see below)',
+  )
   .option('--samples <n>', 'samples per capability (0: all; default: 8, with a budget as many as it affords)', samples)
   .option('--probes <set>', 'probe set: id, name or a JSONL file (default: the one last analysed with)')
+  .addHelpText(
+    'after',
+    `
+A useful budget begins at about a minute for a model of 100 M parameters on two cores; more is better.
+With --correct-cuts the first fit runs to its end whatever the budget, so that a search may take minutes longer than asked.`,
+  )
   .action(run(students.propose))
 program
   .command('recipes')
@@ -288,7 +296,8 @@ program
   .action(run(fusing.unfuse))
 program
   .command('delete <model>')
-  .description('delete a model; tensors that others share stay')
+  .description('delete a model; tensors that others share stay. At a terminal it asks first')
+  .option('--yes', 'do not ask')
   .action(run(models.deleteModel))
 
 program
@@ -301,7 +310,7 @@ program
   )
   .option('--first <n>', 'how many, up to 100', wholeNumber(0, 100), 20)
   .action(run(jobs.jobs))
-program.command('watch <job>').description('follow a job to its end').action(run(jobs.watch))
+program.command('watch <job>').description('follow a job to its end, and print what came of it').action(run(jobs.watch))
 program.command('cancel <job>').description('stop a job').action(run(jobs.cancel))
 program.command('retry <job>').description('start a failed or cancelled job again').action(run(jobs.retry))
 program
@@ -311,6 +320,13 @@ program
 program.command('storage').description('how much is stored, how much sharing saves').action(run(jobs.storage))
 program.command('verify').description('re-hash every stored payload').action(run(jobs.verify))
 program.command('gc').description('remove payloads that no model refers to').action(run(jobs.collect))
+
+/** What is wrong is one line, and this one says where to read on. */
+function pointToHelp(command: Command, called: string) {
+  command.showHelpAfterError(`See \`${called} --help\`.`)
+  for (const own of command.commands) pointToHelp(own, `${called} ${own.name()}`)
+}
+pointToHelp(program, program.name())
 
 try {
   await program.parseAsync()

@@ -1,4 +1,4 @@
-// Commands about models: ingest, list, show, analyse, export, delete, and talking to one.
+// Commands about models: ingest, list, show, analyse, export, quantise, delete.
 
 import { existsSync } from 'node:fs'
 import { basename, resolve } from 'node:path'
@@ -6,12 +6,15 @@ import { PlatformError } from '../lib/client/platform-client.js'
 import { table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { analysisText, scoreTable } from './analysis-text.js'
+import { asGains } from './as-gains.js'
+import { confirm } from './confirm.js'
 import { documents } from './documents.js'
-import { downloadFiles, type ExportedFile } from './download.js'
-import { allPages, findModel, findOneModel, idCell } from './find.js'
-import type { Analysis, Comparison, ModelDetail, ModelSummary, SchemeSearch } from './results.js'
+import { allPages, findModel, findOneModel } from './find.js'
+import type { ModelDetail, ModelSummary } from './results.js'
 import { print, printJson, runJob } from './run-job.js'
-import type { Session } from './session.js'
+import { note, type Session } from './session.js'
+import { idCell } from './short-id.js'
+import { showAnalysed, showExported, showIngested, showQuantized } from './show-result.js'
 
 /** A path is made absolute here: the platform may run in another folder. */
 const absoluteSource = (source: string) => (existsSync(source) ? resolve(source) : source)
@@ -22,14 +25,7 @@ export async function ingest(
   o: { name?: string; modelVersion?: string; revision?: string },
 ) {
   const input = { source: absoluteSource(source), name: o.name, version: o.modelVersion, revision: o.revision }
-  const job = await runJob(session, documents.ingestModel, input, 'ingest')
-  const { model } = await session.client.query<{ model: ModelDetail }>(documents.model, { id: job.model?.id })
-  if (session.json) return printJson(model)
-  print(
-    `${model.name}: ${model.architecture}, ${quantity(Number(model.parameterCount))} parameters in ${model.tensors.totalCount} tensors, ` +
-      `${quantity(Number(model.sizeBytes), 'bytes')}, of which ${quantity(Number(model.uniqueBytes), 'bytes')} are its own. ${((job.durationMs ?? 0) / 1000).toFixed(1)} s`,
-  )
-  print(`id ${model.id}`)
+  await showIngested(session, await runJob(session, documents.ingestModel, input, 'ingest'))
 }
 
 export async function listModels(session: Session, nameContains?: string) {
@@ -68,7 +64,7 @@ export async function show(session: Session, reference: string) {
     ['bytes no other model holds', quantity(Number(model.uniqueBytes), 'bytes')],
     ['licence', model.license],
     ['source', model.source],
-    ['objective', model.objective],
+    ['objective', model.objective && asGains(model.objective)],
     ['parent', model.parent?.name],
     ['students', model.students.nodes.map(s => s.name).join(', ') || null],
   ]
@@ -92,19 +88,7 @@ export async function analyze(session: Session, reference: string, o: { samples?
     probeDatasetId: await probeSetId(session, o.probes),
     samplesPerCapability: o.samples || undefined,
   }
-  await runJob(session, documents.analyzeModel, input, 'analyze')
-  const data = await session.client.query<{ model: { analysis: Analysis } }>(documents.analysis, { id: model.id })
-  if (session.json) return printJson(data.model.analysis)
-  print(analysisText(data.model.analysis))
-  const { capabilities } = await session.client.query<{ capabilities: { discoveredIn: { id: string } | null }[] }>(
-    documents.capabilities,
-    { status: 'PROPOSED' },
-  )
-  const proposed = capabilities.filter(c => c.discoveredIn?.id === model.id).length
-  if (proposed > 0)
-    print(
-      `\n${proposed} kinds of samples that nobody named are proposed as capabilities: \`hartonomous capabilities --proposed\`.`,
-    )
+  await showAnalysed(session, await runJob(session, documents.analyzeModel, input, 'analyze'))
 }
 
 /**
@@ -141,15 +125,7 @@ export async function exportModel(
     { modelId: model.id, format: o.format.toUpperCase(), quantization: o.quantization?.toUpperCase() },
     'export',
   )
-  const { files, notes = [] } = job.output as { files: ExportedFile[]; notes?: string[] }
-  const paths = o.output === undefined ? undefined : await downloadFiles(session.client.url, files, o.output)
-  const listed = files.map((f, i) => ({ ...f, url: `${session.address}${f.url}`, ...(paths && { savedAs: paths[i] }) }))
-  if (session.json) return printJson({ files: listed, notes })
-  const rows = listed.map(f => [quantity(Number(f.sizeBytes), 'bytes'), f.sha256.slice(0, 16), f.savedAs ?? f.url])
-  print(table(['size', 'sha256 begins', paths ? 'file' : 'url'], rows))
-  for (const note of notes) print(note)
-  if (session.ownPlatform && !paths)
-    print('The addresses answer while a platform serves (`npm start`); --output FOLDER saves the files at once.')
+  await showExported(session, job, o.output)
 }
 
 export interface QuantizeOptions {
@@ -188,44 +164,51 @@ export async function quantize(session: Session, reference: string, o: QuantizeO
     samplesPerCapability: o.samples,
     name: o.name,
   }
-  const job = await runJob(session, documents.quantizeModel, input, 'quantize')
-  const { comparison, search } = job.output as { comparison: Comparison; search?: SchemeSearch }
-  if (session.json) return printJson({ model: job.model, comparison, search })
-  print(`${job.model?.name}: ${comparisonText(comparison)}`)
-  if (search) print(searchText(search))
-  print(`id ${job.model?.id}`)
+  showQuantized(session, await runJob(session, documents.quantizeModel, input, 'quantize'))
 }
 
-/** What a search for codes measured and chose. */
-export const searchText = ({ choices, predictedDivergence, measuredDivergence, mostSensitive }: SchemeSearch): string =>
-  [
-    `Codes of the layers' groups of matrices: ${Object.entries(choices)
-      .map(([type, count]) => `${count} ${type}`)
-      .join(
-        ', ',
-      )}; KL ${predictedDivergence.toFixed(4)} nats expected, ${measuredDivergence.toFixed(4)} measured on calibration texts.`,
-    `Most sensitive at 4 bits: ${mostSensitive.map(({ group, divergence }) => `${group} ${divergence.toFixed(4)}`).join(', ')}.`,
+interface Dependents {
+  recipe: { name: string } | null
+  students: { nodes: { name: string }[]; totalCount: number }
+  recipes: { nodes: { name: string; status: string }[] }
+}
+
+const some = (names: string[], count: number) => `${names.join(', ')}${count > names.length ? ', …' : ''}`
+
+/** What goes with a model, and what becomes of what was made from it. */
+export function deletionText(
+  model: Pick<ModelSummary, 'name' | 'parameterCount' | 'uniqueBytes'>,
+  d: Dependents,
+): string {
+  const open = d.recipes.nodes.filter(r => ['PROPOSED', 'APPROVED', 'BUILDING'].includes(r.status)).map(r => r.name)
+  const students = d.students.nodes.map(s => s.name)
+  return [
+    `${model.name} goes: ${quantity(Number(model.parameterCount))} parameters, ${quantity(Number(model.uniqueBytes), 'bytes')} that no other model holds.`,
+    ...(students.length > 0
+      ? [
+          `  ${d.students.totalCount === 1 ? 'Its student stays' : `Its ${d.students.totalCount} students stay`}: ${some(students, d.students.totalCount)}.`,
+        ]
+      : []),
+    ...(open.length > 0
+      ? [
+          `  ${open.length === 1 ? 'A recipe that is open cannot' : `${open.length} recipes that are open cannot`} be built any more: ${some(open.slice(0, 10), open.length)}.`,
+        ]
+      : []),
+    ...(d.recipe ? [`  Its recipe ${d.recipe.name} stays and can be built again.`] : []),
   ].join('\n')
-
-/** Bytes, speed and a table by capability: what quantising changed. */
-export function comparisonText(comparison: Comparison): string {
-  const { sizeBytes, referenceSizeBytes, tokensPerSecond, referenceTokensPerSecond } = comparison
-  const speed = tokensPerSecond
-    ? `, ${tokensPerSecond.toFixed(0)} tokens/s on quantised kernels (before ${referenceTokensPerSecond?.toFixed(0)} in float32)`
-    : ''
-  const rows = [{ capability: 'all', ...comparison }, ...comparison.capabilities].map(c => [
-    c.capability,
-    c.divergence.toFixed(4),
-    `${(c.agreement * 100).toFixed(1)}%`,
-    c.referencePerplexity.toFixed(2),
-    c.perplexity.toFixed(2),
-  ])
-  const head = ['capability', 'KL (nats)', 'same best token', 'perplexity before', 'after']
-  return `${quantity(sizeBytes, 'bytes')} instead of ${quantity(referenceSizeBytes, 'bytes')}${speed}.\n${table(head, rows)}`
 }
 
-export async function deleteModel(session: Session, reference: string) {
+/** A person is asked first; where nobody can answer, as in a script, it goes on. */
+export async function deleteModel(session: Session, reference: string, o: { yes?: boolean }) {
   const model = await findOneModel(session, reference)
+  if (!o.yes && process.stdin.isTTY) {
+    const data = await session.client.query<{ model: Dependents }>(documents.dependents, { id: model.id })
+    note(deletionText(model, data.model))
+    if (!(await confirm('Delete it?'))) {
+      note('Nothing is deleted.')
+      return 1
+    }
+  }
   await session.client.mutate(documents.deleteModel, { modelId: model.id })
   print(`${model.name} is deleted; payloads that no other model holds go with \`hartonomous gc\`.`)
 }

@@ -65,7 +65,7 @@ export interface CapabilitySummary {
 
 export interface ModelDetail extends ModelSummary {
   dtype: string
-  quantization: string
+  quantization: string | null
   attentionHeadCount: number | null
   keyValueHeadCount: number | null
   hiddenSize: number | null
@@ -76,7 +76,7 @@ export interface ModelDetail extends ModelSummary {
   source: string | null
   manifestHash: string
   objective: string | null
-  parent: { id: string; name: string } | null
+  parent: { id: string; name: string; dtype: string; quantization: string | null } | null
   students: { nodes: { id: string; name: string }[]; totalCount: number }
   tensors: { totalCount: number }
   history: { kind: string; description: string; createdAt: string }[]
@@ -92,6 +92,8 @@ export interface RecipeSummary {
   objective: string
   estimatedParameterCount: number
   estimatedQuality: number | null
+  /** At 95 %. */
+  estimatedQualityInterval: [number, number] | null
   measuredQuality: number | null
   /** DCUs. */
   estimatedCost: number | null
@@ -106,6 +108,24 @@ export interface RecipeSummary {
   parentModel: { id: string; name: string }
   student: { id: string; name: string } | null
   createdAt: string
+}
+
+export interface RecipeDecision {
+  outcome: string
+  reason: string
+  policyVersion: number | null
+  createdAt: string
+}
+
+/** What `recipe` asks for besides. */
+export interface RecipeDetail extends RecipeSummary {
+  yaml: string
+  estimatedSizeBytes: number | null
+  measuredSizeBytes: number | null
+  estimatedTokensPerSecond: number | null
+  measuredTokensPerSecond: number | null
+  validationSamples: number | null
+  decisions: RecipeDecision[]
 }
 
 export interface JobSummary {

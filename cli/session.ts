@@ -9,6 +9,7 @@ import {
 } from '../lib/client/platform-client.js'
 import type { ProgressView } from '../lib/client/watch-job.js'
 import { readEnv } from '../lib/env.js'
+import { idCell, shortIds } from './short-id.js'
 
 export interface GlobalOptions {
   url?: string
@@ -33,12 +34,13 @@ export interface Session {
 export const note = (text: string) => process.stderr.write(`${text}\n`)
 
 /** What to say when a person interrupts while a job runs: the job goes on. */
-export function interruptMessage(session: Session): string {
+export function interruptMessage(session: Pick<Session, 'job' | 'ids' | 'ownPlatform'>): string {
   if (!session.job) return 'Interrupted.'
   const where = session.ownPlatform
     ? 'It goes on when a platform next runs on this data folder (`npm start`)'
     : 'It goes on in the platform'
-  return `Interrupted. Job ${session.job} is not cancelled. ${where}; watch it with \`hartonomous watch ${session.job}\`, cancel it with \`hartonomous cancel ${session.job}\`.`
+  const job = idCell(session, session.job)
+  return `Interrupted. Job ${job} is not cancelled. ${where}; watch it with \`hartonomous watch ${job}\`, cancel it with \`hartonomous cancel ${job}\`.`
 }
 
 /**
@@ -85,7 +87,7 @@ export async function withSession(
       // What an interrupt does to the command is no failure of it.
       if (interrupts) return interrupted
       session?.view?.end()
-      note(explain(error, session))
+      note(options.ids ? explain(error, session) : shortIds(explain(error, session)))
       await finish()
       return 1
     }

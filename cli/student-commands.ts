@@ -1,67 +1,19 @@
 // Commands about students: propose recipes, look at them, decide, build.
 import { readFileSync } from 'node:fs'
 import { userInfo } from 'node:os'
-import { PlatformError } from '../lib/client/platform-client.js'
-import { colors, ranges, table } from '../lib/client/tables.js'
+import { basename } from 'node:path'
 import { quantity } from '../lib/client/watch-job.js'
+import { asGains } from './as-gains.js'
 import { documents } from './documents.js'
-import { allPages, findModel, findRecipe, idCell } from './find.js'
-import { fusionText } from './fusion-commands.js'
-import { comparisonText, probeSetId, searchText } from './model-commands.js'
+import { allPages, findModel, findRecipe } from './find.js'
+import { probeSetId } from './model-commands.js'
 import type { MixtureOption } from './option-values.js'
-import type {
-  BuildStage,
-  Comparison,
-  FusionResult,
-  JobSummary,
-  ModelDetail,
-  RecipeSummary,
-  SchemeSearch,
-} from './results.js'
+import { decisionLines, figures, partsText, recipeTable, yamlText } from './recipe-text.js'
+import type { RecipeDetail, RecipeSummary } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
-
-/** Below this a student has lost half of the likelihood its parent gives a right token. */
-const poorQuality = 0.5
-
-const quality = (value: number | null) => {
-  if (value === null) return '–'
-  return value < poorQuality ? colors.dim(`${value.toFixed(3)} poor`) : value.toFixed(3)
-}
-
-/** What it cost, or with ~ what it is expected to. */
-const cost = ({ estimatedCost, measuredCost }: RecipeSummary) =>
-  measuredCost !== null ? measuredCost.toFixed(1) : estimatedCost !== null ? `~${estimatedCost.toFixed(1)}` : '–'
-
-/** Layers, and how many heads they lack. */
-function kept({ layers, headPruning }: RecipeSummary): string {
-  const removed = headPruning?.removePerLayer.reduce((sum, count) => sum + count, 0) ?? 0
-  if (removed === 0) return ranges(layers)
-  const unit = headPruning?.unit === 'QUERY_HEAD' ? 'query heads per group' : 'key/value heads'
-  return `${ranges(layers)} less ${removed} ${unit}`
-}
-
-function recipeTable(session: Session, recipes: RecipeSummary[]): string {
-  const rows = recipes.map(r => [
-    r.name,
-    r.capability?.slug ?? r.mixture?.name ?? '–',
-    r.status,
-    quantity(Number(r.estimatedParameterCount)),
-    quality(r.estimatedQuality),
-    quality(r.measuredQuality),
-    cost(r),
-    kept(r),
-    idCell(session, r.id),
-  ])
-  return table(
-    ['recipe', 'capability', 'status', 'parameters', 'predicted', 'measured', 'DCU', 'layers kept', 'id'],
-    rows,
-  )
-}
-
-async function recipesOf(session: Session, parentModelId?: string, status?: string): Promise<RecipeSummary[]> {
-  return allPages<RecipeSummary>(session, documents.recipes, 'recipes', { parentModelId, status })
-}
+import { idCell } from './short-id.js'
+import { recipeNotes, showBuilt, showProposed } from './show-result.js'
 
 /** Samples per capability of the short search. */
 const usualSamples = 8
@@ -79,7 +31,6 @@ export interface ProposeOptions {
 
 export async function propose(session: Session, reference: string, o: ProposeOptions) {
   const model = await findModel(session, reference)
-  const before = new Set((await recipesOf(session, model.id)).map(r => r.id))
   const budgeted = o.budget !== undefined || o.budgetTokens !== undefined
   const input = {
     modelId: model.id,
@@ -93,57 +44,17 @@ export async function propose(session: Session, reference: string, o: ProposeOpt
     correctCuts: o.correctCuts,
     probeDatasetId: await probeSetId(session, o.probes),
   }
-  await runJob(session, documents.proposeStudents, input, 'propose')
-  const recipes = (await recipesOf(session, model.id)).filter(r => !before.has(r.id))
-  if (session.json) return printJson(recipes)
-  print('Quality compares with the parent (1.0) on held-out samples: exp(-(student loss - parent loss)).')
-  print(recipeTable(session, recipes))
+  await showProposed(session, await runJob(session, documents.proposeStudents, input, 'propose'))
 }
 
 export async function listRecipes(session: Session, o: { parent?: string; status?: string }) {
   const parent = o.parent ? (await findModel(session, o.parent)).id : undefined
-  const recipes = await recipesOf(session, parent, o.status?.toUpperCase())
+  const wanted = { parentModelId: parent, status: o.status?.toUpperCase() }
+  const recipes = await allPages<RecipeSummary>(session, documents.recipes, 'recipes', wanted)
   if (session.json) return printJson(recipes)
-  print(recipes.length ? recipeTable(session, recipes) : 'No recipes yet: `hartonomous propose MODEL`.')
-}
-
-interface RecipeDetail extends RecipeSummary {
-  yaml: string
-  estimatedSizeBytes: number | null
-  measuredSizeBytes: number | null
-  estimatedTokensPerSecond: number | null
-  measuredTokensPerSecond: number | null
-  estimatedQualityInterval: [number, number] | null
-  validationSamples: number | null
-  decisions: { reason: string; policyVersion: number | null; createdAt: string }[]
-}
-
-/** What the search says of size, speed and quality; nothing of recipes written by hand. */
-function figures(recipe: RecipeDetail): string[] {
-  const { estimatedSizeBytes: bytes, estimatedTokensPerSecond: speed, estimatedQualityInterval: interval } = recipe
-  const { measuredSizeBytes: trueBytes, measuredTokensPerSecond: trueSpeed } = recipe
-  const quality = interval
-    ? [
-        `  quality between ${interval.map(bound => bound.toFixed(3)).join(' and ')} (95 %), on ${recipe.validationSamples ?? 'the'} held-out samples`,
-      ]
-    : []
-  const before = [
-    ...(bytes === null ? [] : [quantity(Number(bytes), 'bytes')]),
-    ...(speed === null
-      ? []
-      : recipe.quantization
-        ? [`about ${speed.toFixed(0)} tokens per second`]
-        : [`at most ${speed.toFixed(0)} tokens per second on the device that searched`]),
-  ]
-  const after = [
-    ...(trueBytes === null ? [] : [quantity(Number(trueBytes), 'bytes')]),
-    ...(trueSpeed === null ? [] : [`${trueSpeed.toFixed(0)} tokens per second`]),
-  ]
-  return [
-    ...quality,
-    ...(before.length > 0 ? [`  expected: ${before.join(', ')}`] : []),
-    ...(after.length > 0 ? [`  built: ${after.join(', ')}`] : []),
-  ]
+  if (recipes.length === 0) return print('No recipes yet: `hartonomous propose MODEL`.')
+  print(recipeTable(recipes, session))
+  print(`\n${recipeNotes(recipes)}`)
 }
 
 export async function showRecipe(session: Session, reference: string) {
@@ -152,35 +63,10 @@ export async function showRecipe(session: Session, reference: string) {
     id: found.id,
   })
   if (session.json) return printJson(recipe)
-  print(recipeTable(session, [recipe]))
-  print(`\n${recipe.objective}`)
-  for (const line of figures(recipe)) print(line)
-  for (const layer of recipe.layers)
-    print(
-      `  layers ${ranges([layer])}${layer.model ? ` of ${layer.model.name}` : ''}: ${layer.reason ?? 'no reason given'}`,
-    )
-  const { headPruning: heads, feedForwardPruning: units } = recipe
-  const counts = (list: number[]) =>
-    new Set(list).size === 1 ? `${list[0]} in each layer` : `${list.join(', ')} by layer`
-  if (heads) {
-    const what = heads.unit === 'QUERY_HEAD' ? 'query heads of each key/value head' : 'key/value heads'
-    const how = heads.metric === 'GIVEN' ? 'named one by one' : `chosen by ${heads.metric.toLowerCase()}`
-    print(`  without ${what}: ${counts(heads.removePerLayer)}, ${how}`)
-  }
-  if (units) print(`  feed-forward units kept: ${counts(units.keepPerLayer)}, chosen by ${units.metric.toLowerCase()}`)
-  if (recipe.quantization) {
-    const { type, symmetric, blockSize, method, head } = recipe.quantization
-    print(
-      `  quantised: ${type}, ${symmetric ? 'symmetric' : 'asymmetric'}, blocks of ${blockSize}, ${method.toLowerCase().replaceAll('_', ' ')}, head ${head}`,
-    )
-  }
-  if (recipe.fusion)
-    print(`  fused: from a speed-up of ${recipe.fusion.threshold} on${recipe.fusion.together ? ', all at once' : ''}`)
-  for (const { createdAt, reason, policyVersion } of recipe.decisions)
-    print(
-      `  ${createdAt.slice(0, 19).replace('T', ' ')}  ${reason}${policyVersion === null ? '' : ` (policy version ${policyVersion})`}`,
-    )
-  print(`\n${recipe.yaml}`)
+  print(recipeTable([recipe], session))
+  print(`\n${asGains(recipe.objective)}`)
+  for (const line of [...figures(recipe), ...partsText(recipe), ...decisionLines(recipe.decisions)]) print(line)
+  print(`\n${yamlText(recipe.yaml)}`)
 }
 
 export async function createRecipe(session: Session, file: string, o: { name?: string }) {
@@ -188,7 +74,7 @@ export async function createRecipe(session: Session, file: string, o: { name?: s
     yaml: readFileSync(file, 'utf8'),
     name: o.name,
   })
-  session.json ? printJson(recipe) : print(recipeTable(session, [recipe]))
+  session.json ? printJson(recipe) : print(recipeTable([recipe], session))
 }
 
 /** Recorded with the decision; null where the system does not say. */
@@ -201,20 +87,20 @@ function userName(): string | null {
 }
 
 export async function approve(session: Session, reference: string, o: { reason?: string }) {
-  const recipe = await findRecipe(session, reference)
+  const recipe = await findRecipe(session, reference, ['PROPOSED', 'FAILED'])
   await session.client.mutate(documents.approveRecipe, { recipeId: recipe.id, reason: o.reason, decidedBy: userName() })
-  print(`${recipe.name} is approved; build it with \`hartonomous build ${recipe.id}\`.`)
+  print(`${recipe.name} is approved; build it with \`hartonomous build ${idCell(session, recipe.id)}\`.`)
 }
 
 export async function reject(session: Session, reference: string, reason: string) {
-  const recipe = await findRecipe(session, reference)
+  const recipe = await findRecipe(session, reference, ['PROPOSED', 'FAILED', 'APPROVED'])
   await session.client.mutate(documents.rejectRecipe, { recipeId: recipe.id, reason, decidedBy: userName() })
   print(`${recipe.name} is rejected.`)
 }
 
 export async function build(session: Session, reference: string) {
-  const recipe = await findRecipe(session, reference)
-  await showBuilt(session, recipe.id, await runJob(session, documents.buildStudent, { recipeId: recipe.id }, 'build'))
+  const recipe = await findRecipe(session, reference, ['APPROVED'])
+  await showBuilt(session, await runJob(session, documents.buildStudent, { recipeId: recipe.id }, 'build'))
 }
 
 export interface PruneOptions {
@@ -243,11 +129,7 @@ export async function pruneHeads(session: Session, reference: string, o: PruneOp
     samplesPerCapability: o.samples,
     probeDatasetId: await probeSetId(session, o.probes),
   }
-  const job = await runJob(session, documents.pruneHeads, input, 'prune')
-  const { job: built } = await session.client.query<{ job: { recipe: { id: string } } }>(documents.recipeOfJob, {
-    id: job.id,
-  })
-  await showBuilt(session, built.recipe.id, job)
+  await showBuilt(session, await runJob(session, documents.pruneHeads, input, 'prune'))
 }
 
 export interface DistillOptions {
@@ -269,12 +151,34 @@ export interface DistillOptions {
   name?: string
 }
 
+interface Distillation {
+  job: { id: string }
+  recipe: { healing: { tokens: number; learningRate: number; crossEntropy: number } }
+}
+
+/** What a distillation does, in a line: who learns from whom, on what, and how. */
+export function distillationText(
+  names: { student: string; teacher: string; texts: string; capability?: string | undefined },
+  healing: Distillation['recipe']['healing'],
+  onPolicy: number,
+): string {
+  const percent = (share: number) => `${Number((100 * share).toPrecision(3))} %`
+  const { tokens, learningRate, crossEntropy } = healing
+  return [
+    `${names.student} learns from ${names.teacher}: ${quantity(tokens)} tokens of ${names.texts}, ${names.capability ?? 'all capabilities'}`,
+    `learning rate up to ${learningRate}`,
+    `${percent(crossEntropy)} of the loss is the texts' own`,
+    onPolicy > 0 ? `${percent(onPolicy)} of the rows it writes itself` : 'it writes no rows itself',
+  ].join('; ')
+}
+
 export async function distill(session: Session, reference: string, o: DistillOptions) {
   const model = await findModel(session, reference)
+  const teacher = o.teacher ? await findModel(session, o.teacher) : undefined
   const train = o.train.toUpperCase()
   const input = {
     modelId: model.id,
-    teacherId: o.teacher ? (await findModel(session, o.teacher)).id : undefined,
+    teacherId: teacher?.id,
     name: o.name,
     tokens: o.tokens,
     learningRate: o.rate,
@@ -290,57 +194,18 @@ export async function distill(session: Session, reference: string, o: DistillOpt
     capability: o.capability,
     probeDatasetId: await probeSetId(session, o.data),
   }
-  const job = await runJob(session, documents.distillStudent, input, 'distill')
-  const { job: built } = await session.client.query<{ job: { recipe: { id: string } } }>(documents.recipeOfJob, {
-    id: job.id,
-  })
-  await showBuilt(session, built.recipe.id, job)
-}
-
-/** Waits for the measurement of a student and says what was built, step by step. */
-async function showBuilt(session: Session, recipeId: string, job: { id: string; durationMs: number | null }) {
-  const find = () => session.client.query<{ recipe: RecipeSummary }>(documents.recipe, { id: recipeId })
-  const id = (await find()).recipe.student?.id
-  await measurement(session, id)
-  const { measuredQuality, estimatedQuality } = (await find()).recipe
-  const { model } = await session.client.query<{ model: ModelDetail }>(documents.model, { id })
-  if (session.json) return printJson({ ...model, measuredQuality })
-  print(
-    `${model.name}: ${model.layerCount} layers, ${quantity(Number(model.parameterCount))} parameters, built in ${job.durationMs} ms. ` +
-      `Of its ${quantity(Number(model.sizeBytes), 'bytes')} it added ${quantity(Number(model.uniqueBytes), 'bytes')}; the rest is its parent's.`,
-  )
-  const { job: done } = await session.client.query<{ job: { stages: BuildStage[] } }>(documents.stages, { id: job.id })
-  if (done.stages.length > 1)
-    for (const { stage, seconds, reused, measurements } of done.stages) {
-      print(`  ${stage}: ${reused ? 'was there already' : `${seconds.toFixed(1)} s`}`)
-      if (stage === 'quantise') {
-        const found = measurements as unknown as Comparison & { search?: SchemeSearch }
-        print(comparisonText(found))
-        if (found.search) print(searchText(found.search))
-      }
-      if (stage === 'fuse') print(fusionText(measurements as unknown as FusionResult))
-    }
-  if (measuredQuality !== null)
-    print(
-      `Quality against its parent on held-out samples: ${quality(measuredQuality)} measured${estimatedQuality === null ? '' : `, ${quality(estimatedQuality)} predicted`}.`,
-    )
-  print(`id ${model.id}`)
-}
-
-/** Follows the measurement that a build queues; the student stands where it fails. */
-async function measurement(session: Session, modelId?: string) {
-  const { jobs } = await session.client.query<{ jobs: { nodes: JobSummary[] } }>(documents.jobs, {
-    types: ['MODEL_EVALUATE'],
-    modelId,
-    first: 1,
-  })
-  const job = jobs.nodes[0]
-  if (!job) return note('It is not measured: there is no tokenizer, or no held-out sample of its capability.')
-  note('Built; measuring it against its parent.')
-  try {
-    await followJob(session, job.id, 'measure')
-  } catch (error) {
-    if (!(error instanceof PlatformError)) throw error
-    note(`It could not be measured: ${error.message}`)
+  const { job, recipe } = await session.client.mutate<Distillation>(documents.distillStudent, input)
+  const parent = teacher ? undefined : (await session.client.query<Parent>(documents.parent, { id: model.id })).model
+  const names = {
+    student: model.name,
+    teacher: teacher?.name ?? parent?.parent?.name ?? 'its parent',
+    texts: o.data ? `probe set ${basename(o.data, '.jsonl')}` : 'the built-in probe set',
+    capability: o.capability,
   }
+  note(distillationText(names, recipe.healing, o.onPolicy))
+  await showBuilt(session, await followJob(session, job.id, 'distill'))
+}
+
+interface Parent {
+  model: { parent: { name: string } | null }
 }

@@ -6,6 +6,10 @@ import pc from 'picocolors'
 /** Colours for standard output: none in a pipe or a file, even where CI tools ask for them. */
 export const colors = pc.createColors(pc.isColorSupported && process.stdout.isTTY === true)
 
+/** Columns of the terminal, or what is usual where standard output is none, as in a pipe. */
+export const terminalWidth = (stream: { columns?: number } = process.stdout, unknown = 80): number =>
+  stream.columns || unknown
+
 /** A table without heavy borders; columns whose every cell looks like a number are right-aligned. No line ends with blanks, which would wrap. */
 export function table(head: string[], rows: string[][]): string {
   const numeric = head.map(
@@ -65,21 +69,40 @@ export function sparkline(values: readonly number[]): string {
 export const ranges = (layers: { from: number; to: number }[]): string =>
   layers.map(l => (l.to - l.from === 1 ? `${l.from}` : `${l.from}–${l.to - 1}`)).join(', ')
 
-/** Rows = capabilities, columns = layers, shade = loss increase when the layer is skipped. */
-export function heatMap(
-  layers: { layerIndex: number; capabilities: { capability: { slug: string }; lossIncrease: number }[] }[],
-  slugs: string[],
-): string {
-  const width = Math.max(...slugs.map(s => s.length))
-  const cell = layers.length > 40 ? 1 : 2
-  const header = layers
-    .map(l => (l.layerIndex % 5 === 0 ? String(l.layerIndex) : '').padEnd(cell).slice(0, cell))
-    .join('')
-  const lines = slugs.map(slug => {
-    const cells = layers.map(l =>
-      shade(l.capabilities.find(c => c.capability.slug === slug)?.lossIncrease ?? 0).repeat(cell),
-    )
-    return `${slug.padEnd(width)}  ${colors.cyan(cells.join(''))}`
+interface MappedLayer {
+  layerIndex: number
+  capabilities: { capability: { slug: string }; lossIncrease: number }[]
+}
+
+/** Numbers of every fifth layer, each above the first character of its cell. */
+function layerNumbers(layers: readonly MappedLayer[], cell: number): string {
+  let line = ''
+  layers.forEach(({ layerIndex }, i) => {
+    if (layerIndex % 5 === 0) line = line.padEnd(i * cell) + layerIndex
   })
-  return [`${' '.repeat(width)}  ${colors.dim(header)}`, ...lines].join('\n')
+  return line
+}
+
+/**
+ * Rows = capabilities, columns = layers, shade = loss increase when the layer is skipped. A layer has two characters, or one where the
+ * map is wider than `width`; what is still too wide goes on in a second map below.
+ */
+export function heatMap(layers: readonly MappedLayer[], slugs: readonly string[], width = terminalWidth()): string {
+  const label = Math.max(...slugs.map(s => s.length))
+  const room = Math.max(10, width - label - 2)
+  const cell = 2 * layers.length <= room ? 2 : 1
+  // Blocks of whole fives, so that each begins with a number.
+  const perBlock = layers.length <= room ? layers.length : room - (room % 5)
+  const blocks: string[] = []
+  for (let from = 0; from < layers.length; from += perBlock) {
+    const part = layers.slice(from, from + perBlock)
+    const lines = slugs.map(slug => {
+      const cells = part.map(l =>
+        shade(l.capabilities.find(c => c.capability.slug === slug)?.lossIncrease ?? 0).repeat(cell),
+      )
+      return `${slug.padEnd(label)}  ${colors.cyan(cells.join(''))}`
+    })
+    blocks.push([`${' '.repeat(label)}  ${colors.dim(layerNumbers(part, cell))}`, ...lines].join('\n'))
+  }
+  return blocks.join('\n\n')
 }

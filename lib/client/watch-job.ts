@@ -40,10 +40,19 @@ export function duration(seconds: number): string {
   return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`
 }
 
+/** How long something took: `12 ms`, `37.1 s`, `1 min 52 s`. */
+export function took(milliseconds: number): string {
+  if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`
+  return milliseconds < 59_950 ? `${(milliseconds / 1000).toFixed(1)} s` : duration(Math.round(milliseconds / 1000))
+}
+
 function describe(job: WatchedJob): string {
   const p = job.progress
   if (!p) return job.state.toLowerCase()
-  const parts = [p.total ? `${quantity(p.completed)} of ${quantity(p.total, p.unit)}` : quantity(p.completed, p.unit)]
+  // A share of a pass may stand for tokens: what is counted is shown as whole numbers.
+  const [completed, total] =
+    p.unit === 'seconds' ? [p.completed, p.total] : [Math.round(p.completed), p.total && Math.round(p.total)]
+  const parts = [total ? `${quantity(completed)} of ${quantity(total, p.unit)}` : quantity(completed, p.unit)]
   // Seconds of a budget pass as they do.
   if (p.ratePerSecond && p.unit !== 'seconds') parts.push(`${quantity(p.ratePerSecond, p.unit)}/s`)
   if (p.etaSeconds) parts.push(`${duration(p.etaSeconds)} left`)

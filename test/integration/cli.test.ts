@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { shortId } from '../../cli/short-id.js'
 import { projectFile } from '../../lib/project.js'
 import { startTestPlatform, type TestPlatform } from '../testkit/platform.js'
 
@@ -118,10 +119,26 @@ test('of several recipes of one name the newest is meant', async () => {
   expect(newer.name).toBe(older.name)
   expect((await json('recipe', older.name)).id).toBe(newer.id)
   expect((await json('recipe', older.id)).id).toBe(older.id)
+  // Of two that could be built the one that may be is.
+  expect((await run('approve', older.id)).code).toBe(0)
+  expect((await json('build', older.name)).isStudent).toBe(true)
+  expect((await json('recipe', newer.id)).status).toBe('PROPOSED')
   expect((await json('create-recipe', file, '--name', 'first-half')).name).toBe('first-half')
   const shown = (await run('recipe', 'first-half')).out
   const [short] = /[0-9a-f]{8}$/m.exec(shown) ?? ['']
   expect((await json('recipe', short)).name).toBe('first-half')
+}, 60_000)
+
+test('a job that is watched again says what came of it', async () => {
+  const { nodes } = (
+    await platform.gql('{ jobs(types: [STUDENT_BUILD, CAPABILITY_ANALYZE], first: 3) { nodes { id type } } }')
+  ).jobs
+  for (const { id, type } of nodes as { id: string; type: string }[]) {
+    const { out, code } = await run('watch', shortId(id))
+    expect(code).toBe(0)
+    expect(out).toContain(`${type} SUCCEEDED in `)
+    expect(out).toContain(type === 'STUDENT_BUILD' ? ' layers, ' : 'What a layer carries')
+  }
 }, 60_000)
 
 test('a name that no model has fails with code 1 and says so', async () => {
@@ -141,7 +158,7 @@ test('a name that two models have is refused for delete and taken as the newest,
   const newer = await json('ingest', projectFile('demo', 'model'), '--name', 'twin')
   const refused = await run('delete', 'twin')
   expect(refused.code).toBe(1)
-  for (const { id } of [older, newer]) expect(refused.err).toContain(id)
+  for (const { id } of [older, newer]) expect(refused.err).toContain(shortId(id))
   const shown = await run('--json', 'show', 'twin')
   expect(JSON.parse(shown.out).id).toBe(newer.id)
   expect(shown.err).toContain('2 models are called "twin"')
@@ -183,6 +200,9 @@ test.each([
   const { code, err } = await cli(args)
   expect(code).toBe(2)
   expect(err).toContain(allowed)
+  // A line, and where to read on.
+  expect(err.trim().split('\n')).toHaveLength(2)
+  expect(err).toMatch(/See `hartonomous.* --help`\./)
 })
 
 test('an address where nothing answers fails with code 1 and says how to start one', async () => {
@@ -198,7 +218,10 @@ test('an interrupt ends with 130, and the job goes on', async () => {
   const id = /hartonomous watch (\S+)`/.exec(err)?.[1]
   expect(id).toBeTruthy()
   const watched = await run('watch', id ?? '')
-  expect(watched.err + watched.out).toContain('SUCCEEDED')
+  expect(watched.out).toContain('STUDENTS_PROPOSE SUCCEEDED')
+  // What the interrupted command would have said.
+  expect(watched.out).toMatch(/^recipe +params +predicted/m)
+  expect(watched.out).toContain('`hartonomous recipe ID` says why')
 })
 
 test('a server that stops while a job is followed is said in a sentence with the job, code 1', async () => {

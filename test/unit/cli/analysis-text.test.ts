@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { analysisText } from '../../../cli/analysis-text.js'
+import { analysisText, scoreTable } from '../../../cli/analysis-text.js'
 import type { Analysis } from '../../../cli/results.js'
 
 const analysis = (loss: number, interval: [number, number] | null): Analysis => ({
@@ -29,4 +29,10 @@ test('capabilities that a model does worse than guessing are named', () => {
   expect(text).toContain('Worse than guessing among its 512 tokens (6.24 nats): translation.')
   expect(text).toContain('9.10 – 10.40')
   expect(analysisText(analysis(6.2, null))).not.toContain('guessing')
+})
+
+test('the share of exact answers is left out where there is none', () => {
+  const score = (accuracy: number | null) => ({ ...analysis(1, null).baseline[0]!, accuracy })
+  expect(scoreTable([score(0), score(null)])).not.toMatch(/exact|%$/m)
+  expect(scoreTable([score(0), score(0.25)])).toMatch(/exact[\s\S]*25%/)
 })

@@ -1,7 +1,7 @@
 // Quantities as people read them.
 import { PassThrough } from 'node:stream'
 import { afterEach, expect, test, vi } from 'vitest'
-import { duration, progressView, quantity, type WatchedJob } from '../../../../lib/client/watch-job.js'
+import { duration, progressView, quantity, took, type WatchedJob } from '../../../../lib/client/watch-job.js'
 
 afterEach(() => vi.useRealTimers())
 
@@ -25,6 +25,29 @@ test.each([
   [75, '1 min 15 s'],
 ])('%d s are written %s', (seconds, text) => {
   expect(duration(seconds)).toBe(text)
+})
+
+test.each([
+  [12.3, '12 ms'],
+  [3400, '3.4 s'],
+  [59_960, '1 min 0 s'],
+  [112_081, '1 min 52 s'],
+])('what took %d ms took %s', (milliseconds, text) => {
+  expect(took(milliseconds)).toBe(text)
+})
+
+test('what is counted is shown as whole numbers', () => {
+  const stream = Object.assign(new PassThrough(), { isTTY: false })
+  const progress = { stage: 'search', completed: 2.3, total: 80.4, unit: 'tokens', ratePerSecond: null }
+  const job = { id: 'j', type: 'STUDENTS_PROPOSE', state: 'RUNNING', error: null, output: null, durationMs: null }
+  const view = progressView('a', stream as unknown as NodeJS.WriteStream)
+  view.show({
+    ...job,
+    progress: { ...progress, etaSeconds: null, metrics: null, sequence: 1 },
+    model: null,
+  } as WatchedJob)
+  view.end()
+  expect(String(stream.read())).toBe('a: search 2 of 80 tokens\n')
 })
 
 test.each([
