@@ -105,16 +105,22 @@ function groupLines({ maskedGroups }: Analysis): string[] {
   ]
 }
 
-/** Where each capability is carried; clusters that only support or are idle are left to the API. */
+/** What carries each capability, a sentence for each: where nothing does, what is said of its most needed layers. Others are left to the API. */
 function clusterLines({ clusters }: Analysis): string[] {
-  const carrying = clusters.filter(c => c.role === 'CARRIES')
-  // One cluster of all layers: what its label says is that there are none.
-  const loose = clusters.filter(c => c.role !== 'CARRIES' && c.stability !== null && c.stability < 0.5)
   if (clusters.length === 0) return []
+  // What carries every capability has one label for all of them.
+  const capabilitiesOf = (label: string) => new Set(clusters.filter(c => c.label === label).map(c => c.capability.slug))
+  const own = clusters.filter(c => capabilitiesOf(c.label).size === 1)
+  const common = clusters.filter(c => capabilitiesOf(c.label).size > 1).map(c => c.label)
+  const each = [...new Set(own.map(c => c.capability.slug))].flatMap(slug => {
+    const of = own.filter(c => c.capability.slug === slug)
+    const carrying = of.filter(c => c.role === 'CARRIES')
+    return (carrying.length > 0 ? carrying : of.slice(0, 1)).map(c => c.label)
+  })
   return [
     '',
     'Clusters of layers whose outputs differ from those on other capabilities in the same way, those that carry a capability:',
-    ...[...carrying, ...loose].map(c => `  ${asGains(c.label)}`),
+    ...[...new Set(common), ...each].map(label => `  ${asGains(label)}`),
   ]
 }
 

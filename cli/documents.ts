@@ -1,6 +1,6 @@
 // Every GraphQL operation the CLI sends; a test validates them against the composed schema.
 const recipeFields =
-  'id name status objective estimatedParameterCount estimatedQuality estimatedQualityInterval measuredQuality estimatedCost measuredCost capability { slug } mixture { name } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } quantization { type symmetric blockSize method embeddings head } fusion { threshold together } parentModel { id name } student { id name } createdAt'
+  'id name status objective estimatedParameterCount estimatedQuality estimatedQualityInterval measuredQuality estimatedCost measuredCost capability { slug } mixture { name } layers { from to reason model { name } } headPruning { unit metric removePerLayer } feedForwardPruning { metric keepPerLayer } quantization { type symmetric blockSize method embeddings head } fusion { threshold together } parentModel { id name } measuredAgainst { id name } student { id name } createdAt'
 const capabilityFields =
   'id slug name level status description examples probeSampleCount discoveredIn { id name } mergedInto { slug }'
 const policyFields =

@@ -155,7 +155,7 @@ export async function showBuilt(session: Session, job: { id: string; durationMs:
   const id = (await find()).recipe.student?.id
   if (id) await measurement(session, id)
   const model = await modelOf(session, id)
-  const { measuredQuality, estimatedQuality } = (await find()).recipe
+  const { measuredQuality, estimatedQuality, measuredAgainst, parentModel } = (await find()).recipe
   if (session.json) return printJson({ ...model, measuredQuality })
   if (!model) return print('Its student is deleted.')
   print(builtText(model, job.durationMs))
@@ -164,7 +164,7 @@ export async function showBuilt(session: Session, job: { id: string; durationMs:
   for (const line of storedText(model)) print(line)
   if (measuredQuality !== null)
     print(
-      `Quality against its parent on held-out samples: ${quality(measuredQuality)} measured${estimatedQuality === null ? '' : `, ${quality(estimatedQuality)} predicted`}.`,
+      `Quality beside its ${measuredAgainst.id === parentModel.id ? 'parent' : 'teacher'} ${measuredAgainst.name} on held-out samples: ${quality(measuredQuality)} measured${estimatedQuality === null ? '' : `, ${quality(estimatedQuality)} predicted`}.`,
     )
   print(`id ${model.id}`)
 }
@@ -179,7 +179,7 @@ async function measurement(session: Session, modelId: string) {
   const job = jobs.nodes[0]
   if (!job) return note('It is not measured: there is no tokenizer, or no held-out sample of its capability.')
   if (job.state === 'SUCCEEDED') return
-  note('Built; measuring it against its parent.')
+  note('Built; measuring it on held-out samples.')
   try {
     await followJob(session, job.id, 'measure')
   } catch (error) {

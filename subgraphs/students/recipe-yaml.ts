@@ -14,11 +14,18 @@ const source = z.strictObject({
   model: z.string().min(1),
   layer_range: z.tuple([z.number().int(), z.number().int()]),
 })
-/** What mergekit does not know: stages of the build, under a key of our own that it ignores. */
+const { headPruning, feedForwardPruning, quantization, fusion, ...otherStages } = buildStagesSchema.omit({
+  calibration: true,
+}).shape
+/** What mergekit does not know: stages of the build, under a key of our own that it ignores. Keys that a stage does not have are refused, not dropped. */
 const ownSection = z.strictObject({
-  ...buildStagesSchema.omit({ calibration: true }).shape,
+  ...otherStages,
+  headPruning: headPruning.unwrap().strict().optional(),
+  feedForwardPruning: feedForwardPruning.unwrap().strict().optional(),
+  quantization: quantization.unwrap().strict().optional(),
+  fusion: fusion.unwrap().strict().optional(),
   /** Without texts of its own it takes the product's. */
-  healing: healingSchema.extend({ data: hashSchema.optional() }).optional(),
+  healing: healingSchema.extend({ data: hashSchema.optional() }).strict().optional(),
 })
 export type StagesAsked = z.infer<typeof ownSection>
 const configuration = z.strictObject({
@@ -79,6 +86,8 @@ function describe(issue: z.core.$ZodIssue): string {
     (text, part) => text + (typeof part === 'number' ? `[${part}]` : `.${String(part)}`),
     'yaml',
   )
+  if (issue.code === 'unrecognized_keys' && issue.path[0] === 'hartonomous' && issue.path.length > 1)
+    return `${path}: has no ${issue.keys.join(', ')}`
   if (issue.code === 'unrecognized_keys')
     return `${path}: ${issue.keys.join(', ')} ${issue.keys.length > 1 ? 'are' : 'is'} not supported in a recipe (only merge_method: passthrough, slices of one source with model and layer_range, name, dtype, hartonomous)`
   return `${path}: ${issue.message}`

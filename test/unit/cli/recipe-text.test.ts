@@ -29,6 +29,7 @@ const makeRecipe = (overrides: Partial<RecipeSummary> = {}): RecipeSummary => ({
   feedForwardPruning: null,
   quantization: null,
   fusion: null,
+  measuredAgainst: { id: 'm', name: 'parent' },
   parentModel: { id: 'm', name: 'smollm2-135m-instruct' },
   student: null,
   createdAt: '2026-11-26T00:00:00.000Z',

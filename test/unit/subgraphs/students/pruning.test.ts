@@ -169,6 +169,17 @@ describe('a recipe that quantises', () => {
     expect(userErrors[0]).toMatchObject({ code: 'UNSUPPORTED_FORMAT', message: expect.stringContaining('[in, out]') })
   })
 
+  test('a YAML with a key that its stage does not have is refused, not read without it', async () => {
+    const slices = `merge_method: passthrough\nslices: [{sources: [{model: pico, layer_range: [0, 4]}]}]\n`
+    const yaml = `${slices}hartonomous: {headPruning: {metric: RANDOM, remove: 1, removePerLayer: [1, 1, 0, 0]}}\n`
+    const { recipe, userErrors } = await mutate('createRecipe', { yaml })
+    expect(recipe).toBeNull()
+    expect(userErrors[0]).toMatchObject({
+      code: 'INVALID_RECIPE',
+      message: 'yaml.hartonomous.headPruning: has no removePerLayer',
+    })
+  })
+
   test.each([
     ['quantization: {type: INT4, probeSet: HASH}', 'quantization.probeSet'],
     ['fusion: {probeSet: HASH}', 'fusion.probeSet'],
