@@ -1,8 +1,10 @@
 // A model's low-rank changes as a PEFT folder: adapter_config.json and adapter_model.safetensors, for the model as it was before them.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
+import type { Ancestor } from '../../lib/model-facts.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import { checkBuildable, tensorName } from '../architectures/registry.js'
+import { readManifest } from '../formats/manifest.js'
 import { writeSafetensorsHeader } from '../formats/safetensors.js'
 import { placeOf } from './export-tensors.js'
 import { reordered, storedStream, type TensorStream } from './tensor-streams.js'
@@ -15,6 +17,23 @@ export interface AdapterExport {
 
 const refuse = (message: string): never => {
   throw new DomainError('UNSUPPORTED_FORMAT', message, { field: ['input', 'format'] })
+}
+
+/** The nearest ancestor that has the very tensors the changes were made to: what they lead away from. Builds have manifests of their own for the same tensors. */
+export async function adapterBase(
+  { adapter, tensors }: Manifest,
+  ancestors: readonly Ancestor[],
+  payloads: PayloadStore,
+): Promise<Ancestor | undefined> {
+  const bases = new Map(adapter?.changes.map(({ base }) => [base.name, base.payload]))
+  const before = new Map(tensors.map(({ name, payload }) => [name, bases.get(name) ?? payload]))
+  for (const ancestor of ancestors) {
+    if (!(await payloads.has(ancestor.manifest))) continue
+    const found = await readManifest(payloads, ancestor.manifest)
+    if (found.tensors.length === before.size && found.tensors.every(t => before.get(t.name) === t.payload))
+      return ancestor
+  }
+  return undefined
 }
 
 /**

@@ -6,7 +6,7 @@ import { readManifest } from '../formats/manifest.js'
 import { writeSafetensorsHeader } from '../formats/safetensors.js'
 import type { ExportQuantization, JobInput } from '../pool/job-types.js'
 import { checkedPayloads } from './checked-payloads.js'
-import { type AdapterExport, planAdapter } from './export-adapter.js'
+import { type AdapterExport, adapterBase, planAdapter } from './export-adapter.js'
 import { auxiliaryFiles } from './export-config.js'
 import { writeExport } from './export-folder.js'
 import { type GgufExport, ggufBytes, ggufChunks, planGguf } from './export-gguf.js'
@@ -87,8 +87,7 @@ async function ggufExport({ input, manifest, type, context }: Export) {
 
 async function adapterExport({ input, manifest, type, context }: Export) {
   if (type !== undefined) throw unsupported(`Adapters are written as they were trained, not in ${type}`, 'quantization')
-  const base = manifest.adapter?.of
-  const before = base && input.facts?.lineage.find(ancestor => ancestor.manifest === base)
+  const before = await adapterBase(manifest, input.facts?.lineage.slice(1) ?? [], context.payloads)
   const adapter = planAdapter(manifest, input.name, before ? publicName(before) : undefined, context.payloads)
   return { write: (write: WriteFile) => writeAdapter(adapter, write, context) }
 }

@@ -306,6 +306,21 @@ describe('healing a cut student', () => {
       expect(most).toBeLessThan(1e-6)
     }
     await expect(exportModel({ ...wanted, manifest: cut!.manifest }, context)).rejects.toThrow('healed: has no adapter')
+    // Distilled afterwards, as `distillStudent` does it: a build of all layers, whose own manifest of the same tensors is no model either.
+    const { manifest: distilled } = (
+      await runStages(
+        {
+          parent: cut!.manifest,
+          layers: [{ from: 0, to: 2 }],
+          stages: { healing: healing({ train: 'LORA', lora, learningRate: 0.02, teacher: parent }) },
+        },
+        context,
+      )
+    ).at(-1)!
+    const after = { ...of, lineage: [ancestor('distilled', distilled), ...of.lineage.slice(1)] }
+    await exportModel({ ...wanted, manifest: distilled, facts: after }, context)
+    const again = JSON.parse(await readFile(join(folder, 'adapter_config.json'), 'utf8'))
+    expect(again.base_model_name_or_path).toBe('cut')
     // Trained on from there: the adapter leads to other weights than these, and is not kept.
     const tensors = manifest.tensors.map(t =>
       t.role === 'layers.0.up' ? { ...t, payload: before.tensors[0]!.payload } : t,
