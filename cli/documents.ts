@@ -26,7 +26,7 @@ export const documents = {
   analysisOfJob: `query AnalysisOfJob($id: ID!) { job(id: $id) { model { id } analysis { ...Analysis } } }
   ${analysisFragment()}`,
   dependents: `query Dependents($id: ID!) {
-    model(id: $id) { recipe { name } students(first: 10) { nodes { name } totalCount } recipes(first: 100) { nodes { name status } } }
+    model(id: $id) { recipe { name } students(first: 10) { nodes { name } totalCount } recipes(first: 100) { nodes { name status } totalCount } }
   }`,
   parent: `query Parent($id: ID!) { model(id: $id) { parent { name } } }`,
   chatTemplate: `query ChatTemplate($id: ID!) { model(id: $id) { chatTemplate } }`,

@@ -170,7 +170,7 @@ export async function quantize(session: Session, reference: string, o: QuantizeO
 interface Dependents {
   recipe: { name: string } | null
   students: { nodes: { name: string }[]; totalCount: number }
-  recipes: { nodes: { name: string; status: string }[] }
+  recipes: { nodes: { name: string; status: string }[]; totalCount: number }
 }
 
 const some = (names: string[], count: number) => `${names.join(', ')}${count > names.length ? ', …' : ''}`
@@ -182,6 +182,7 @@ export function deletionText(
 ): string {
   const open = d.recipes.nodes.filter(r => ['PROPOSED', 'APPROVED', 'BUILDING'].includes(r.status)).map(r => r.name)
   const students = d.students.nodes.map(s => s.name)
+  const more = d.recipes.totalCount > d.recipes.nodes.length ? ' or more' : ''
   return [
     `${model.name} goes: ${quantity(Number(model.parameterCount))} parameters, ${quantity(Number(model.uniqueBytes), 'bytes')} that no other model holds.`,
     ...(students.length > 0
@@ -191,7 +192,7 @@ export function deletionText(
       : []),
     ...(open.length > 0
       ? [
-          `  ${open.length === 1 ? 'A recipe that is open cannot' : `${open.length} recipes that are open cannot`} be built any more: ${some(open.slice(0, 10), open.length)}.`,
+          `  ${open.length === 1 && !more ? 'A recipe that is open cannot' : `${open.length}${more} recipes that are open cannot`} be built any more: ${some(open.slice(0, 10), open.length)}.`,
         ]
       : []),
     ...(d.recipe ? [`  Its recipe ${d.recipe.name} stays and can be built again.`] : []),
@@ -201,7 +202,7 @@ export function deletionText(
 /** A person is asked first; where nobody can answer, as in a script, it goes on. */
 export async function deleteModel(session: Session, reference: string, o: { yes?: boolean }) {
   const model = await findOneModel(session, reference)
-  if (!o.yes && process.stdin.isTTY) {
+  if (!o.yes && !session.json && process.stdin.isTTY && process.stderr.isTTY) {
     const data = await session.client.query<{ model: Dependents }>(documents.dependents, { id: model.id })
     note(deletionText(model, data.model))
     if (!(await confirm('Delete it?'))) {

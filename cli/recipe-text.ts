@@ -195,26 +195,9 @@ export function partsText({ layers, headPruning, feedForwardPruning, quantizatio
 /** The YAML with its comments as they are printed elsewhere. */
 export const yamlText = (yaml: string): string => yaml.replaceAll(/(?<=^| )#.*$/gm, asGains)
 
-const byNobody = 'Approved by a person'
-
-/** Who decided what, when. An approval that follows one by `a person` is the same person with a name: one line says both. */
-export function decisionLines(decisions: readonly RecipeDecision[]): string[] {
-  const shown: RecipeDecision[] = []
-  for (const decision of decisions) {
-    const before = shown.at(-1)
-    const again = before?.outcome === 'APPROVED' && decision.outcome === 'APPROVED' && before.policyVersion === null
-    if (!again || decision.policyVersion !== null || !before.reason.startsWith(byNobody)) {
-      shown.push(decision)
-      continue
-    }
-    const why = before.reason.slice(byNobody.length)
-    shown.splice(-1, 1, {
-      ...decision,
-      reason: decision.reason.includes(': ') ? decision.reason : decision.reason + why,
-    })
-  }
-  return shown.map(
+/** Who decided what, when. */
+export const decisionLines = (decisions: readonly RecipeDecision[]): string[] =>
+  decisions.map(
     ({ createdAt, reason, policyVersion }) =>
       `  ${createdAt.slice(0, 19).replace('T', ' ')}  ${reason}${policyVersion === null ? '' : ` (policy version ${policyVersion})`}`,
   )
-}

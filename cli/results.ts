@@ -106,8 +106,8 @@ export interface RecipeSummary {
   quantization: { type: string; symmetric: boolean; blockSize: number; method: string; head: string } | null
   fusion: { threshold: number; together: boolean } | null
   parentModel: { id: string; name: string }
-  /** What a measured quality of 1 stands for. */
-  measuredAgainst: { id: string; name: string }
+  /** What a measured quality of 1 stands for; null: a teacher that is deleted. */
+  measuredAgainst: { id: string; name: string } | null
   student: { id: string; name: string } | null
   createdAt: string
 }

@@ -149,11 +149,12 @@ export async function showBuilt(session: Session, job: { id: string; durationMs:
   type Built = { job: { recipe: { id: string } | null } }
   const built = (await session.client.query<Built>(documents.recipeOfJob, { id: job.id })).job
   // A recipe that was built again has another job.
-  if (!built.recipe) return print('Its recipe was built anew since.')
+  if (!built.recipe) return session.json ? printJson(null) : print('Its recipe was built anew since.')
   const { id: recipeId } = built.recipe
   const find = () => session.client.query<{ recipe: RecipeSummary }>(documents.recipe, { id: recipeId })
-  const id = (await find()).recipe.student?.id
-  if (id) await measurement(session, id)
+  const { student, measuredQuality: before } = (await find()).recipe
+  const id = student?.id
+  if (id && before === null) await measurement(session, id)
   const model = await modelOf(session, id)
   const { measuredQuality, estimatedQuality, measuredAgainst, parentModel } = (await find()).recipe
   if (session.json) return printJson({ ...model, measuredQuality })
@@ -164,7 +165,7 @@ export async function showBuilt(session: Session, job: { id: string; durationMs:
   for (const line of storedText(model)) print(line)
   if (measuredQuality !== null)
     print(
-      `Quality beside its ${measuredAgainst.id === parentModel.id ? 'parent' : 'teacher'} ${measuredAgainst.name} on held-out samples: ${quality(measuredQuality)} measured${estimatedQuality === null ? '' : `, ${quality(estimatedQuality)} predicted`}.`,
+      `Quality beside its ${measuredAgainst?.id === parentModel.id ? 'parent' : 'teacher'} ${measuredAgainst?.name ?? '(deleted)'} on held-out samples: ${quality(measuredQuality)} measured${estimatedQuality === null ? '' : `, ${quality(estimatedQuality)} predicted`}.`,
     )
   print(`id ${model.id}`)
 }

@@ -194,8 +194,8 @@ export async function distill(session: Session, reference: string, o: DistillOpt
     capability: o.capability,
     probeDatasetId: await probeSetId(session, o.data),
   }
-  const { job, recipe } = await session.client.mutate<Distillation>(documents.distillStudent, input)
   const parent = teacher ? undefined : (await session.client.query<Parent>(documents.parent, { id: model.id })).model
+  const { job, recipe } = await session.client.mutate<Distillation>(documents.distillStudent, input)
   const names = {
     student: model.name,
     teacher: teacher?.name ?? parent?.parent?.name ?? 'its parent',

@@ -65,7 +65,9 @@ export async function startServer<Context extends object>(
   }
   const sse = eventStreams(metrics.streams('sse'))
 
-  const app = Fastify({ bodyLimit, forceCloseConnections: 'idle', exposeHeadRoutes: false })
+  // A model's name of 200 characters fits into a picture's address.
+  const routerOptions = { maxParamLength: 500 }
+  const app = Fastify({ bodyLimit, forceCloseConnections: 'idle', exposeHeadRoutes: false, routerOptions })
   // JSON only: what a form of another site can send (text/plain) is not taken.
   app.removeContentTypeParser('text/plain')
 

@@ -44,7 +44,7 @@ export const healingSchema = z.object({
   /** With LAYERS: indices in the student. */
   layers: z.array(z.number().int().min(0)).min(1).optional(),
   lora: z
-    .object({
+    .strictObject({
       rank: z.number().int().min(1).max(1024).default(loraDefaults.rank),
       alpha: z.number().positive().default(loraDefaults.alpha),
       targets: z.array(z.enum(loraTargets)).min(1).default(loraDefaults.targets),
@@ -64,7 +64,7 @@ export const healingSchema = z.object({
   attention: z.number().min(0).max(100).default(0),
   /** Which layer's output of the teacher a layer's output of the student shall be like; absent: as the layers were kept, before each cut. */
   layerMapping: z
-    .array(z.object({ student: z.number().int().min(0), teacher: z.number().int().min(0) }))
+    .array(z.strictObject({ student: z.number().int().min(0), teacher: z.number().int().min(0) }))
     .min(1)
     .optional(),
   /** What a prompt's token counts beside a completion's. */

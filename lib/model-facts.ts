@@ -36,7 +36,7 @@ export const modelFactsSchema = z.object({
   lineage: z.array(ancestorSchema).min(1),
   /** As mergekit YAML; null where it was not built from a recipe. */
   recipe: z.string().nullable(),
-  /** exp(-(its loss - its parent's)) on the validation split, 1 is the parent; null where not measured. */
+  /** exp(-(its loss - its parent's, or its teacher's)) on the validation split, 1 is that model; null where not measured. */
   quality: z.number().nullable(),
   /** Whether that is beside the teacher that its recipe names, instead of the parent. */
   besideTeacher: z.boolean().optional(),

@@ -49,6 +49,7 @@ async function recordOrLock(key: string, stage: string, context: HandlerContext)
         throw error
       })
       if (!since) return release
+      await rm(stageLockFile(dataFolder, key), { force: true })
       release()
       return since
     }

@@ -231,10 +231,10 @@ async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
         unit,
         metrics: { capability: objective.name, layers: one.kept.length, fits: done },
       })
-    tried.add(one)
     const groups = one.cut && partsOf(one.cut.variant).groups
     const wanted = { parent: input.manifest, kept: one.kept, groups, calibration }
     const { seconds, student } = await fitStudent(wanted, held.samples, samples, { ...context, progress })
+    tried.add(one)
     const unfitted = heldLoss(judge, objective, samples, { variant: one.cut?.variant ?? one.kept })
     if (student && heldLoss(judge, objective, samples, { fitted: student }) < unfitted) fitted.set(one, student)
     return seconds * rate()
@@ -242,7 +242,8 @@ async function fitChosen<T extends { kept: Stack; cut?: GroupCut }>(
   await fitWithin(order, fits, left, fit, context)
   const inWords = (one: T) => {
     if (fitted.has(one) || !order.includes(one)) return ''
-    return tried.has(one) ? '; fitting its cuts made it no better' : '; the budget did not reach to fit its cuts'
+    if (tried.has(one)) return '; fitting its cuts made it no better'
+    return fits.failed ? '; its cuts could not be fitted' : '; the budget did not reach to fit its cuts'
   }
   return { fitted, inWords }
 }
@@ -258,7 +259,13 @@ function withoutBeaten<T extends { kept: Stack; cut?: GroupCut; parameters: numb
   const loss = (one: T) =>
     heldLoss(judge, objective, samples, { fitted: fitted.get(one), variant: one.cut?.variant ?? one.kept })
   return chosen.filter(one =>
-    chosen.every(other => other === one || other.parameters > one.parameters || loss(other) >= loss(one)),
+    chosen.every(
+      other =>
+        other === one ||
+        other.parameters > one.parameters ||
+        loss(other) > loss(one) ||
+        (loss(other) === loss(one) && other.parameters === one.parameters),
+    ),
   )
 }
 

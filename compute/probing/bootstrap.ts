@@ -29,7 +29,7 @@ function* drawIndices(count: number, salt = ''): Generator<number[]> {
  */
 export function bootstrapInterval(count: number, statistic: (indices: readonly number[]) => number): Interval | null {
   if (count < 2) return null
-  return percentiles(Float64Array.from(drawIndices(count), statistic), tailsOf(count, count - 1))
+  return percentiles(Float64Array.from(drawIndices(count), statistic), tailsOf(count))
 }
 
 function percentiles(values: Float64Array, tail: number): Interval {
@@ -40,11 +40,11 @@ function percentiles(values: Float64Array, tail: number): Interval {
 
 /**
  * Share of the resamples beyond either bound. With few samples resamples vary less than samples do, by (count - 1) / count, and the spread itself is uncertain: the bounds
- * are where those of Student's t would be (T. Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 5.3); 2.5 % with very many.
- * @param count samples, of several groups those of the smallest
+ * are where those of Student's t would be (T. Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 5.3); 2.5 % with very many. Resamples never leave what was seen: with fewer than
+ * five samples the bounds stay short of that (a mean of normal samples is held in 81 % with three, 94 % with five).
  */
-function tailsOf(count: number, degreesOfFreedom: number): number {
-  const bound = Math.sqrt(count / (count - 1)) * studentQuantile(degreesOfFreedom)
+function tailsOf(count: number): number {
+  const bound = Math.sqrt(count / (count - 1)) * studentQuantile(count - 1)
   return (1 - errorFunction(bound / Math.SQRT2)) / 2
 }
 
@@ -100,7 +100,6 @@ export function weightedQualityInterval(
     for (const indices of drawIndices(student.length, ` ${g}`))
       values[draw++]! += weight * (lossOver(parent, indices) - lossOver(student, indices))
   }
-  const counts = groups.map(({ student }) => student.length)
-  const freedom = counts.reduce((sum, count) => sum + count - 1, 0)
-  return percentiles(values.map(Math.exp), tailsOf(Math.min(...counts), freedom))
+  // As if all rested on the smallest group, which may weigh most.
+  return percentiles(values.map(Math.exp), tailsOf(Math.min(...groups.map(({ student }) => student.length))))
 }

@@ -75,7 +75,7 @@ function ownOf({ onPolicy, batchRows, accumulation, schedule }: TrainingPlan, st
   return all.filter(row => isOwn(row, onPolicy.share))
 }
 
-/** The batches of a step (from 1), each token's weight such that the shares are what the losses' weights sum to over the step (the cross-entropy's 0 where all rows are the student's own). */
+/** The batches of a step (from 1), each token's weight such that the shares are what the losses' weights sum to over the step's texts; rows of the student's own count as much, for the divergence alone. */
 export async function batchesOf(
   plan: TrainingPlan,
   step: number,
@@ -92,17 +92,20 @@ export async function batchesOf(
     for (const value of values) total += value
     return total
   }
-  const all = sum(own.map(({ counts }) => sum(counts)))
-  // Its own words are no text for it to be like.
-  const predicted = sum(own.map(row => (row.own ? 0 : sum(row.counts.subarray(0, sequence - 1)))))
+  const countsOf = (rows: readonly PackedRow[], to = sequence) => sum(rows.map(row => sum(row.counts.subarray(0, to))))
+  const texts = own.filter(row => !row.own)
+  const all = countsOf(own)
   const shareOf = (share: number, of: number) => (share > 0 && of > 0 ? share / of : 0)
-  const [kl, ce] = [shareOf(plan.divergenceShare, all), shareOf(plan.crossEntropyShare, predicted)]
+  const kl = shareOf(plan.divergenceShare, all)
+  // Its own words are no text for it to be like: what cross-entropy would count of them, the divergence does.
+  const ownKl = plan.divergenceShare > 0 ? shareOf(plan.divergenceShare + plan.crossEntropyShare, all) : 0
+  const ce = shareOf(plan.crossEntropyShare * shareOf(countsOf(texts), all), countsOf(texts, sequence - 1))
   const hidden = shareOf(plan.hiddenShare, own.length * (sequence - 1))
   const rows: TrainingRow[] = []
   for (const row of own) {
     rows.push({
       ids: row.ids,
-      divergenceWeights: kl > 0 ? row.counts.map(count => count * kl) : undefined,
+      divergenceWeights: kl > 0 ? row.counts.map(count => count * (row.own ? ownKl : kl)) : undefined,
       crossEntropyWeights:
         plan.crossEntropyShare > 0
           ? row.counts.map((count, at) => (at < sequence - 1 && !row.own ? count * ce : 0))

@@ -143,7 +143,7 @@ interface RecipesAnswer {
       estimatedQualityInterval: [number, number] | null
       validationSamples: number | null
       measuredQuality: number | null
-      measuredAgainst: { id: string }
+      measuredAgainst: { id: string } | null
       student: { parameterCount: number | string } | null
     }[]
     pageInfo: { hasNextPage: boolean; endCursor: string | null }
@@ -248,7 +248,7 @@ export async function findPictureRecipes(run: Query, id: string): Promise<Found<
     found.capabilities = model.analysis?.baseline.map(b => b.capability.slug) ?? []
     for (const recipe of model.recipes.nodes) {
       // What was trained after a teacher is measured beside that, and has no place where 1 is another model.
-      const measured = recipe.measuredAgainst.id === id ? recipe.measuredQuality : null
+      const measured = recipe.measuredAgainst?.id === id ? recipe.measuredQuality : null
       const quality = measured ?? recipe.estimatedQuality
       if (quality === null) found.unmeasured++
       else

@@ -29,7 +29,7 @@ export class EvaluationResolver {
   }
 
   @Mutation(() => EvaluateModelPayload, {
-    description: 'Measures a model on a probe set, a student beside its parent.',
+    description: 'Measures a model on a probe set, a student beside its parent, or the teacher that its recipe names.',
   })
   evaluateModel(
     @Arg('input', () => EvaluateModelInput, { description: 'Model and probe set.' }) input: EvaluateModelInput,

@@ -7,7 +7,7 @@ export interface MeasuredLoss {
   completionTokens: number
 }
 
-/** exp(-(student loss - parent loss)): 1 is the parent, less is worse, more is better. */
+/** exp(-(student loss - parent loss)): 1 is the parent (or teacher), less is worse, more is better. */
 export const quality = (studentLoss: number, parentLoss: number): number => Math.exp(-(studentLoss - parentLoss))
 
 /** Loss over all samples of several capabilities: summed negative log-likelihood over the number of completion tokens. */

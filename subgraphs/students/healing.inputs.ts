@@ -129,7 +129,7 @@ export class HealingInput {
   @Field(() => Float, {
     nullable: true,
     description:
-      'Share of the texts’ own cross-entropy in the loss, 0 to 1; the rest is the divergence from the teacher. Default: 0.5, or 0 where the student writes all rows itself.',
+      'Share of the texts’ own cross-entropy in the loss, 0 to 1; the rest is the divergence from the teacher. Of rows that the student writes itself it takes none. Default: 0.5.',
   })
   crossEntropy?: number | null
   @Field(() => Float, { nullable: true, description: 'Weight of the hidden-state loss, added; default: 0.' })

@@ -1,4 +1,5 @@
 // Proposals: a search that starts from the newest analysis, queued as a job; its finds become recipes, some approved by policy.
+import { isDeepStrictEqual } from 'node:util'
 import { In } from 'typeorm'
 import type { MixtureValue, ProposalOutput } from '../../compute/pool/job-types.js'
 import { StudentModelRecipe } from '../../db/entities/index.js'
@@ -104,12 +105,23 @@ const toValues = (proposed: ProposalOutput) => ({
   estimatedCostSeconds: proposed.costSeconds ?? null,
 })
 
-/** What was measured of a recipe, as it stands. */
-const figuresOf = ({ estimatedQuality, estimatedQualityInterval, validationSamples }: StudentModelRecipe) => ({
+/** Whether what is known of the recipe was measured on more samples, of the same set and with the same weights. */
+const isBetterFounded = (
+  known: StudentModelRecipe,
+  found: ReturnType<typeof toValues>,
+  probeDatasetId: string | null,
+): boolean =>
+  (known.validationSamples ?? 0) > (found.validationSamples ?? 0) &&
+  known.probeDatasetId === probeDatasetId &&
+  isDeepStrictEqual(known.mixture, found.mixture)
+
+/** What was measured of a recipe, as it stands, and the words about it. */
+const figuresOf = ({
+  objective,
   estimatedQuality,
   estimatedQualityInterval,
   validationSamples,
-})
+}: StudentModelRecipe) => ({ objective, figures: { estimatedQuality, estimatedQualityInterval, validationSamples } })
 
 export const proposeEffect: JobEffect<'students.propose'> = {
   async claim(em, job, input) {
@@ -129,13 +141,13 @@ export const proposeEffect: JobEffect<'students.propose'> = {
     const openByKey = new Map(open.map(r => [keyOf(r), r]))
     const names = await recipeNames(em, tenantId, parent.id)
     for (const proposed of output.proposals) {
-      const { objective, layers } = proposed
+      const { layers } = proposed
       checkLayers(layers, parent)
       const found = toValues(proposed)
       const known = openByKey.get(keyOf({ ...found, layers }))
-      // The same cut found again is the same recipe, with the figures that rest on more samples, of two on as many the newer ones; what was approved stays so.
-      const better = (known?.validationSamples ?? 0) > (found.validationSamples ?? 0)
-      const measured = better ? { ...found, ...figuresOf(known!) } : found
+      // The same cut found again is the same recipe, with the figures that rest on more samples of the same kind, of two on as many the newer ones; what was approved stays so.
+      const kept = known && isBetterFounded(known, found, probeDatasetId) ? figuresOf(known) : undefined
+      const measured = { ...found, ...kept?.figures }
       const name = known?.name ?? unusedName(proposed.name, names)
       names.add(name)
       const capabilities = measured.mixture?.weights.map(w => w.capability) ?? [measured.capability!]
@@ -143,7 +155,7 @@ export const proposeEffect: JobEffect<'students.propose'> = {
       const proposal = {
         ...measured,
         name,
-        objective,
+        objective: kept?.objective ?? proposed.objective,
         layers,
         status: decision?.approved ? ('APPROVED' as const) : ('PROPOSED' as const),
         decision: decision?.reason ?? null,

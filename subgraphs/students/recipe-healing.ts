@@ -42,7 +42,6 @@ export async function readHealing(
   const given = <T extends object>(values: T) =>
     Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null && value !== undefined))
   const parsed = healingSchema.safeParse({
-    ...(rest.onPolicy === 1 ? { crossEntropy: 0 } : {}),
     ...given(rest),
     data: probeSet.probeSetHash,
     ...(wanted ? { capabilities: wanted } : {}),

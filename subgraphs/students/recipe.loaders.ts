@@ -83,15 +83,15 @@ export const recipeOfStudent = (context: RequestContext) =>
     return new Map(rows.map(r => [r.studentModelId!, toRecipe(r)]))
   })
 
-/** Of living models the newest with this manifest, by its hash. */
-export const modelOfManifest = (context: RequestContext) =>
-  loader<string, string>(context, 'students.modelOfManifest', async hashes => {
+/** Living models with this manifest, by its hash, the newest last. */
+export const modelsOfManifest = (context: RequestContext) =>
+  loader<string, string[]>(context, 'students.modelsOfManifest', async hashes => {
     const rows = await context.platform.db.read.find(ModelAtom, {
       select: { id: true, manifestHash: true },
       where: { ...scoped(context.tenantId), manifestHash: anyOf(hashes), deletedAt: IsNull() },
       order: { id: 'ASC' },
     })
-    return new Map(rows.map(row => [row.manifestHash, row.id]))
+    return new Map([...groupBy(rows, row => row.manifestHash)].map(([hash, own]) => [hash, own.map(row => row.id)]))
   })
 
 export const capabilityIdBySlug = (context: RequestContext) =>

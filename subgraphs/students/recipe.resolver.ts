@@ -30,7 +30,7 @@ import {
   capabilityIdBySlug,
   exportsOfModel,
   modelHandle,
-  modelOfManifest,
+  modelsOfManifest,
   recipeById,
   recipeOfBuild,
   recipeOfStudent,
@@ -77,13 +77,17 @@ export class RecipeResolver {
   }
 
   @FieldResolver(() => Model, {
+    nullable: true,
     description:
-      'The model that a measured quality of 1 stands for: the teacher that the recipe names, where that is still there, else the parent.',
+      'The model that a measured quality of 1 stands for: the teacher that the recipe names (null once that is deleted), else the parent.',
   })
-  async measuredAgainst(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<Model> {
+  async measuredAgainst(@Root() { row }: Recipe, @Ctx() context: RequestContext): Promise<Model | null> {
     const teacher = row.stages?.healing?.teacher
-    const named = teacher === undefined ? undefined : await modelOfManifest(context).load(teacher)
-    return modelReference(named ?? row.parentModelId)
+    if (teacher === undefined) return modelReference(row.parentModelId)
+    const named = (await modelsOfManifest(context).load(teacher)) ?? []
+    // Several models may have one manifest.
+    const id = named.includes(row.parentModelId) ? row.parentModelId : named.at(-1)
+    return id === undefined ? null : modelReference(id)
   }
 
   @FieldResolver(() => Capability, {
@@ -223,7 +227,7 @@ export class RecipeResolver {
 
   @Mutation(() => BuildStudentPayload, {
     description:
-      'Builds the student of an approved recipe: a new manifest over its parent’s tensors. It is then measured against its parent.',
+      'Builds the student of an approved recipe: a new manifest over its parent’s tensors. It is then measured beside its parent, or the teacher that its recipe names.',
   })
   buildStudent(
     @Arg('input', () => BuildStudentInput, { description: 'Which recipe.' }) input: BuildStudentInput,

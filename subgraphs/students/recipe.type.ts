@@ -177,7 +177,7 @@ export class Recipe extends Node {
   @Field(() => Float, {
     nullable: true,
     description:
-      'Device seconds that building it and measuring it beside its parent takes, at the speed the search saw; null on recipes written by hand.',
+      'Device seconds that building it and measuring it beside another model takes, at the speed the search saw; null on recipes written by hand.',
   })
   estimatedCostSeconds!: number | null
   @Field(() => Float, {

@@ -82,12 +82,15 @@ export class AnalyzeModelPayload {
   userErrors!: UserError[]
 }
 
-@ObjectType({ description: 'How close a student is to its parent on a capability.' })
+@ObjectType({
+  description: 'How close a student is to its parent on a capability, or to the teacher that its recipe names.',
+})
 export class CapabilityQuality {
   @Field(() => Capability, { description: 'The capability.' })
   capability!: Capability
   @Field(() => Float, {
-    description: 'exp(-(student loss - parent loss)) on the validation split: 1 is the parent, lower is worse.',
+    description:
+      'exp(-(student loss - that of its parent or named teacher)) on the validation split: 1 is that model, lower is worse.',
   })
   quality!: number
 }

@@ -10,7 +10,7 @@ export const LayerClusterRoleEnum = registerValues(
     CARRIES:
       'Skipping its layers costs the capability at least 1.25 times as much as it costs the others, each by the mean of its own layers; or every capability most of all. Of a single capability: 1.25 times the mean of all layers.',
     SUPPORTS: 'In between.',
-    IDLE: 'Its layers cost less than 0.35 times the mean of the capability’s layers, or nothing, when skipped.',
+    IDLE: 'Its layers cost less than 0.35 times the mean of the capability’s layers (those that carry every capability left out), or nothing, when skipped.',
   },
 )
 

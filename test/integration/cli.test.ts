@@ -133,6 +133,7 @@ test('a job that is watched again says what came of it', async () => {
   const { nodes } = (
     await platform.gql('{ jobs(types: [STUDENT_BUILD, CAPABILITY_ANALYZE], first: 3) { nodes { id type } } }')
   ).jobs
+  expect(nodes.length).toBeGreaterThan(0)
   for (const { id, type } of nodes as { id: string; type: string }[]) {
     const { out, code } = await run('watch', shortId(id))
     expect(code).toBe(0)

@@ -84,10 +84,6 @@ export async function heal(
   const steps = stepsOf(rows.length, healing)
   if (healing.onPolicy && healing.crossEntropy === 1)
     refuse('healing.onPolicy: nobody judges what the student writes where crossEntropy is 1; make it less')
-  if (healing.onPolicy === 1 && healing.crossEntropy > 0)
-    refuse(
-      'healing.onPolicy: with 1 there are no texts left that crossEntropy could be taken of; make one of them less',
-    )
   const useTeacher = healing.crossEntropy < 1 || mapping.length > 0
   const named = Math.min(healing.teacherTokens, teacherModel.dimensions.vocabularySize)
   const form = {

@@ -20,7 +20,7 @@ test.each([
 
 test('a deletion says what goes and what hangs on it', () => {
   const model = { name: 'smollm2', parameterCount: 135e6, uniqueBytes: 98e6 }
-  const none = { recipe: null, students: { nodes: [], totalCount: 0 }, recipes: { nodes: [] } }
+  const none = { recipe: null, students: { nodes: [], totalCount: 0 }, recipes: { nodes: [], totalCount: 0 } }
   expect(deletionText(model, none)).toBe('smollm2 goes: 135 M parameters, 98.0 MB that no other model holds.')
   const some = {
     recipe: { name: 'cut' },
@@ -30,6 +30,7 @@ test('a deletion says what goes and what hangs on it', () => {
         { name: 'x', status: 'PROPOSED' },
         { name: 'y', status: 'BUILT' },
       ],
+      totalCount: 2,
     },
   }
   expect(deletionText(model, some).split('\n').slice(1)).toEqual([
@@ -37,4 +38,6 @@ test('a deletion says what goes and what hangs on it', () => {
     '  A recipe that is open cannot be built any more: x.',
     '  Its recipe cut stays and can be built again.',
   ])
+  const many = { ...some, recipes: { ...some.recipes, totalCount: 101 } }
+  expect(deletionText(model, many)).toContain('1 or more recipes that are open cannot be built any more: x.')
 })

@@ -98,21 +98,16 @@ test('only layers that lose heads are named', () => {
   ])
 })
 
-test('an approval by a person and by its name is one line', () => {
+test('every decision is a line, with the policy where one decided', () => {
   const decision = (reason: string, changes = {}) => ({
     ...{ outcome: 'APPROVED', reason, policyVersion: null, createdAt: '2026-11-26T00:00:00.000Z' },
     ...changes,
   })
   const asked = decision('Approved by a person: asked for by distillStudent')
-  const at = '  2026-11-26 00:00:00  '
-  expect(decisionLines([asked, decision('Approved by root')])).toEqual([
-    `${at}Approved by root: asked for by distillStudent`,
-  ])
-  expect(decisionLines([asked])).toEqual([`${at}Approved by a person: asked for by distillStudent`])
-  const rejected = decision('Rejected by root', { outcome: 'REJECTED' })
-  expect(decisionLines([asked, rejected])).toHaveLength(2)
   const byPolicy = decision('Approved by policy: all', { policyVersion: 2 })
-  expect(decisionLines([byPolicy, decision('Approved by root')])).toEqual([
+  const at = '  2026-11-26 00:00:00  '
+  expect(decisionLines([asked, byPolicy, decision('Approved by root')])).toEqual([
+    `${at}Approved by a person: asked for by distillStudent`,
     `${at}Approved by policy: all (policy version 2)`,
     `${at}Approved by root`,
   ])

@@ -388,11 +388,6 @@ describe('data and models that do not fit', () => {
       'nobody judges what the student writes',
     ],
     [
-      'nothing but its own words and a share of cross-entropy',
-      () => run(samples(), { onPolicy: 1, crossEntropy: 0.5 }),
-      'no texts left that crossEntropy could be taken of',
-    ],
-    [
       'its own words where prompts leave it no room',
       () =>
         run(

@@ -57,12 +57,18 @@ it('all rows may be its own, or none', async () => {
   expect((await rowsOf({})).asked).toEqual([])
 })
 
-it('its own words count for the divergence alone, and take nothing from what texts count', async () => {
-  const [batch] = await batchesOf(plan(), 1, undefined, new Map([[1, { ...row(100), own: true }]]))
-  const [text, own] = batch!.rows
+it('its own words count for the divergence alone, as much as a text does for both', async () => {
+  const own = { ...row(100), own: true }
   const sum = (values: Float32Array | undefined) => values!.reduce((a, b) => a + b, 0)
-  expect(own!.ids[0]).toBe(100)
-  expect(sum(own!.crossEntropyWeights)).toBe(0)
-  expect(sum(text!.crossEntropyWeights)).toBeCloseTo(0.5, 6)
-  expect(sum(text!.divergenceWeights) + sum(own!.divergenceWeights)).toBeCloseTo(0.5, 6)
+  const weights = async (changes: Partial<TrainingPlan>, rows: [number, PackedRow][]) => {
+    const [batch] = await batchesOf(plan(changes), 1, undefined, new Map(rows))
+    return batch!.rows.map(r => [r.ids[0]!, sum(r.divergenceWeights), sum(r.crossEntropyWeights)])
+  }
+  const one = { batchRows: 1 }
+  expect(await weights({}, [[1, own]])).toEqual([
+    [0, expect.closeTo(0.25, 6), expect.closeTo(0.25, 6)],
+    [100, expect.closeTo(0.5, 6), 0],
+  ])
+  expect(await weights(one, [])).toEqual([[0, expect.closeTo(0.5, 6), expect.closeTo(0.5, 6)]])
+  expect(await weights(one, [[0, own]])).toEqual([[100, expect.closeTo(1, 6), 0]])
 })

@@ -108,11 +108,36 @@ describe('proposeStudents', () => {
     expect(rows.map(r => r.estimatedQuality)).toEqual([0.95])
   })
 
+  test('figures of other weights are not kept, however many samples they rest on', async () => {
+    await analyse()
+    for (const [weight, quality, validationSamples] of [
+      [0.9, 0.95, 12],
+      [0.1, 0.3, 6],
+    ] as const) {
+      const weights = [
+        { capability: 'translation', weight },
+        { capability: 'code_generation', weight: 1 - weight },
+      ]
+      const one = { ...proposal('translation', 5, quality), capability: null, mixture: { name: 'office', weights } }
+      const { job } = await propose({ modelId })
+      await succeed(p, 'students.propose', fromGlobalId('Job', job.id), { proposals: [{ ...one, validationSamples }] })
+    }
+    const rows = await p.platform.db.read.find(StudentModelRecipe)
+    expect(rows.map(r => [r.mixture!.weights[0]!.weight, r.estimatedQuality, r.validationSamples])).toEqual([
+      [0.1, 0.3, 6],
+    ])
+  })
+
   test('a cut found again keeps figures that rest on more samples; another cut of the same name gets a number', async () => {
     const found = [
       { ...proposal('translation', 5, 0.9), validationSamples: 6 },
       { ...proposal('translation', 5, 0.5), validationSamples: 3 },
-      { ...proposal('translation', 5, 0.8), validationSamples: 9, layers: [{ from: 1, to: 6, reason: 'others' }] },
+      {
+        ...proposal('translation', 5, 0.8),
+        validationSamples: 9,
+        objective: 'another',
+        layers: [{ from: 1, to: 6, reason: 'others' }],
+      },
     ]
     await analyse()
     for (const one of found) {
