@@ -2,7 +2,7 @@
 import { Like } from 'typeorm'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { writeManifest } from '../../../../compute/formats/manifest.js'
-import { Job, type ModelAtom, ProbeSampleCount } from '../../../../db/entities/index.js'
+import { Job, ModelAtom, ProbeSampleCount } from '../../../../db/entities/index.js'
 import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { subgraph as models } from '../../../../subgraphs/models/subgraph.js'
 import { subgraph } from '../../../../subgraphs/students/subgraph.js'
@@ -152,6 +152,12 @@ describe('distillStudent', () => {
       parentModel: { id: modelId },
       measuredAgainst: { id: toGlobalId('Model', teacher.id) },
     })
+    // What 1 stands for is not the parent, only because the teacher is gone.
+    await p.platform.db.tx(em => em.update(ModelAtom, { id: teacher.id }, { deletedAt: new Date() }))
+    const gone = await run(subgraph.schema, p.context(), `query($id: ID!) { recipe(id: $id) ${against} }`, {
+      id: recipe.id,
+    })
+    expect(gone.recipe).toEqual({ parentModel: { id: modelId }, measuredAgainst: null })
   })
 
   test('without a teacher it takes the parent, and says so where there is none', async () => {
