@@ -1,6 +1,5 @@
 // An analysis as text: scores, heat map, sparklines by layer, heads, groups and clusters.
 import { decimals, heatMap, shadeLegend, sparkline, table } from '../lib/client/tables.js'
-import { asGains } from './as-gains.js'
 import type { Analysis, Score } from './results.js'
 
 /** Scores by capability; without the share of exact answers where there is none. */
@@ -120,7 +119,7 @@ function clusterLines({ clusters }: Analysis): string[] {
   return [
     '',
     'Clusters of layers whose outputs differ from those on other capabilities in the same way, those that carry a capability:',
-    ...[...new Set(common), ...each].map(label => `  ${asGains(label)}`),
+    ...[...new Set(common), ...each].map(label => `  ${label}`),
   ]
 }
 

@@ -6,7 +6,6 @@ import { PlatformError } from '../lib/client/platform-client.js'
 import { table } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
 import { analysisText, scoreTable } from './analysis-text.js'
-import { asGains } from './as-gains.js'
 import { confirm } from './confirm.js'
 import { documents } from './documents.js'
 import { allPages, findModel, findOneModel } from './find.js'
@@ -64,7 +63,7 @@ export async function show(session: Session, reference: string) {
     ['bytes no other model holds', quantity(Number(model.uniqueBytes), 'bytes')],
     ['licence', model.license],
     ['source', model.source],
-    ['objective', model.objective && asGains(model.objective)],
+    ['objective', model.objective],
     ['parent', model.parent?.name],
     ['students', model.students.nodes.map(s => s.name).join(', ') || null],
   ]

@@ -2,7 +2,6 @@
 import { stripVTControlCharacters } from 'node:util'
 import { colors, ranges, table, terminalWidth } from '../lib/client/tables.js'
 import { quantity } from '../lib/client/watch-job.js'
-import { asGains } from './as-gains.js'
 import type { RecipeDecision, RecipeDetail, RecipeSummary } from './results.js'
 import { idCell } from './short-id.js'
 
@@ -114,7 +113,7 @@ export function recipeTable(recipes: readonly RecipeSummary[], options: RecipeTa
 export function layerReason({ from, to, reason }: RecipeSummary['layers'][number]): string {
   if (reason === null) return 'no reason given'
   const beginning = to - from === 1 ? `layer ${from}: ` : `layers ${from}-${to - 1}: `
-  return asGains(reason.startsWith(beginning) ? reason.slice(beginning.length) : reason)
+  return reason.startsWith(beginning) ? reason.slice(beginning.length) : reason
 }
 
 /** `2 in layers 3, 7–8; 1 in layer 20`, most layers first; of all layers one number where it is the same. */
@@ -191,9 +190,6 @@ export function partsText({ layers, headPruning, feedForwardPruning, quantizatio
   if (fusion) lines.push(`  fused: from a speed-up of ${fusion.threshold} on${fusion.together ? ', all at once' : ''}`)
   return lines
 }
-
-/** The YAML with its comments as they are printed elsewhere. */
-export const yamlText = (yaml: string): string => yaml.replaceAll(/(?<=^| )#.*$/gm, asGains)
 
 /** Who decided what, when. */
 export const decisionLines = (decisions: readonly RecipeDecision[]): string[] =>

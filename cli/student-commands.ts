@@ -3,12 +3,11 @@ import { readFileSync } from 'node:fs'
 import { userInfo } from 'node:os'
 import { basename } from 'node:path'
 import { quantity } from '../lib/client/watch-job.js'
-import { asGains } from './as-gains.js'
 import { documents } from './documents.js'
 import { allPages, findModel, findRecipe } from './find.js'
 import { probeSetId } from './model-commands.js'
 import type { MixtureOption } from './option-values.js'
-import { decisionLines, figures, partsText, recipeTable, yamlText } from './recipe-text.js'
+import { decisionLines, figures, partsText, recipeTable } from './recipe-text.js'
 import type { RecipeDetail, RecipeSummary } from './results.js'
 import { followJob, print, printJson, runJob } from './run-job.js'
 import { note, type Session } from './session.js'
@@ -64,9 +63,9 @@ export async function showRecipe(session: Session, reference: string) {
   })
   if (session.json) return printJson(recipe)
   print(recipeTable([recipe], session))
-  print(`\n${asGains(recipe.objective)}`)
+  print(`\n${recipe.objective}`)
   for (const line of [...figures(recipe), ...partsText(recipe), ...decisionLines(recipe.decisions)]) print(line)
-  print(`\n${yamlText(recipe.yaml)}`)
+  print(`\n${recipe.yaml}`)
 }
 
 export async function createRecipe(session: Session, file: string, o: { name?: string }) {

@@ -29,9 +29,12 @@ export interface DescribedCluster extends Comparison {
   someForAll: boolean
 }
 
+/** To two decimals; what rounds to nothing has no sign. */
+const nats = (value: number) => value.toFixed(2).replace('-0.00', '0.00')
+
 export function clusterLabel(cluster: DescribedCluster): string {
   const { layers, lossIncrease, share, elsewhere, someForAll } = cluster
-  const lost = `${lossIncrease.toFixed(2)} nats per token lost without ${layers.length === 1 ? 'it' : 'one of them'}`
+  const lost = `${nats(lossIncrease)} nats per token lost without ${layers.length === 1 ? 'it' : 'one of them'}`
   const mean = `the mean of ${someForAll ? 'layers that do not carry all' : 'all layers'}`
   const times = share === undefined ? '' : `, ${share.toPrecision(2)} times ${mean}`
   const others =
@@ -54,13 +57,13 @@ function mostlyOf({ role, layers, costs, share, elsewhere, apart }: DescribedClu
   const compared = share !== undefined && elsewhere !== undefined
   if (layers.length <= fewLayers || role === 'IDLE' || (compared && role !== 'CARRIES')) return ''
   const order = layers.map((_, i) => i).sort((a, b) => apart[b]! - apart[a]!)
-  const named = order.slice(0, 2).map(i => `${layers[i]} (${costs[i]!.toFixed(2)})`)
+  const named = order.slice(0, 2).map(i => `${layers[i]} (${nats(costs[i]!)})`)
   return `, ${compared ? 'most apart from them' : 'most'} without ${named.join(' and ')}`
 }
 
 /** The same for every capability. @param losses of each layer and capability */
 export function commonLabel(layers: readonly number[], losses: readonly number[]): string {
-  const [least, most] = [Math.min(...losses), Math.max(...losses)].map(loss => loss.toFixed(2))
+  const [least, most] = [Math.min(...losses), Math.max(...losses)].map(nats)
   const without = layers.length === 1 ? 'it' : 'one of them'
   return `${subjectOf(layers, 'carry', 'carries')} every capability: ${least} to ${most} nats per token lost without ${without}`
 }

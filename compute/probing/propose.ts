@@ -136,9 +136,21 @@ const negligible = 0.01
 const nats = (value: number) =>
   Math.abs(value) < negligible ? value.toFixed(3).replace('-0.000', '0.000') : String(Number(value.toPrecision(2)))
 
-const spread = (values: readonly number[]) => {
-  const [least, most] = [nats(Math.min(...values)), nats(Math.max(...values))]
-  return least === most ? least : `${least} to ${most}`
+const between = (least: string, most: string) => (least === most ? least : `${least} to ${most}`)
+const isGain = (cost: number) => nats(cost).startsWith('-')
+
+/** `costs 0.2 to 0.5`; what costs less than nothing `gains 0.1`. */
+function costing(costs: readonly number[], ending: 's' | '' = 's'): string {
+  const [least, most] = [Math.min(...costs), Math.max(...costs)]
+  if (isGain(most)) return `gain${ending} ${between(nats(-most), nats(-least))}`
+  return `cost${ending} ${between(isGain(least) ? `${nats(least)} (a gain)` : nats(least), nats(most))}`
+}
+
+/** The same where a cost is named already: `0.2 to 0.5`, `a gain of 0.1`. */
+function amount(costs: readonly number[]): string {
+  const [least, most] = [Math.min(...costs), Math.max(...costs)]
+  if (isGain(most)) return `a gain of ${between(nats(-most), nats(-least))}`
+  return isGain(least) ? `a gain of ${nats(-least)} to a cost of ${nats(most)}` : between(nats(least), nats(most))
 }
 
 /**
@@ -162,21 +174,21 @@ export function rangeReason(
   const also =
     joint.length === 0
       ? ''
-      : `; with the other layers gone already, ${single ? 'it' : joint.length === costs.length ? 'each' : `the ${joint.length} cheapest`} would cost ${spread(joint)} more`
-  if (Math.max(...costs) >= negligible) return `${what} costs ${spread(costs)} ${unit}${also}`
-  return `${what} alone costs little (${spread(costs)} ${unit}), but removing others together was measured as cheaper${also}`
+      : `; with the other layers gone already, ${single ? 'it' : joint.length === costs.length ? 'each' : `the ${joint.length} cheapest`} would ${costing(joint, '')} more`
+  if (Math.max(...costs) >= negligible) return `${what} ${costing(costs)} ${unit}${also}`
+  return `${what} alone costs little (${amount(costs)} ${unit}), but removing others together was measured as cheaper${also}`
 }
 
 /** Which heads of a range go, and what each costs alone. */
 export function groupReason(range: { from: number; to: number }, removed: readonly CutGroup[]): string {
   const own = removed.filter(({ layer }) => layer >= range.from && layer < range.to)
   if (own.length === 0) return ''
-  const each = own.map(({ layer, group, alone }) => `${group} of layer ${layer} (${nats(alone)})`)
+  const each = own.map(({ layer, group, alone }) => `${group} of layer ${layer} (${amount([alone])})`)
   return `; without key/value head${own.length === 1 ? '' : 's'} ${each.join(', ')}: in brackets what silencing it alone costs`
 }
 
 /** What goes besides layers, and what that costs. */
 export function withoutGroupsInWords({ removed, loss, layersLoss }: GroupCut): string {
   const count = removed.length
-  return `and without ${count} key/value head${count === 1 ? '' : 's'}, which costs ${nats(loss - layersLoss)} nats per token beside the layers`
+  return `and without ${count} key/value head${count === 1 ? '' : 's'}, which ${costing([loss - layersLoss])} nats per token beside the layers`
 }

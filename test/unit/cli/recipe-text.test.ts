@@ -1,14 +1,6 @@
 // Recipes as they are printed (without colours).
 import { expect, test } from 'vitest'
-import {
-  countsByLayer,
-  cutName,
-  decisionLines,
-  layerReason,
-  partsText,
-  recipeTable,
-  yamlText,
-} from '../../../cli/recipe-text.js'
+import { countsByLayer, cutName, decisionLines, layerReason, partsText, recipeTable } from '../../../cli/recipe-text.js'
 import type { RecipeDetail, RecipeSummary } from '../../../cli/results.js'
 
 const makeRecipe = (overrides: Partial<RecipeSummary> = {}): RecipeSummary => ({
@@ -81,7 +73,7 @@ test.each([
 test('a reason does not begin with the layers that stand before it', () => {
   const layer = { from: 0, to: 3, reason: 'layers 0-2: skipping any of them costs 0.1 to 8 nats', model: null }
   expect(layerReason(layer)).toBe('skipping any of them costs 0.1 to 8 nats')
-  expect(layerReason({ ...layer, from: 5, to: 6, reason: 'layer 5: skipping it costs -0.2 nats' })).toBe(
+  expect(layerReason({ ...layer, from: 5, to: 6, reason: 'layer 5: skipping it gains 0.2 nats' })).toBe(
     'skipping it gains 0.2 nats',
   )
   expect(layerReason({ ...layer, reason: 'all layers stay' })).toBe('all layers stay')
@@ -111,12 +103,4 @@ test('every decision is a line, with the policy where one decided', () => {
     `${at}Approved by policy: all (policy version 2)`,
     `${at}Approved by root`,
   ])
-})
-
-test('comments of the YAML read as the rest does, its values stay', () => {
-  const yaml =
-    '# without it costs -0.1 nats\nname: costs -0.1 nats\nlayer_range: [0, 1] # layer 0: skipping it costs -0.2 nats\n'
-  expect(yamlText(yaml)).toBe(
-    '# without it gains 0.1 nats\nname: costs -0.1 nats\nlayer_range: [0, 1] # layer 0: skipping it gains 0.2 nats\n',
-  )
 })

@@ -1,11 +1,13 @@
 import { describe, expect, it, vi } from 'vitest'
 import { mixture, single } from '../../../../compute/probing/objective.js'
 import {
+  groupReason,
   objectiveOf,
   proposalSizes,
   proposedSets,
   rangeReason,
   removeGreedily,
+  withoutGroupsInWords,
 } from '../../../../compute/probing/propose.js'
 
 const perLayer = (kept: number) => 1000 + 10 * kept
@@ -142,13 +144,42 @@ describe('rangeReason', () => {
   it.each([
     [{ from: 1, to: 4 }, 'layers 1-3: skipping any of them costs 0.42 to 1.3 nats per token of code generation'],
     [{ from: 0, to: 1 }, 'layer 0: skipping it costs 8.1 nats per token of code generation'],
-    [{ from: 4, to: 6 }, 'layers 4-5: skipping any of them costs -0.013 to 0.42 nats per token of code generation'],
+    [
+      { from: 4, to: 6 },
+      'layers 4-5: skipping any of them costs -0.013 (a gain) to 0.42 nats per token of code generation',
+    ],
     [
       { from: 6, to: 8 },
       'layers 6-7: skipping any of them alone costs little (0.000 nats per token of code generation), but removing others together was measured as cheaper',
     ],
   ])('of %j is in words with numbers', (range, reason) => {
     expect(rangeReason(range, losses, 'code_generation')).toBe(reason)
+  })
+
+  // Single layers whose skipping loses less than nothing stay for what was measured jointly.
+  const little = (what: string) =>
+    `layers 0-1: skipping any of them alone costs little (${what} nats per token of a), but removing others together was measured as cheaper`
+  it.each([
+    [[-0.3, -0.051], little('a gain of 0.051 to 0.3')],
+    [[-0.008, 0.005], little('a gain of 0.008 to a cost of 0.005')],
+    [[-0.0002, 0.005], little('0.000 to 0.005')],
+    [[-0.2, -0.2], little('a gain of 0.2')],
+    [[-0.02, 0.5], 'layers 0-1: skipping any of them costs -0.02 (a gain) to 0.5 nats per token of a'],
+  ])('of %j says that a cost below nothing is a gain', (costs, reason) => {
+    expect(rangeReason({ from: 0, to: 2 }, costs, 'a')).toBe(reason)
+  })
+
+  it('says the same of heads and of what goes with them', () => {
+    const removed = [
+      { layer: 5, group: 2, alone: -0.013 },
+      { layer: 7, group: 0, alone: 0.1 },
+    ]
+    expect(groupReason({ from: 4, to: 8 }, removed)).toMatch(
+      /^; without key\/value heads 2 of layer 5 \(a gain of 0\.013\), 0 of layer 7 \(0\.1\): /,
+    )
+    const without = (loss: number) => withoutGroupsInWords({ removed, loss, layersLoss: 2 } as never)
+    expect(without(1.5)).toContain('which gains 0.5 nats per token beside the layers')
+    expect(without(2.5)).toContain('which costs 0.5 nats per token beside the layers')
   })
 
   it('also says what was measured jointly', () => {
@@ -163,5 +194,6 @@ describe('rangeReason', () => {
     expect(rangeReason({ from: 6, to: 7 }, losses, 'code_generation', removals)).toBe(
       'layer 6: skipping it alone costs little (0.000 nats per token of code generation), but removing others together was measured as cheaper; with the other layers gone already, it would cost 0.2 more',
     )
+    expect(rangeReason({ from: 6, to: 7 }, losses, 'a', new Map([[6, -1.5]]))).toMatch(/would gain 1\.5 more$/)
   })
 })
