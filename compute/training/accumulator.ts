@@ -1,7 +1,7 @@
 // Sums the gradients of several batches, so that they make one step.
 import { graphBuilder } from '../graph/builder.js'
 import { apply } from '../ops/apply.js'
-import { createSession, floats, type RuntimeTensor } from '../runtime/session.js'
+import { createSession, floats, type RuntimeTensor, type SessionOptions } from '../runtime/session.js'
 
 export interface Accumulator {
   /** Adds the further gradients to the sums in place; gives the sum of squares over all of them. */
@@ -9,7 +9,7 @@ export interface Accumulator {
   dispose(): Promise<void>
 }
 
-export async function createAccumulator(options: { threads: number; weightsFolder: string }): Promise<Accumulator> {
+export async function createAccumulator(options: SessionOptions): Promise<Accumulator> {
   const g = graphBuilder('accumulate')
   const [a, b] = [g.input('sum', 'float32', ['n']), g.input('further', 'float32', ['n'])]
   const sum = apply(g, 'Add', [a, b])

@@ -2,7 +2,7 @@
 import { graphBuilder } from '../graph/builder.js'
 import type { Graph, Value } from '../graph/ir.js'
 import { apply } from '../ops/apply.js'
-import { createSession, floats, type RuntimeTensor, type Session } from '../runtime/session.js'
+import { createSession, floats, type RuntimeTensor, type Session, type SessionOptions } from '../runtime/session.js'
 
 export interface AdamWOptions {
   beta1: number
@@ -82,10 +82,10 @@ export interface AdamW {
 export async function createAdamW(
   tensors: readonly TrainedTensor[],
   options: AdamWOptions,
-  { threads, weightsFolder }: { threads: number; weightsFolder: string },
+  sessionOptions: SessionOptions,
 ): Promise<AdamW> {
   const open = async (decayed: boolean) => {
-    const session: Session = await createSession(adamWGraph(decayed), { weightsFolder, threads })
+    const session: Session = await createSession(adamWGraph(decayed), sessionOptions)
     const numbers = Object.fromEntries(asked(decayed).map(name => [name, floats(new Float32Array(1), [])]))
     return { session, numbers }
   }

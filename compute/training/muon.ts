@@ -2,7 +2,7 @@
 import { graphBuilder } from '../graph/builder.js'
 import type { Graph, Value } from '../graph/ir.js'
 import { apply } from '../ops/apply.js'
-import { createSession, floats, type RuntimeTensor, type Session } from '../runtime/session.js'
+import { createSession, floats, type RuntimeTensor, type Session, type SessionOptions } from '../runtime/session.js'
 import type { TrainedTensor } from './adamw.js'
 
 export interface MuonOptions {
@@ -64,7 +64,7 @@ export interface Muon {
 export async function createMuon(
   tensors: readonly TrainedTensor[],
   { momentum, weightDecay }: MuonOptions,
-  options: { threads: number; weightsFolder: string },
+  options: SessionOptions,
 ): Promise<Muon> {
   const sessions = new Map<string, Session>()
   for (const { shape } of tensors) {

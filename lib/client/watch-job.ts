@@ -56,6 +56,8 @@ function describe(job: WatchedJob): string {
   // Seconds of a budget pass as they do.
   if (p.ratePerSecond && p.unit !== 'seconds') parts.push(`${quantity(p.ratePerSecond, p.unit)}/s`)
   if (p.etaSeconds) parts.push(`${duration(p.etaSeconds)} left`)
+  const reused = Number(p.metrics?.samplesReused ?? 0)
+  if (reused > 0) parts.push(`${quantity(reused, 'samples')} measured before`)
   return parts.join(', ')
 }
 

@@ -11,6 +11,7 @@ import { proposeStudents } from '../../../../compute/handlers/propose-students.j
 import type { JobOutput, ProposalOutput } from '../../../../compute/pool/job-types.js'
 import { expandRanges, extractLayers } from '../../../../compute/surgery/extract-layers.js'
 import { proposedStages } from '../../../../lib/build-stages.js'
+import { DomainError } from '../../../../lib/errors.js'
 import { projectFile } from '../../../../lib/project.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 
@@ -288,6 +289,34 @@ describe('students.propose on the demo model', () => {
       ['correctCuts', true],
       ['pruneHeads', true],
     ])
+  })
+
+  it('says where the budget did not reach to fit cuts, and where they could not be fitted', async () => {
+    const asked = { ...input(), capabilities: ['translation'], samplesPerCapability: 4, correctCuts: true }
+    await forgetCuts()
+    const { proposals } = await proposeStudents({ ...asked, budgetTokens: 4000 }, newJob())
+    const reached = proposals.filter(p => !p.objective.endsWith('; the budget did not reach to fit its cuts'))
+    // The first is fitted whatever the budget.
+    expect(reached.length).toBeLessThanOrEqual(1)
+    expect(proposals.length).toBeGreaterThan(reached.length)
+
+    await forgetCuts()
+    let fitting = false
+    const payloads = {
+      ...context.payloads,
+      get: (hash: string) =>
+        fitting ? Promise.reject(new DomainError('PAYLOAD_MISSING', hash)) : context.payloads.get(hash),
+    }
+    const progress = ({ stage }: { stage: string }) => {
+      fitting ||= stage === 'fit'
+    }
+    const job = { ...context, jobId: newJob().jobId, payloads, progress }
+    const unfitted = (await proposeStudents({ ...asked, maxTokens: 200 }, job)).proposals
+    expect(unfitted.length).toBeGreaterThanOrEqual(1)
+    for (const { objective, calibration } of unfitted) {
+      expect(objective).toMatch(/; its cuts could not be fitted$/)
+      expect(calibration).toBeUndefined()
+    }
   })
 
   it('stops soon where it is cancelled while it fits', async () => {

@@ -63,6 +63,23 @@ test.each([
   expect(String(stream.read())).toBe(expected)
 })
 
+test('what an analysis found measured already is said', () => {
+  const stream = Object.assign(new PassThrough(), { isTTY: false })
+  const view = progressView('a', stream as unknown as NodeJS.WriteStream)
+  const show = (stage: string, metrics: Record<string, number>) => {
+    const progress = { stage, completed: 8, total: 20, unit: 'samples', ratePerSecond: 2, etaSeconds: 6, metrics }
+    view.show({
+      id: 'j',
+      type: 'CAPABILITY_ANALYSIS',
+      state: 'RUNNING',
+      progress: { ...progress, sequence: 1 },
+    } as never)
+    return String(stream.read())
+  }
+  expect(show('heads', { samplesReused: 7 })).toMatch(/6 s left, 7 samples measured before\n$/)
+  expect(show('layers', { samplesReused: 0 })).toMatch(/6 s left\n$/)
+})
+
 test('a job that no worker takes is said to wait, one that is taken at once is not', () => {
   vi.useFakeTimers()
   const stream = Object.assign(new PassThrough(), { isTTY: false })
