@@ -1,6 +1,6 @@
 // Healing as a stage of a build: kept only where it helps, the same after a kill, and clear about what it cannot do.
 import { createHash } from 'node:crypto'
-import { rmSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
@@ -177,6 +177,27 @@ describe('healing a cut student', () => {
     const before = await derived()
     await heal(fused.hash, parent, healing({ onPolicy: 0.5, tokens: 64 * 8 }), { ...context, folder })
     expect(await derived()).toEqual(before)
+  })
+
+  test('cancelled while the student writes rows it stops, leaves none of them, and goes on to the same weights', async () => {
+    const folder = join(context.dataFolder, 'own-cancelled')
+    const [cut] = await build()
+    const own = healing({ onPolicy: 1, seed: 21, tokens: 64 * 8 })
+    const controller = new AbortController()
+    const watch = setInterval(() => {
+      if (existsSync(join(folder, 'own'))) controller.abort()
+    }, 1)
+    const error = await heal(cut!.manifest, parent, own, {
+      ...context.withSignal(controller.signal),
+      folder,
+    })
+      .catch(e => e)
+      .finally(() => clearInterval(watch))
+    expect(error.code).toBe('CANCELLED')
+    expect(await readdir(folder)).not.toContain('own')
+    const resumed = await heal(cut!.manifest, parent, own, { ...context, folder })
+    const undisturbed = await heal(cut!.manifest, parent, own, { ...context, folder: `${folder}-not` })
+    expect(resumed.manifest).toBe(undisturbed.manifest)
   })
 
   test('a run that goes on computes as it began, however much memory is free then', async () => {
