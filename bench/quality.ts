@@ -232,9 +232,8 @@ async function healOnce(o: ReturnType<typeof parseArgs<{ options: typeof options
     await teacher.open?.dispose()
     teacher.open = undefined
   }
-  const cache = teacherCache(o.data, parentHash, form, parent.dimensions.hiddenSize!, async ids => {
-    return (await opened()).say(ids)
-  })
+  const asked = async (ids: readonly number[]) => (await opened()).say(ids)
+  const cache = teacherCache(o.data, parentHash, form, parent.dimensions.hiddenSize!, asked, Number.POSITIVE_INFINITY)
   const begin = performance.now()
   for (const row of rows) await cache.row(row.ids)
   await close()

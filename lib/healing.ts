@@ -26,7 +26,7 @@ export const healingSchema = z.object({
   /** Manifest of the teacher; absent: the parent. */
   teacher: hashSchema.optional(),
   /** Tokens trained on, as whole rows; texts are taken again where they are fewer. */
-  tokens: z.number().int().min(64).max(1_000_000_000).default(40_960),
+  tokens: z.number().int().min(64).max(100_000_000).default(40_960),
   /** Tokens of a row. */
   sequence: z.number().int().min(8).max(8192).default(256),
   /** Rows of one pass, and passes of one step. */

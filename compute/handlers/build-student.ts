@@ -59,6 +59,9 @@ async function recordOrLock(key: string, stage: string, context: HandlerContext)
   }
 }
 
+/** Codes of what the same training ends with however often it runs. */
+const final: ReadonlySet<string> = new Set(['NOT_IMPROVED', 'NOT_A_NUMBER'])
+
 /** Runs the stages in order; their results, the last one's manifest being the student. */
 export async function runStages(
   input: BuildInput,
@@ -88,6 +91,11 @@ export async function runStages(
         // Whoever waits with the old file open finds the record first.
         await rm(stageLockFile(dataFolder, key), { force: true })
         results.push(resultOf(record, false))
+      } catch (error) {
+        // It would end so again: what it kept to go on from serves nobody.
+        if (isDomainError(error) && final.has(error.code))
+          await rm(stageFolder(dataFolder, key), { recursive: true, force: true })
+        throw error
       } finally {
         release()
       }

@@ -3,7 +3,13 @@ import { relative } from 'node:path'
 import type { Manifest } from '../../lib/manifest.js'
 import { layerDimensions, type ResolvedDimensions } from '../architectures/architecture.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
-import { type DerivedContext, ensureFloat32, keepFiles, readTensorFloat32 } from '../formats/float-weights.js'
+import {
+  type DerivedContext,
+  ensureFloat32,
+  keepFiles,
+  readTensorFloat32,
+  releaseFiles,
+} from '../formats/float-weights.js'
 import type { ExternalData, Graph } from '../graph/ir.js'
 import { createSession, floats, int32s, int64s, type RuntimeTensor, type Session } from '../runtime/session.js'
 import { positionInputs } from './graph-inputs.js'
@@ -221,6 +227,7 @@ export async function openLayers(
       const opened = await Promise.allSettled(sessions.values())
       sessions.clear()
       for (const one of opened) if (one.status === 'fulfilled') await one.value.dispose()
+      releaseFiles(kept)
     },
   }
 }

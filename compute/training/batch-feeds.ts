@@ -1,5 +1,5 @@
 // A batch of token sequences as the inputs of the training graph.
-import type { ResolvedDimensions } from '../architectures/architecture.js'
+import { layerDimensions, type ResolvedDimensions } from '../architectures/architecture.js'
 import { floats, int64s, type RuntimeTensor } from '../runtime/session.js'
 import type { TrainingGraphOptions } from './training-graph.js'
 
@@ -78,14 +78,16 @@ export function batchFeeds(
     feeds[`teacher_hidden.${i}`] = floats(states, [tokens, d.hiddenSize])
     feeds[`hidden_weights.${i}`] = floats(weights, [tokens, 1])
   })
-  const group = d.attentionHeadCount / d.keyValueHeadCount
-  options.attention?.forEach((_, i) => {
-    const perRow = d.attentionHeadCount * seq * seq
+  options.attention?.forEach((layer, i) => {
+    const { attentionHeadCount, keyValueHeadCount } = layerDimensions(d, layer)
+    const perRow = attentionHeadCount * seq * seq
     const all = new Float32Array(rows.length * perRow)
     rows.forEach(({ teacher }, row) => {
       if (teacher?.attention) all.set(teacher.attention[i]!, row * perRow)
     })
-    feeds[`teacher_attention.${i}`] = floats(all, [rows.length, d.keyValueHeadCount, group * seq, seq])
+    feeds[`teacher_attention.${i}`] = floats(all, [
+      ...[rows.length, keyValueHeadCount, (attentionHeadCount / keyValueHeadCount) * seq, seq],
+    ])
   })
   if (options.attention?.length) feeds.attention_weight = floats(Float32Array.of(batch.attentionWeight ?? 0), [])
   return feeds

@@ -58,32 +58,34 @@ export function packRows(texts: readonly TrainingText[], options: PackOptions): 
   const random = seededRandom(seed)
   const wanted = Math.floor(tokens / sequence) * sequence
   if (wanted === 0) refuse(`${tokens} tokens are less than one row of ${sequence}`)
-  const ids: number[] = []
-  const own: number[] = []
+  // The last text may reach beyond what is wanted.
+  const ids = new Int32Array(wanted + sequence)
+  const own = new Float32Array(wanted + sequence)
+  let length = 0
   const take = ({ prompt, completion }: TrainingText) => {
     const end = separator === undefined ? [] : [separator]
     const all = [...prompt, ...completion, ...end].slice(0, sequence)
     for (const [i, id] of all.entries()) {
-      ids.push(id)
-      own.push(i < prompt.length ? promptWeight : 1)
+      ids[length] = id
+      own[length++] = i < prompt.length ? promptWeight : 1
     }
   }
   do {
-    const before = ids.length
-    for (const text of ordered(texts, sequence, balanced, wanted - ids.length, random)) {
+    const before = length
+    for (const text of ordered(texts, sequence, balanced, wanted - length, random)) {
       take(text)
-      if (ids.length >= wanted) break
+      if (length >= wanted) break
     }
-    if (ids.length === before) break
-  } while (repeat && ids.length < wanted)
-  const rows = Math.floor(Math.min(ids.length, wanted) / sequence)
-  if (rows === 0) refuse(`The training data has ${ids.length} tokens, a row takes ${sequence}`)
+    if (length === before) break
+  } while (repeat && length < wanted)
+  const rows = Math.floor(Math.min(length, wanted) / sequence)
+  if (rows === 0) refuse(`The training data has ${length} tokens, a row takes ${sequence}`)
   const packed = Array.from({ length: rows }, (_, row) => {
     const begin = row * sequence
     const counts = Float32Array.from({ length: sequence }, (_, i) =>
       i < sequence - 1 ? own[begin + i + 1]! : own[begin + i]!,
     )
-    return { ids: ids.slice(begin, begin + sequence), counts }
+    return { ids: [...ids.subarray(begin, begin + sequence)], counts }
   })
   if (!packed.some(({ counts }) => counts.some(count => count > 0)))
     refuse('Every token of the training data is masked: nothing is left to learn from')

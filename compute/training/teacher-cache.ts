@@ -1,6 +1,6 @@
 // What teachers say, kept on disk by content: one file per teacher, tokens of a row and form, shared by all students of that teacher.
 import { createHash, randomUUID } from 'node:crypto'
-import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, stat, statfs, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { TeacherRow } from './batch-feeds.js'
 import type { TeacherOptions } from './teacher.js'
@@ -12,9 +12,9 @@ export const teachersFolder = (dataFolder: string) => join(dataFolder, 'derived'
 
 /** Files are found by the teacher's manifest (which names its tokenizer), the tokens, and how many of them are named at which temperature. */
 function fileOf(dataFolder: string, teacher: string, ids: readonly number[], form: TeacherOptions): string {
-  const { tokens, temperature, hidden = [] } = form
+  const { tokens, temperature, hidden = [], vocabulary } = form
   const hash = createHash('sha256')
-    .update(JSON.stringify([version, tokens, temperature, hidden]))
+    .update(JSON.stringify([version, tokens, temperature, hidden, ...(vocabulary === undefined ? [] : [vocabulary])]))
     .update(new Uint8Array(Int32Array.from(ids).buffer))
     .digest('hex')
   return join(teachersFolder(dataFolder), teacher, `${hash}.row`)
@@ -33,6 +33,7 @@ export interface TeacherCache {
  * @param teacher hash of its manifest
  * @param say asked where the cache has nothing; attention is never kept, it is as large as the square of the sequence
  * @param width hidden size
+ * @param limit bytes that one run keeps at most
  */
 export function teacherCache(
   dataFolder: string,
@@ -40,9 +41,10 @@ export function teacherCache(
   form: TeacherOptions,
   width: number,
   say: (ids: readonly number[]) => Promise<TeacherRow>,
+  limit: number,
 ): TeacherCache {
   const { tokens: k, hidden = [], attention = [] } = form
-  let said = 0
+  let [said, keptBytes] = [0, 0]
   return {
     get said() {
       return said
@@ -77,10 +79,21 @@ export function teacherCache(
       }
       const row = await say(ids)
       said++
-      await keep(path, [row.ids, row.probabilities, row.tail, row.entropy, ...(row.hidden ?? [])])
+      if (keptBytes + total <= limit && (await hasRoom(dataFolder))) {
+        keptBytes += total
+        await keep(path, [row.ids, row.probabilities, row.tail, row.entropy, ...(row.hidden ?? [])])
+      }
       return row
     },
   }
+}
+
+/** Of the disk, the share that is left to checkpoints, payloads and the database. */
+const freeShare = 0.05
+
+async function hasRoom(folder: string): Promise<boolean> {
+  const { bavail, blocks } = await statfs(folder)
+  return bavail > freeShare * blocks
 }
 
 /** Appears whole or not at all. A full disk only costs saying it again. */

@@ -3,8 +3,15 @@ import { relative } from 'node:path'
 import type { Manifest } from '../../lib/manifest.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
 import { causalMask, rewritten } from '../autodiff/differentiable.js'
-import { checkDerivedFits, ensureFloat32, keepFiles, readTensorFloat32 } from '../formats/float-weights.js'
-import type { ExternalData, Graph } from '../graph/ir.js'
+import {
+  checkDerivedFits,
+  ensureFloat32,
+  keepFiles,
+  readTensorFloat32,
+  releaseFiles,
+} from '../formats/float-weights.js'
+import type { GraphBuilder } from '../graph/builder.js'
+import type { ExternalData, Graph, Value } from '../graph/ir.js'
 import { type LocateWeight, positionInputs } from '../inference/graph-inputs.js'
 import { buildModelGraph } from '../inference/model-graph.js'
 import { ropeTables } from '../inference/rope.js'
@@ -17,6 +24,8 @@ import type { TrainingContext } from './training-model.js'
 export interface TeacherOptions {
   /** How many tokens are named per position; at most the vocabulary. */
   tokens: number
+  /** Only ids below this are named: the student has no others; absent: all. */
+  vocabulary?: number | undefined
   temperature: number
   /** States of the residual stream after so many layers. */
   hidden?: readonly number[] | undefined
@@ -35,7 +44,7 @@ export interface Teacher {
 const chunkLogits = 16 * 1024 * 1024
 
 function teacherGraph(model: BuildableModel, locate: LocateWeight, options: TeacherOptions): Graph {
-  const { tokens, temperature, hidden = [], attention = [] } = options
+  const { tokens, vocabulary, temperature, hidden = [], attention = [] } = options
   const head = model.dimensions.tiedEmbeddings ? 'embed' : 'lm_head'
   const wanted = ['final_norm.out', ...hidden.map(layer => `hidden.${layer}`)]
   const { g, values } = rewritten(buildModelGraph(model, 'states', locate), wanted, { headGates: false })
@@ -48,7 +57,7 @@ function teacherGraph(model: BuildableModel, locate: LocateWeight, options: Teac
   const [probabilities, ids] = applyAll(
     g,
     'TopK',
-    [p, g.int64s([tokens])],
+    [vocabulary === undefined ? p : firstColumns(g, p, vocabulary), g.int64s([tokens])],
     { axis: -1, largest: 1, sorted: 1 },
     { name: ['probabilities', 'ids'] },
   )
@@ -61,6 +70,9 @@ function teacherGraph(model: BuildableModel, locate: LocateWeight, options: Teac
   }
   return g.build()
 }
+
+const firstColumns = (g: GraphBuilder, x: Value, count: number): Value =>
+  applyAll(g, 'Split', [x, g.int64s([count, (x.shape[1] as number) - count])], { axis: 1 })[0]!
 
 /** @throws what opening a model throws */
 export async function openTeacher(
@@ -81,7 +93,7 @@ export async function openTeacher(
   }
   const factors = tensors.get('rope_factors')
   const ropeFactors = factors && (await readTensorFloat32(context.payloads, factors))
-  const k = Math.min(options.tokens, d.vocabularySize)
+  const k = Math.min(options.tokens, options.vocabulary ?? d.vocabularySize)
   const graph = teacherGraph(model, role => files.get(role)!, { ...options, tokens: k })
   const session = await createSession(graph, {
     weightsFolder: context.dataFolder,
@@ -154,6 +166,9 @@ export async function openTeacher(
         ...(maps.length > 0 ? { attention } : {}),
       }
     },
-    dispose: () => session.dispose(),
+    async dispose() {
+      await session.dispose()
+      releaseFiles(kept)
+    },
   }
 }

@@ -53,8 +53,8 @@ export interface TrainingHooks {
   ownRows?: ((step: number, rows: number) => Promise<PackedRow[]>) | undefined
   /** Held-out loss of the weights as they are. */
   heldOut?: (() => Promise<number>) | undefined
-  /** Keeps the weights as they are as the best so far. */
-  keepBest?: (() => Promise<void>) | undefined
+  /** Keeps the weights as they are as the best so far; says whether it could. Those before the first step need no keeping. */
+  keepBest?: (() => Promise<boolean>) | undefined
   checkpoint?: ((state: TrainingState) => Promise<void>) | undefined
   stepDone?: ((state: TrainingState, latest: StepLosses) => void) | undefined
   signal?: AbortSignal | undefined
@@ -141,10 +141,12 @@ export async function train(
     if (!heldOut) return
     const loss = await heldOut()
     state.firstHeldOut ??= loss
-    if (!state.best || loss < state.best.loss) {
+    const last = state.step === schedule.steps
+    if (!state.best) state.best = { loss, step: state.step, since: 0 }
+    // What could not be kept is not the best: but after the last step the weights are still there.
+    else if (loss < state.best.loss && ((await keepBest?.()) !== false || last))
       state.best = { loss, step: state.step, since: 0 }
-      await keepBest?.()
-    } else state.best = { ...state.best, since: state.best.since + 1 }
+    else state.best = { ...state.best, since: state.best.since + 1 }
   }
   let own: ReadonlyMap<number, PackedRow> | undefined
   if (state.step === 0) await look()
@@ -162,7 +164,7 @@ export async function train(
     const latest = { step, learningRate, ...result }
     state.losses.push(latest)
     state.step = step
-    checkDivergence(state)
+    checkDivergence(state, model.model.dimensions.vocabularySize)
     hooks.stepDone?.(state, latest)
     if (step === schedule.steps || (evaluateEvery && step % evaluateEvery === 0)) await look()
     if (patience !== undefined && state.best && state.best.since >= patience) break
@@ -175,13 +177,16 @@ export async function train(
 const divergenceFactor = 4
 const divergenceSteps = 5
 
-/** @throws NOT_A_NUMBER where the loss has run away from where it began */
-function checkDivergence({ losses }: TrainingState): void {
+/**
+ * A first step may hold hardly a token that counts: what is still better than knowing nothing of `vocabularySize` tokens has not run away.
+ * @throws NOT_A_NUMBER where the loss has run away from where it began
+ */
+function checkDivergence({ losses }: TrainingState, vocabularySize: number): void {
   if (losses.length <= divergenceSteps) return
   const value = (l: StepLosses) => l.crossEntropy + l.divergence
   const mean = (part: readonly StepLosses[]) => part.reduce((sum, l) => sum + value(l), 0) / part.length
   const [first, last] = [mean(losses.slice(0, 1)), mean(losses.slice(-divergenceSteps))]
-  if (last <= divergenceFactor * first + 1) return
+  if (last <= Math.max(divergenceFactor * first + 1, Math.log(vocabularySize))) return
   const { step, learningRate } = losses.at(-1)!
   throw new DomainError(
     'NOT_A_NUMBER',

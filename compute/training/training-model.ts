@@ -6,7 +6,13 @@ import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import { type BuildableModel, checkBuildable } from '../architectures/registry.js'
 import { causalMask } from '../autodiff/differentiable.js'
-import { checkDerivedFits, ensureFloat32, keepFiles, readTensorFloat32 } from '../formats/float-weights.js'
+import {
+  checkDerivedFits,
+  ensureFloat32,
+  keepFiles,
+  readTensorFloat32,
+  releaseFiles,
+} from '../formats/float-weights.js'
 import type { ExternalData } from '../graph/ir.js'
 import { positionInputs } from '../inference/graph-inputs.js'
 import { ropeTables } from '../inference/rope.js'
@@ -74,6 +80,8 @@ export interface TrainingModelOptions extends Omit<TrainingGraphOptions, 'headCh
   clip?: number | undefined
   /** Most rows of the output layer in one batch, and most logits computed at once. */
   maximumRows: number
+  /** The same of what \`crossEntropy\` is asked for; absent: alike. */
+  maximumJudgedRows?: number | undefined
   /** Of the low-rank factors' first values. */
   seed: number
 }
@@ -119,13 +127,13 @@ export async function openTrainingModel(
         : firstFactor(shape, random)
     trained.push(trainedTensor(name, shape, weight, options.decayed(name)))
   }
-  const headChunks = Math.max(1, Math.ceil((options.maximumRows * d.vocabularySize) / chunkLogits))
+  const chunksOf = (rows: number) => Math.max(1, Math.ceil((rows * d.vocabularySize) / chunkLogits))
   const factors = tensors.get('rope_factors')
   const ropeFactors = factors && (await readTensorFloat32(context.payloads, factors))
   const threads = context.env.HARTONOMOUS_THREADS
   const sessionOptions = { weightsFolder: context.dataFolder, threads, spin: true }
   const locate = (role: string) => files.get(role) ?? { location: '', offset: 0, length: 0 }
-  const graphOptions = { ...options, headChunks }
+  const graphOptions = { ...options, headChunks: chunksOf(options.maximumRows) }
   const { profile } = context
   const session = await createSession(trainingGraph(model, locate, graphOptions), { ...sessionOptions, profile })
   let measuring: Promise<Session> | undefined
@@ -154,20 +162,22 @@ export async function openTrainingModel(
   const asked = positionInputs(model)
   const constantFeeds = new Map<string, Record<string, RuntimeTensor>>()
   /** Tables, positions and the mask of a batch of this shape. */
-  const shapeFeeds = (batch: number, seq: number) => {
-    const key = `${batch} ${seq}`
-    const known = constantFeeds.get(key)
-    if (known) return known
+  const makeShapeFeeds = (batch: number, seq: number): Record<string, RuntimeTensor> => {
     const rope = asked.tables ? ropeTables(d, seq, ropeFactors) : undefined
     const shape = [seq, d.headSize / 2]
     const positions = Array.from({ length: batch * seq }, (_, i) => i % seq)
-    const made: Record<string, RuntimeTensor> = {
+    return {
       ...(rope ? { rope_cos: floats(rope.cos, shape), rope_sin: floats(rope.sin, shape) } : undefined),
       ...(asked.ids ? { position_ids: int64s(positions, [batch, seq]) } : undefined),
       causal_mask: floats(causalMask(seq, d.slidingWindow), [seq, seq]),
     }
-    constantFeeds.set(key, made)
-    return made
+  }
+  /** Steps are of few shapes. */
+  const shapeFeeds = (batch: number, seq: number) => {
+    const key = `${batch} ${seq}`
+    const feeds = constantFeeds.get(key) ?? makeShapeFeeds(batch, seq)
+    constantFeeds.set(key, feeds)
+    return feeds
   }
   const feedsOf = (batch: TrainingBatch) => ({
     ...weights,
@@ -233,6 +243,7 @@ export async function openTrainingModel(
     async crossEntropy(batch) {
       const only = {
         ...graphOptions,
+        headChunks: chunksOf(options.maximumJudgedRows ?? options.maximumRows),
         crossEntropy: true,
         divergence: undefined,
         hidden: [],
@@ -240,13 +251,15 @@ export async function openTrainingModel(
         gradients: false,
       }
       judging ??= createSession(trainingGraph(model, locate, only), sessionOptions)
-      const feeds = { ...weights, ...shapeFeeds(batch.rows.length, batch.seq), ...batchFeeds(batch, d, only) }
+      // Held-out texts have any length, and a mask is as large as its square: none is kept.
+      const feeds = { ...weights, ...makeShapeFeeds(batch.rows.length, batch.seq), ...batchFeeds(batch, d, only) }
       return number(await (await judging).run(feeds, ['cross_entropy'], { signal: context.signal }), 'cross_entropy')
     },
 
     async dispose() {
       const further_ = await Promise.all([measuring, judging])
       for (const own of [session, optimiser, muon, accumulator, ...further_]) await own?.dispose()
+      releaseFiles(kept)
     },
   }
 

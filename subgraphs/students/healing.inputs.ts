@@ -94,7 +94,7 @@ export class HealingInput {
   @Field(() => Int, {
     nullable: true,
     description:
-      'Tokens to train on, as whole rows, 64 to 1,000,000,000; texts are taken again where they are fewer. Default: 40,960.',
+      'Tokens to train on, as whole rows, 64 to 100,000,000; texts are taken again where they are fewer. Default: 40,960.',
   })
   tokens?: number | null
   @Field(() => Int, { nullable: true, description: 'Tokens of a row, 8 to 8,192; longer texts are cut. Default: 256.' })

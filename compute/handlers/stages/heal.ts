@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { DomainError, isDomainError } from '../../../lib/errors.js'
 import { type Healing, loraDefaults } from '../../../lib/healing.js'
 import type { Manifest } from '../../../lib/manifest.js'
+import { layerDimensions, type ResolvedDimensions } from '../../architectures/architecture.js'
 import { type BuildableModel, checkBuildable, parseRole } from '../../architectures/registry.js'
 import { readTensorFloat32 } from '../../formats/float-weights.js'
 import { readManifest } from '../../formats/manifest.js'
@@ -68,6 +69,7 @@ export async function heal(
   const { payloads, dataFolder, signal, progress, log, folder } = context
   const [student, teacher] = [await readManifest(payloads, manifestHash), await readManifest(payloads, teacherHash)]
   const [model, teacherModel] = [checkBuildable(student), checkBuildable(teacher)]
+  checkSizes(healing, student, teacher)
   await checkSameTokens(teacher, student, payloads)
   const texts = await readTexts(student, healing, context)
   const { sequence, batchRows, accumulation } = healing
@@ -80,14 +82,18 @@ export async function heal(
     separator: texts.separator,
     repeat: true,
   })
-  const mapping = mappingOf(healing, student, teacherHash, model, teacherModel)
+  const batches = heldOutBatches(texts.heldOut, sequence)
+  const mapping = mappingOf(healing, await keptLayers(student, teacherHash, payloads), model, teacherModel)
   const steps = stepsOf(rows.length, healing)
   if (healing.onPolicy && healing.crossEntropy === 1)
     refuse('healing.onPolicy: nobody judges what the student writes where crossEntropy is 1; make it less')
   const useTeacher = healing.crossEntropy < 1 || mapping.length > 0
-  const named = Math.min(healing.teacherTokens, teacherModel.dimensions.vocabularySize)
+  // Tables may be padded differently behind the same tokens.
+  const vocabulary = Math.min(model.dimensions.vocabularySize, teacherModel.dimensions.vocabularySize)
+  const named = Math.min(healing.teacherTokens, vocabulary)
   const form = {
     tokens: named,
+    vocabulary: vocabulary < teacherModel.dimensions.vocabularySize ? vocabulary : undefined,
     temperature: healing.temperature,
     hidden: healing.hidden > 0 ? mapping.map(pair => pair.teacher + 1) : [],
     attention: healing.attention > 0 ? mapping.map(pair => pair.teacher) : [],
@@ -117,6 +123,7 @@ export async function heal(
     decayed: role => role !== 'embed' && (model.tensors.get(role)?.shape.length ?? 2) === 2,
     clip: healing.clip,
     maximumRows: batchRows * sequence,
+    maximumJudgedRows: Math.max(...batches.map(batch => batch.rows.length * batch.seq)),
     recompute,
     seed: healing.seed,
   })
@@ -126,7 +133,14 @@ export async function heal(
       open ??= await openTeacher(teacher, context, form)
       return open.say(ids)
     }
-    const cache = teacherCache(dataFolder, teacherHash, form, teacherModel.dimensions.hiddenSize, say)
+    const cache = teacherCache(
+      dataFolder,
+      teacherHash,
+      form,
+      teacherModel.dimensions.hiddenSize,
+      say,
+      context.env.HARTONOMOUS_DERIVED_BYTES,
+    )
     const plan: TrainingPlan = {
       rows,
       batchRows,
@@ -148,10 +162,23 @@ export async function heal(
       onPolicy: healing.onPolicy ? { share: healing.onPolicy, every: healing.checkpointSteps } : undefined,
     }
     const known = await readCheckpoint<TrainingState>(folder, 'checkpoint', key, training.tensors)
-    const batches = heldOutBatches(texts.heldOut, sequence)
     let begin = performance.now()
     const doneBefore = known?.step ?? 0
     let trouble: string | undefined
+    /** Writes what training itself needs no room for; whether it could. */
+    const keptFile = async (write: () => Promise<void>) => {
+      try {
+        await write()
+        trouble = undefined
+        return true
+      } catch (error) {
+        if (!isDomainError(error) || error.code !== 'DISK_FULL') throw error
+        // The one before is still there.
+        trouble = error.message
+        log.warn({ err: error }, 'checkpoint skipped')
+        return false
+      }
+    }
     const state = await train(
       training,
       plan,
@@ -190,17 +217,9 @@ export async function heal(
           begin += performance.now() - before
           return loss
         },
-        keepBest: () => writeCheckpoint(folder, 'best', key, {}, training.tensors, ['weight']),
+        keepBest: () => keptFile(() => writeCheckpoint(folder, 'best', key, {}, training.tensors, ['weight'])),
         checkpoint: async state_ => {
-          try {
-            await writeCheckpoint(folder, 'checkpoint', key, state_, training.tensors)
-            trouble = undefined
-          } catch (error) {
-            if (!isDomainError(error) || error.code !== 'DISK_FULL') throw error
-            // The one before is still there; training itself needs no room.
-            trouble = error.message
-            log.warn({ err: error }, 'checkpoint skipped')
-          }
+          await keptFile(() => writeCheckpoint(folder, 'checkpoint', key, state_, training.tensors))
         },
         stepDone: (state_, latest) => {
           const seconds = (performance.now() - begin) / 1000
@@ -210,8 +229,11 @@ export async function heal(
             total: steps,
             unit: 'steps',
             metrics: {
-              loss: healing.crossEntropy * latest.crossEntropy + (1 - healing.crossEntropy) * latest.divergence,
-              ...(healing.crossEntropy > 0 ? { crossEntropy: latest.crossEntropy } : {}),
+              loss: latest.crossEntropy + latest.divergence,
+              // Of its own rows none counts here, so that their share of a step would be taken for a lower loss.
+              ...(healing.crossEntropy > 0 && !healing.onPolicy
+                ? { crossEntropy: latest.crossEntropy / healing.crossEntropy }
+                : {}),
               ...(healing.hidden > 0 ? { hiddenLoss: latest.hidden } : {}),
               ...(healing.attention > 0 ? { attentionLoss: latest.attention } : {}),
               learningRate: latest.learningRate,
@@ -230,11 +252,9 @@ export async function heal(
     const heldOutBefore = state.firstHeldOut!
     const best = state.best!
     const tenth = Math.max(1, Math.floor(state.losses.length / 10))
+    // The weights of each loss sum to its share already.
     const mean = (part: TrainingState['losses']) =>
-      part.reduce(
-        (sum, l) => sum + l.crossEntropy * healing.crossEntropy + l.divergence * (1 - healing.crossEntropy),
-        0,
-      ) / part.length
+      part.reduce((sum, l) => sum + l.crossEntropy + l.divergence, 0) / part.length
     const measurements = {
       improved: best.step > 0,
       heldOutBefore,
@@ -307,33 +327,74 @@ function loraOf({ lora }: Healing, { tensors }: BuildableModel): LoraSpec {
   return { rank, alpha, targets: roles }
 }
 
-/** Pairs of layers whose outputs shall be alike; empty where no loss asks for them. */
-function mappingOf(
-  { hidden, attention, layerMapping }: Healing,
+/** Losses of steps are kept in every checkpoint. */
+const maximumSteps = 100_000
+
+/** @throws INVALID_RECIPE where rows are longer than a context, or steps are too many */
+function checkSizes({ sequence, tokens, batchRows, accumulation }: Healing, student: Manifest, teacher: Manifest) {
+  const [own, other] = [student, teacher].map(({ dimensions }) => dimensions.contextLength ?? Number.POSITIVE_INFINITY)
+  if (sequence > Math.min(own!, other!))
+    refuse(
+      `healing.sequence: rows of ${sequence} tokens, but the ${own! <= other! ? 'student' : 'teacher'} reads at most ${Math.min(own!, other!)}`,
+    )
+  const steps = Math.floor(tokens / (sequence * batchRows * accumulation))
+  if (steps > maximumSteps)
+    refuse(
+      `healing.tokens: ${tokens} tokens are ${steps} steps of ${sequence * batchRows * accumulation}, the most is ${maximumSteps}; make steps larger (batchRows, accumulation, sequence)`,
+    )
+}
+
+/** Which layer of the teacher each of the student's was, through all cuts between them; undefined where the student does not come from it. */
+async function keptLayers(
   student: Manifest,
   teacherHash: string,
+  payloads: HealContext['payloads'],
+): Promise<readonly number[] | undefined> {
+  let { parent } = student
+  let layers = parent?.layers
+  while (parent && layers && parent.manifest !== teacherHash) {
+    if (parent.sources) return undefined
+    parent = (await readManifest(payloads, parent.manifest).catch(() => undefined))?.parent
+    const above = parent?.layers
+    layers = above && layers.map(layer => above[layer]!)
+  }
+  return parent?.sources ? undefined : layers
+}
+
+/** Pairs of layers whose outputs shall be alike; empty where no loss asks for them. @param kept the teacher's layer that each of the student's was */
+function mappingOf(
+  { hidden, attention, layerMapping }: Healing,
+  kept: readonly number[] | undefined,
   { dimensions: own }: BuildableModel,
   { dimensions: other }: BuildableModel,
 ): { student: number; teacher: number }[] {
   if (hidden === 0 && attention === 0) return []
   if (hidden > 0 && own.hiddenSize !== other.hiddenSize)
     refuse(`Hidden states of ${own.hiddenSize} numbers cannot be like the teacher's of ${other.hiddenSize}`)
-  if (attention > 0 && own.attentionHeadCount !== other.attentionHeadCount)
-    refuse(`${own.attentionHeadCount} attention heads cannot be like the teacher's ${other.attentionHeadCount}`)
-  const kept = student.parent?.manifest === teacherHash ? student.parent.layers : undefined
   const beforeCuts = kept?.flatMap((layer, i) =>
     i + 1 < kept.length && kept[i + 1]! > layer + 1 ? [{ student: i, teacher: kept[i + 1]! - 1 }] : [],
   )
   const pairs = layerMapping ?? beforeCuts
   if (!pairs?.length) return refuse('healing.layerMapping is missing: the student is not a cut of this teacher')
   for (const pair of pairs) {
+    const [ours, theirs] = [layerDimensions(own, pair.student), layerDimensions(other, pair.teacher)]
     if (pair.student >= own.layerCount || pair.teacher >= other.layerCount)
       refuse(
         `healing.layerMapping: student layer ${pair.student} to teacher layer ${pair.teacher}; they have ${own.layerCount} and ${other.layerCount} layers`,
       )
+    if (
+      attention > 0 &&
+      (ours.attentionHeadCount !== theirs.attentionHeadCount || ours.keyValueHeadCount !== theirs.keyValueHeadCount)
+    )
+      refuse(
+        `healing.attention: ${headsOf(ours)} of student layer ${pair.student} cannot be like ${headsOf(theirs)} of teacher layer ${pair.teacher}`,
+      )
   }
   return pairs
 }
+
+const headsOf = ({ attentionHeadCount, keyValueHeadCount }: ResolvedDimensions) =>
+  `${attentionHeadCount} attention heads over ${keyValueHeadCount} key/value heads`
 
 const promptKey = (prompt: string) => createHash('sha256').update(prompt).digest('hex')
 

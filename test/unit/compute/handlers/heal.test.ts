@@ -6,17 +6,19 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { listDerived, readTensorFloat32 } from '../../../../compute/formats/float-weights.js'
 import { readManifest, writeManifest } from '../../../../compute/formats/manifest.js'
-import { runStages } from '../../../../compute/handlers/build-student.js'
+import { keptStages, runStages } from '../../../../compute/handlers/build-student.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
 import type { HandlerContext } from '../../../../compute/handlers/handler.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { quantizeModel } from '../../../../compute/handlers/quantize-model.js'
+import { stageFolder } from '../../../../compute/handlers/stage-records.js'
 import { heal } from '../../../../compute/handlers/stages/heal.js'
 import { jobTypes } from '../../../../compute/pool/job-types.js'
 import { canonicalProbeSet, type ProbeSample } from '../../../../compute/probing/probe-set.js'
 import { trainedTensor } from '../../../../compute/training/adamw.js'
 import { readCheckpoint, readCheckpointState, writeCheckpoint } from '../../../../compute/training/checkpoint.js'
 import type { TrainingState } from '../../../../compute/training/train.js'
+import { headPruningSchema } from '../../../../lib/build-stages.js'
 import { DomainError } from '../../../../lib/errors.js'
 import { type Healing, healingSchema } from '../../../../lib/healing.js'
 import { quantizationSchema } from '../../../../lib/quantization.js'
@@ -364,12 +366,90 @@ describe('healing a cut student', () => {
     await expect(away({ required: true })).rejects.toMatchObject({ code: 'NOT_IMPROVED' })
   })
 
+  test('a build that ends without a better student leaves nothing to go on from', async () => {
+    const parentOf = { parent: (await build())[1]!.manifest, layers: [{ from: 0, to: 2 }] }
+    const stages = { healing: healing({ crossEntropy: 0, seed: 5, required: true, teacher: parent }) }
+    await expect(runStages({ ...parentOf, stages }, context)).rejects.toMatchObject({ code: 'NOT_IMPROVED' })
+    const { keys } = await keptStages({ ...parentOf, stages }, context.dataFolder)
+    for (const key of keys) expect(existsSync(stageFolder(context.dataFolder, key))).toBe(false)
+  })
+
+  test('the loss that is said is the mean of both, each by its share', async () => {
+    const first = async (crossEntropy: number) => {
+      const [, healed] = await build({ crossEntropy, seed: 31, tokens: 64 * 2, learningRate: 1e-9 })
+      const report = context.reports.findLast(({ stage }) => stage === 'heal')!.metrics!
+      return { loss: healed!.measurements!.firstLoss as number, crossEntropy: Number(report.crossEntropy) }
+    }
+    const [divergence, half, texts] = [await first(0), await first(0.5), await first(1)]
+    expect(half.loss).toBeCloseTo((divergence.loss + texts.loss) / 2, 4)
+    expect(half.crossEntropy).toBeCloseTo(texts.crossEntropy, 4)
+  })
+
   test('learning rates that diverge are said to, with step and rate, and keep nothing', async () => {
     const [, good] = await build()
     const wild = healing({ learningRate: 1, warmup: 0, clip: 1e9, tokens: 64 * 60, crossEntropy: 1 })
     await expect(
       heal(good!.manifest, parent, wild, { ...context, folder: join(context.dataFolder, 'wild') }),
     ).rejects.toThrow(/Step \d+: (training diverges, the loss grew from .* at a learning rate of|.*NaN)/)
+  })
+})
+
+describe('teachers that are not the parent', () => {
+  const folder = () => join(context.dataFolder, `stage-${Math.random()}`)
+
+  test('hidden states of a cut of a cut are mapped through both cuts', async () => {
+    const cut = (await build())[0]!.manifest
+    const again = (await runStages({ parent: cut, layers: [{ from: 0, to: 2 }], stages: {} }, context))[0]!.manifest
+    expect((await readManifest(context.payloads, again)).parent?.manifest).toBe(cut)
+    const { measurements } = await heal(again, parent, healing({ hidden: 0.5 }), { ...context, folder: folder() })
+    expect(measurements.steps).toBe(12)
+    const { hash: stranger } = await writeManifest(context.payloads, {
+      ...(await readManifest(context.payloads, parent)),
+      sourceName: 'stranger',
+    })
+    await expect(heal(again, stranger, healing({ hidden: 0.5 }), { ...context, folder: folder() })).rejects.toThrow(
+      'the student is not a cut of this teacher',
+    )
+  })
+
+  test('attention of a layer without some of its heads is refused by name', async () => {
+    const headPruning = headPruningSchema.parse({ unit: 'QUERY_HEAD', metric: 'GIVEN', heads: [[], [1], []], seed: 0 })
+    const pruned = await runStages(
+      {
+        parent,
+        layers: [{ from: 0, to: 3 }],
+        stages: { headPruning },
+      },
+      context,
+    )
+    const like = (student: number) =>
+      heal(
+        pruned.at(-1)!.manifest,
+        parent,
+        healing({ attention: 0.5, layerMapping: [{ student, teacher: student }] }),
+        {
+          ...context,
+          folder: folder(),
+        },
+      )
+    await expect(like(1)).rejects.toThrow(
+      '1 attention heads over 1 key/value heads of student layer 1 cannot be like 2 attention heads over 1 key/value heads of teacher layer 1',
+    )
+    expect((await like(2)).measurements.steps).toBe(12)
+  })
+
+  test('a teacher whose table is padded further names only tokens that the student has', async () => {
+    const source = join(context.dataFolder, 'padded')
+    const vocabulary = (await readManifest(context.payloads, parent)).dimensions.vocabularySize!
+    await writePicoLlama(source, { heads: 2, keyValueHeads: 1, layers: 3, seed: 4, vocabulary: vocabulary + 24 })
+    await writeFile(join(source, 'tokenizer.json'), JSON.stringify(picoTokenizer(vocabulary)))
+    const padded = (await ingestModel({ source }, context)).manifest
+    const cut = (await build())[0]!.manifest
+    // Every token is named: the teacher's last 24 would be none of the student's.
+    const all = healing({ teacherTokens: 4096, crossEntropy: 0, required: false })
+    const { measurements } = await heal(cut, padded, all, { ...context, folder: folder() })
+    expect(measurements.steps).toBe(12)
+    expect(Number.isFinite(measurements.lastLoss)).toBe(true)
   })
 })
 
@@ -418,6 +498,16 @@ describe('data and models that do not fit', () => {
       'Every prompt of the training data fills a row of 32 tokens',
     ],
     ['a capability it does not have', () => run(samples(), { capabilities: ['flying'] }), 'no capability "flying"'],
+    [
+      'rows longer than the context',
+      () => run(samples(), { sequence: 96 }),
+      'healing.sequence: rows of 96 tokens, but the student reads at most 64',
+    ],
+    [
+      'more steps than a run keeps',
+      () => run(samples(), { tokens: 64 * 200_002, batchRows: 2 }),
+      'healing.tokens: 12800128 tokens are 100001 steps',
+    ],
     [
       'layers beyond the student',
       () => run(samples(), { train: 'LAYERS', layers: [9] }),

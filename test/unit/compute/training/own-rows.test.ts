@@ -22,6 +22,7 @@ async function rowsOf(changes: Partial<TrainingPlan>, from = 0) {
   const asked: [number, number][] = []
   const none = { crossEntropy: 0, divergence: 0, hidden: 0, attention: 0, gradientNorm: 0 }
   const model = {
+    model: { dimensions: { vocabularySize: 64 } },
     step: async (batches: { rows: { ids: readonly number[] }[] }[]) => {
       steps.push(batches.flatMap(b => b.rows.map(r => r.ids[0]!)))
       return none
@@ -71,4 +72,40 @@ it('its own words count for the divergence alone, as much as a text does for bot
   ])
   expect(await weights(one, [])).toEqual([[0, expect.closeTo(0.5, 6), expect.closeTo(0.5, 6)]])
   expect(await weights(one, [[0, own]])).toEqual([[100, expect.closeTo(1, 6), 0]])
+})
+
+it('a first step that hardly counts anything is not what later losses are held against', async () => {
+  const stepped = (losses: readonly number[]) => {
+    const model = {
+      model: { dimensions: { vocabularySize: 64 } },
+      step: async (_batches: unknown, _rate: number, step: number) => ({
+        ...{ divergence: 0, hidden: 0, attention: 0, gradientNorm: 0 },
+        crossEntropy: losses[step - 1]!,
+      }),
+    } as unknown as TrainingModel
+    return train(model, plan(), {})
+  }
+  expect((await stepped([0, 3, 2, 2, 2, 2, 2, 2])).step).toBe(8)
+  await expect(stepped([2, 8, 20, 30, 40, 50, 60, 70])).rejects.toThrow(
+    'Step 6: training diverges, the loss grew from 2.000 to 29.600 nats',
+  )
+})
+
+it('weights that could not be kept are not the best, but those of the last step are', async () => {
+  const model = {
+    model: { dimensions: { vocabularySize: 64 } },
+    step: async () => ({ crossEntropy: 1, divergence: 0, hidden: 0, attention: 0, gradientNorm: 0 }),
+  } as unknown as TrainingModel
+  const bestOf = async (kept: boolean) => {
+    let loss = 9
+    const hooks = { heldOut: async () => loss--, keepBest: async () => kept }
+    const asked: number[] = []
+    const { best } = await train(model, plan({ evaluateEvery: 2, patience: 3 }), {
+      ...hooks,
+      stepDone: ({ step }) => asked.push(step),
+    })
+    return [asked.length, best]
+  }
+  expect(await bestOf(true)).toEqual([8, { loss: 5, step: 8, since: 0 }])
+  expect(await bestOf(false)).toEqual([6, { loss: 9, step: 0, since: 3 }])
 })
