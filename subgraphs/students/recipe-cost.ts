@@ -27,6 +27,22 @@ async function measuredRate({ platform, tenantId }: RequestContext): Promise<num
   return seconds > 0 ? flops / seconds : usualFlopsPerSecond
 }
 
+const teacherOf = ({ stages }: StudentModelRecipe) => stages?.healing?.teacher
+
+/** Of the teachers that recipes name, by manifest; a deleted one had as many. */
+async function teacherParameters(
+  { platform, tenantId }: RequestContext,
+  recipes: readonly StudentModelRecipe[],
+): Promise<ReadonlyMap<string | undefined, number>> {
+  const teachers = new Set(recipes.flatMap(recipe => teacherOf(recipe) ?? []))
+  if (teachers.size === 0) return new Map()
+  const models = await platform.db.read.find(ModelAtom, {
+    select: { id: true, manifestHash: true, parameterCount: true },
+    where: { ...scoped(tenantId), manifestHash: anyOf([...teachers]) },
+  })
+  return new Map(models.map(model => [model.manifestHash, model.parameterCount]))
+}
+
 /** Before: operations by formula, at the rate that was measured here. By recipe. */
 export const estimatedCosts = (context: RequestContext) =>
   loader<string, number>(context, 'students.estimatedCosts', async ids => {
@@ -35,6 +51,7 @@ export const estimatedCosts = (context: RequestContext) =>
     const recipes = await read.findBy(StudentModelRecipe, { ...scoped(tenantId), id: anyOf(ids) })
     const parents = await read.findBy(ModelAtom, { ...scoped(tenantId), id: In(recipes.map(r => r.parentModelId)) })
     const parentOf = new Map(parents.map(model => [model.id, model]))
+    const parametersOf = await teacherParameters(context, recipes)
     const rate = await measuredRate(context)
     const builtIn = await chooseProbeDataset(read, tenantId, null).catch(() => undefined)
     const samples = new Map<string, Awaited<ReturnType<typeof samplesByCapability>>>()
@@ -57,6 +74,7 @@ export const estimatedCosts = (context: RequestContext) =>
       const flops = estimateFlops(recipe.stages, {
         parentParameters: parent.parameterCount,
         studentParameters: recipe.estimatedParameterCount,
+        teacherParameters: parametersOf.get(teacherOf(recipe)) ?? parent.parameterCount,
         layers: countLayers(recipe.layers),
         cuts: keptLayers(recipe.layers).filter((layer, i, all) => (all[i + 1] ?? depth) > layer + 1).length,
         hiddenSize,

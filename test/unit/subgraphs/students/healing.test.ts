@@ -2,11 +2,14 @@
 import { Like } from 'typeorm'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { writeManifest } from '../../../../compute/formats/manifest.js'
-import { Job, ModelAtom, ProbeSampleCount } from '../../../../db/entities/index.js'
+import { Job, ModelAtom, ProbeSampleCount, StudentModelRecipe } from '../../../../db/entities/index.js'
+import { deleteModel } from '../../../../db/models.js'
+import { defaultTenantId } from '../../../../db/scope.js'
 import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { subgraph as models } from '../../../../subgraphs/models/subgraph.js'
 import { subgraph } from '../../../../subgraphs/students/subgraph.js'
 import { subgraph as taxonomy } from '../../../../subgraphs/taxonomy/subgraph.js'
+import { queriesOf } from '../../../testkit/count-queries.js'
 import {
   addModel,
   jobOf,
@@ -86,6 +89,31 @@ describe('a recipe that heals', () => {
   test('learns as much from the texts themselves as from its teacher where nobody says', async () => {
     expect((await create({})).recipe.healing.crossEntropy).toBe(0.5)
     expect((await create({ crossEntropy: 0 })).recipe.healing.crossEntropy).toBe(0)
+  })
+
+  test('is expected to cost what its own teacher does, deleted or not, all such recipes in one query', async () => {
+    const teacher = await addModel(p.platform, 'teacher', { ...picoManifest({ layerCount: 8 }), sourceName: 'large' })
+    expect(teacher.parameterCount).toBeGreaterThan(parent.parameterCount)
+    const teacherId = toGlobalId('Model', teacher.id)
+    const wishes = [{}, { teacherId }, { teacherId, crossEntropy: 1 }]
+    for (const wish of wishes) await create(wish)
+    const counts = await p.platform.db.read.find(ProbeSampleCount)
+    const judging = counts.reduce((sum, { validationCount }) => sum + validationCount, 0) * 130 * 2
+    const { estimatedParameterCount: student } = await p.platform.db.read.findOneByOrFail(StudentModelRecipe, {})
+    // 40,960 tokens, at 3e10 operations a second: nothing has run here yet.
+    const cost = (judge: number, asked: number) =>
+      (judging * (judge + student) + 40_960 * (6 * student + 2 * asked)) / 3e10
+    const { parameterCount: large } = teacher
+    const expected = [cost(parent.parameterCount, parent.parameterCount), cost(large, large), cost(large, 0)]
+    const estimates = async () => {
+      const { recipes } = await run(subgraph.schema, p.context(), '{ recipes { nodes { estimatedCost } } }')
+      return recipes.nodes.map((node: { estimatedCost: number }) => node.estimatedCost).reverse()
+    }
+    const close = expected.map(value => expect.closeTo(value, 12))
+    const queries = await queriesOf(p.platform.db.read, async () => expect(await estimates()).toEqual(close))
+    expect(queries.filter(sql => sql.includes('"manifestHash" IN'))).toHaveLength(1)
+    await p.platform.db.tx(em => deleteModel(em, defaultTenantId, teacher.id))
+    expect(await estimates()).toEqual(close)
   })
 
   test('needs texts to train on and to hold out', async () => {
