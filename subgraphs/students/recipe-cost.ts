@@ -1,6 +1,7 @@
 // What a recipe is expected to cost, and what it has cost: DCUs, by docs/cost.md.
 import { In, MoreThan } from 'typeorm'
 import { unitsPerSecond, usualFlopsPerSecond } from '../../compute/pool/cost.js'
+import { finalStates } from '../../compute/pool/queue.js'
 import { Job, ModelAtom, StudentModelRecipe } from '../../db/entities/index.js'
 import { anyOf, scoped } from '../../db/scope.js'
 import { estimateFlops } from '../../lib/build-cost.js'
@@ -14,11 +15,15 @@ const recentJobs = 50
 /** Shorter jobs say more about opening a model than about computing. */
 const leastSeconds = 1
 
-/** Operations per device second of the newest jobs that ran a model; a usual figure before there are any. */
+/** Operations per device second of the newest jobs that ran a model and have ended; a usual figure before there are any. */
 async function measuredRate({ platform, tenantId }: RequestContext): Promise<number> {
   const jobs = await platform.db.read.find(Job, {
     select: { id: true, flops: true, cost: true },
-    where: { ...scoped(tenantId), lane: 'device', flops: MoreThan(0), cost: MoreThan(leastSeconds) },
+    where: {
+      ...scoped(tenantId),
+      ...{ lane: 'device', state: In([...finalStates]) },
+      ...{ flops: MoreThan(0), cost: MoreThan(leastSeconds) },
+    },
     order: { id: 'DESC' },
     take: recentJobs,
   })
