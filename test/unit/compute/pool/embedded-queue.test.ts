@@ -218,8 +218,8 @@ describe('what an attempt has used', () => {
     expect(lost.flops).toBeGreaterThanOrEqual(before.flops)
     const job = await pool.ended(id)
     expect(job).toMatchObject({ state: 'SUCCEEDED', attempts: 2, units: job.cost })
-    expect(job.flops).toBeGreaterThan(whole.flops)
-    expect(job.flops).toBeLessThan(2 * whole.flops)
+    // Batches follow the speed that is measured, and their padding is counted: no two runs are quite equal.
+    expect((job.flops - lost.flops) / whole.flops).toBeCloseTo(1, 0)
     expect(job.cost).toBeLessThan((performance.now() - started) / 1000)
   })
 
