@@ -78,14 +78,17 @@ async function runJob(type: JobName, input: unknown, sequence: number, given: Gi
   const { jobId } = given
   const abort = new AbortController()
   running.set(jobId, abort)
-  const meter = progressMeter(sequence, progress => void send({ kind: 'progress', jobId, progress }))
+  const counter = { flops: 0 }
+  const meter = progressMeter(
+    sequence,
+    progress => void send({ kind: 'progress', jobId, progress, flops: counter.flops }),
+  )
   const context: HandlerContext = {
     ...given,
     signal: abort.signal,
     progress: report => meter.report(report),
     delta: event => void send({ kind: 'delta', jobId, ...event }),
   }
-  const counter = { flops: 0 }
   const result = await withFlopCounter(counter, () => attempt(type, input, context))
   meter.finish()
   await send({ ...result, flops: counter.flops })

@@ -167,6 +167,28 @@ export const modelOfManifest = (em: EntityManager, tenantId: string, manifestHas
   em.findOne(ModelAtom, { where: { ...scoped(tenantId), manifestHash, deletedAt: IsNull() }, order: { id: 'ASC' } })
 
 /**
+ * A model that is not deleted and has this manifest; NOT_FOUND otherwise, with the name of the one that had it.
+ * @param what it is to the caller, as `teacher`
+ */
+export async function aliveModelOfManifest(
+  em: EntityManager,
+  tenantId: string,
+  manifestHash: string,
+  what: string,
+  field = ['input', 'modelId'],
+): Promise<ModelAtom> {
+  const alive = await modelOfManifest(em, tenantId, manifestHash)
+  if (alive) return alive
+  const [last] = await em.find(ModelAtom, {
+    where: { ...scoped(tenantId), manifestHash },
+    order: { id: 'DESC' },
+    take: 1,
+  })
+  const message = last ? `The ${what} ${last.name} was deleted` : `No model is the ${what} that was asked for`
+  throw new DomainError('NOT_FOUND', message, { field })
+}
+
+/**
  * Deletes a model: its tensors and references go, payloads that nothing refers to any more lose their row (their bytes go with the
  * next garbage collection), the model's row stays for lineage. A second call changes nothing. Within a transaction.
  * @throws NOT_FOUND

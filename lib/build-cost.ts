@@ -7,6 +7,8 @@ export interface BuildSize {
   /** Of parent and student: what one token multiplies with, embeddings counted once as the head. */
   parentParameters: number
   studentParameters: number
+  /** Of what the student learns from and is judged beside: the teacher that its healing names, else the parent. */
+  teacherParameters: number
   /** Layers of the student before anything is pruned. */
   layers: number
   /** Places where layers were left out. */
@@ -99,16 +101,22 @@ const tokensPerRound = 144
 /** Per capability (compute/handlers/compare-outputs.ts). */
 const comparedSamples = 2
 
-/** Operations of building and of judging student and parent on the validation split. */
+/** Forward and backward of the student, one pass more for what it writes itself, and the teacher's word on each token where a loss needs it. */
+function healingFlops(stages: BuildStages | null, { studentParameters, teacherParameters }: BuildSize): number {
+  const { healing } = stages ?? {}
+  if (!healing) return 0
+  const { tokens, onPolicy = 0, crossEntropy, hidden, attention } = healing
+  const asked = crossEntropy < 1 || hidden > 0 || attention > 0
+  return tokens * ((6 + 2 * onPolicy) * studentParameters + (asked ? 2 * teacherParameters : 0))
+}
+
+/** Operations of building, and of judging the student and what it is measured beside on the validation split. */
 export function estimateFlops(stages: BuildStages | null, size: BuildSize): number {
-  const { tokens = 0, onPolicy = 0 } = stages?.healing ?? {}
-  // What the student writes itself is made by one pass more.
-  const healed = tokens * ((6 + 2 * onPolicy) * size.studentParameters + 2 * size.parentParameters)
   const judged =
-    healed +
+    healingFlops(stages, size) +
     quantisingFlops(stages, size) +
     fusingFlops(stages, size) +
-    size.validationSamples * tokensPerSample * 2 * (size.parentParameters + size.studentParameters)
+    size.validationSamples * tokensPerSample * 2 * (size.teacherParameters + size.studentParameters)
   if (!stages?.calibration) return judged
   const samples =
     (stages.calibration.capabilities?.length ?? size.capabilities) * stages.calibration.samplesPerCapability

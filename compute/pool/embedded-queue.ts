@@ -22,6 +22,8 @@ const cancelGraceMs = 500
 /** Jobs whose figures are compared and kept: not on devices whose losses are known to deviate (docs/devices.md). */
 const measuringJobs: readonly JobName[] = ['capability.analyze', 'students.propose']
 const isNoMeasuring = (type: JobName) => !measuringJobs.includes(type)
+/** How often rows are told what their running jobs have used so far: so much of a job is lost with a server that is killed. */
+const usualChargeMs = 30_000
 /** How long a device that was lost gets no jobs, where there are others. */
 const restMs = 60_000
 /** Pauses of a lane after its worker failed to start, or after the store failed: doubled each time. */
@@ -33,6 +35,8 @@ export interface EmbeddedQueueOptions {
   log: Logger
   /** The worker's compiled entry. */
   workerFile?: string
+  /** Milliseconds between two charges of a running job. */
+  chargeMs?: number
 }
 
 /** A worker and what runs in it. */
@@ -56,9 +60,17 @@ interface Running {
   /** Whether the worker has been told to run it. */
   sent: boolean
   killTimer: NodeJS.Timeout | undefined
+  /** Operations in this attempt, as the worker said last. */
+  flops: number
+  /** What of this attempt the row has already, and the charge that is being written. */
+  charged: { seconds: number; flops: number }
+  charging: Promise<void> | undefined
   ended: Promise<void>
   end: () => void
 }
+
+/** How far an attempt came, and what it used since it was charged last. */
+type Spent = [progress: JobRecord['progress'], deviceSeconds: number, flops: number]
 
 interface LaneState {
   lane: Lane
@@ -83,6 +95,7 @@ export function embeddedQueue({
   env,
   log,
   workerFile = compiledFile('compute/worker.js'),
+  chargeMs = usualChargeMs,
 }: EmbeddedQueueOptions): JobQueue {
   const events = jobEvents()
   let devices: PoolDevice[] = []
@@ -103,6 +116,7 @@ export function embeddedQueue({
   })
   const lanes = [makeLane('io', null)]
   let poll: NodeJS.Timeout | undefined
+  let charges: NodeJS.Timeout | undefined
   let started = false
   let stopping = false
   let stopped: Promise<void> | undefined
@@ -199,6 +213,9 @@ export function embeddedQueue({
       cancelled: false,
       sent: false,
       killTimer: undefined,
+      flops: 0,
+      charged: { seconds: 0, flops: 0 },
+      charging: undefined,
       ended,
       end,
     }
@@ -224,6 +241,7 @@ export function embeddedQueue({
     const run = 'jobId' in message ? slot.jobs.get(message.jobId) : undefined
     if (!run) return
     const { job } = run
+    if ('flops' in message) run.flops = message.flops ?? run.flops
     switch (message.kind) {
       case 'progress':
         run.job = { ...job, progress: message.progress }
@@ -231,21 +249,13 @@ export function embeddedQueue({
       case 'delta':
         return events.delta(message)
       case 'succeeded':
-        return void finish(
-          run,
-          (progress, seconds) => store.succeed(job.id, message.output, progress, seconds, message.flops),
-          message.flops,
-        )
+        return void finish(run, (...spent) => store.succeed(job.id, message.output, ...spent))
       case 'failed':
         if (message.error.code === 'DEVICE_LOST' || message.error.code === 'DEVICE_UNAVAILABLE') abandon(slot)
-        return void finish(
-          run,
-          (progress, seconds) => store.fail(job.id, message.error, progress, seconds, message.flops),
-          message.flops,
-        )
+        return void finish(run, (...spent) => store.fail(job.id, message.error, ...spent))
       case 'interrupted':
         retire(slot)
-        return void finish(run, (progress, seconds) => store.requeue(job.id, progress, seconds, message.flops))
+        return void finish(run, (...spent) => store.requeue(job.id, ...spent))
     }
   }
 
@@ -280,20 +290,45 @@ export function embeddedQueue({
     for (const run of slot.jobs.values()) {
       const error = { code: 'WORKER_LOST', message: how, retryable: true }
       const innocent = stopping || (slot.killedFor !== undefined && slot.killedFor !== run.job.id)
-      void finish(run, (progress, seconds) =>
-        innocent ? store.requeue(run.job.id, progress, seconds) : store.fail(run.job.id, error, progress, seconds),
+      void finish(run, (...spent) =>
+        innocent ? store.requeue(run.job.id, ...spent) : store.fail(run.job.id, error, ...spent),
       )
+    }
+  }
+
+  // ---- costs
+
+  /** Device seconds and operations that the row does not have yet. */
+  const unpaid = ({ slot, startedAt, flops, charged }: Running, now = performance.now()) => ({
+    seconds: slot.lane === 'io' ? 0 : (now - startedAt) / 1000 - charged.seconds,
+    flops: flops - charged.flops,
+  })
+
+  /** Tells the row what the attempt has used so far. What could not be written is in the next charge, or in the last. */
+  async function charge(run: Running) {
+    const { seconds, flops } = unpaid(run)
+    try {
+      const { cost, flops: total, units } = await store.charge(run.job.id, seconds, flops)
+      run.charged = { seconds: run.charged.seconds + seconds, flops: run.charged.flops + flops }
+      run.job = { ...run.job, cost, flops: total, units }
+    } catch (error) {
+      log.warn({ err: error, jobId: run.job.id }, 'could not record what a job has cost so far')
+    }
+  }
+
+  function chargeAll() {
+    for (const run of running.values()) {
+      if (run.slot.lane === 'io' || !run.slot.jobs.has(run.job.id)) continue
+      run.charging ??= charge(run).finally(() => {
+        run.charging = undefined
+      })
     }
   }
 
   // ---- ends
 
   /** Writes how the run ended; a store that fails (disk full) is asked again, since a job must end. */
-  async function finish(
-    run: Running,
-    write: (progress: JobRecord['progress'], deviceSeconds: number) => Promise<JobRecord>,
-    flops?: number,
-  ): Promise<void> {
+  async function finish(run: Running, write: (...spent: Spent) => Promise<JobRecord>): Promise<void> {
     const { slot, job } = run
     if (!slot.jobs.delete(job.id)) return
     clearTimeout(run.killTimer)
@@ -302,13 +337,15 @@ export function embeddedQueue({
         worker => worker.send({ kind: 'stop' }),
         () => {},
       )
-    const deviceSeconds = slot.lane === 'io' ? 0 : (performance.now() - run.startedAt) / 1000
+    const endedAt = performance.now()
+    await run.charging
+    const { seconds, flops } = unpaid(run, endedAt)
     for (let pause = backOffMs.first; ; pause = Math.min(backOffMs.last, pause * 2)) {
       try {
         const { progress } = run.job
         const after = await (run.cancelled
-          ? store.cancel(job.id, progress, deviceSeconds, flops)
-          : write(progress, deviceSeconds))
+          ? store.cancel(job.id, progress, seconds, flops)
+          : write(progress, seconds, flops))
         running.delete(job.id)
         events.state(after)
         break
@@ -331,7 +368,7 @@ export function embeddedQueue({
     // Its end is being written already.
     if (run.cancelled || !slot.jobs.has(job.id)) return
     run.cancelled = true
-    if (!run.sent) return void finish(run, (progress, seconds) => store.cancel(job.id, progress, seconds))
+    if (!run.sent) return void finish(run, (...spent) => store.cancel(job.id, ...spent))
     run.killTimer = setTimeout(() => {
       log.warn({ jobId: job.id, pid: slot.pid }, 'worker did not let go of a cancelled job: killed')
       slot.killedFor = job.id
@@ -360,6 +397,7 @@ export function embeddedQueue({
   async function stopAll(graceMs: number) {
     stopping = true
     clearInterval(poll)
+    clearInterval(charges)
     await Promise.all(lanes.map(state => state.pumping))
     const allEnded = () => Promise.all([...running.values()].map(run => run.ended))
     const grace = new AbortController()
@@ -404,6 +442,7 @@ export function embeddedQueue({
       }
       for (const job of await store.recover()) events.state(job)
       started = true
+      charges = setInterval(chargeAll, chargeMs)
       poll = setInterval(() => void onPoll().catch(error => log.error({ err: error }, 'polling failed')), pollMs)
       wake()
     },

@@ -16,9 +16,10 @@ export type ToWorker =
 export type FromWorker =
   | { kind: 'ready' }
   | { kind: 'heartbeat' }
-  | { kind: 'progress'; jobId: string; progress: JobProgress }
+  /** `flops`: floating-point operations of its matrix products so far in this attempt. */
+  | { kind: 'progress'; jobId: string; progress: JobProgress; flops?: number }
   | ({ kind: 'delta'; jobId: string } & OutputDelta)
-  /** `flops`: floating-point operations of its matrix products in this attempt. */
+  /** `flops`: of the whole attempt. */
   | { kind: 'succeeded'; jobId: string; output: unknown; flops?: number }
   | { kind: 'failed'; jobId: string; error: JobFailure & { retryable: boolean }; flops?: number }
   /** The worker was asked to end (SIGTERM, stop) and let go of the job. */

@@ -44,7 +44,7 @@ export interface JobRecord {
   finishedAt: Date | null
   /** Device seconds over all attempts. */
   cost: number
-  /** Floating-point operations of matrix products, of attempts that ended by themselves. */
+  /** Floating-point operations of matrix products over all attempts; of a lost one those that its worker had told of. */
   flops: number
   /** DCUs over all attempts (docs/cost.md). */
   units: number
@@ -73,6 +73,8 @@ export interface JobStore {
    * A job whose owner refuses it at this point comes back FAILED. `types`: which ones the device takes; absent: all.
    */
   claim(lane: string, deviceId: string, types?: (type: JobName) => boolean): Promise<JobRecord | undefined>
+  /** What a RUNNING job has used since it was charged last; seconds and operations that are given when it ends are those after this. */
+  charge(jobId: string, deviceSeconds: number, flops: number): Promise<JobRecord>
   /** The owner's effect and SUCCEEDED, in one transaction. An effect that throws a DomainError makes the job FAILED instead. */
   succeed(
     jobId: string,

@@ -57,7 +57,7 @@ export class Job {
   @TimeColumn({ nullable: true }) finishedAt!: Date | null
   /** Device seconds over all attempts. */
   @RealColumn() cost!: number
-  /** Floating-point operations of matrix products, of attempts that ended by themselves. */
+  /** Floating-point operations of matrix products over all attempts; of a lost one those that its worker had told of. */
   @RealColumn({ default: 0 }) flops!: number
   /** DCUs over all attempts (docs/cost.md). */
   @RealColumn({ default: 0 }) units!: number

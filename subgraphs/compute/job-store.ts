@@ -3,6 +3,7 @@ import { type EntityManager, In } from 'typeorm'
 import { unitsOf } from '../../compute/pool/cost.js'
 import { cancel } from '../../compute/pool/job-states/cancel.js'
 import type { JobChanges } from '../../compute/pool/job-states/changes.js'
+import { charge } from '../../compute/pool/job-states/charge.js'
 import { claim, isExclusive, mayStart } from '../../compute/pool/job-states/claim.js'
 import { fail } from '../../compute/pool/job-states/fail.js'
 import { recover } from '../../compute/pool/job-states/recover.js'
@@ -133,6 +134,7 @@ export function openJobStore(db: Database, effects: JobEffects, platform: () => 
       }
     },
 
+    charge: (jobId, deviceSeconds, flops) => transition(jobId, job => charge(job, deviceSeconds), flops),
     fail: failed,
     cancel: (jobId, progress, deviceSeconds, flops) =>
       transition(jobId, job => cancel(job, progress, deviceSeconds, new Date()), flops),

@@ -114,7 +114,7 @@ export class Job extends Node {
   deviceSeconds!: number
   @Field(() => Float, {
     description:
-      'Floating-point operations of its matrix products, over the attempts that ended by themselves; 0 where it ran no model.',
+      'Floating-point operations of its matrix products over all attempts, of a lost one those that its worker had told of; 0 where it ran no model.',
   })
   flops!: number
   @Field(() => JsonScalar, { nullable: true, description: 'What it works on: hashes and parameters.' })

@@ -1,7 +1,7 @@
 // What this subgraph does when its jobs are claimed and end.
 
 import { type EntityManager, In, IsNull } from 'typeorm'
-import type { JobOutput } from '../../compute/pool/job-types.js'
+import { type JobOutput, jobTypes } from '../../compute/pool/job-types.js'
 import { Job, ModelAtom, StudentModelRecipe } from '../../db/entities/index.js'
 import { addModelEvent, alivePayloads, modelOfManifest, registerModel } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
@@ -46,6 +46,14 @@ async function openBuilds(em: EntityManager): Promise<unknown[]> {
     .andWhere('r.status IN (:...open)', { open: ['BUILDING', 'APPROVED', 'FAILED'] })
     .getMany()
   return jobs.map(job => job.input)
+}
+
+/** Manifests within the input of a build: its teacher, and the models other than the parent that layers are of. */
+function manifestsOfBuild(job: Pick<Job, 'type' | 'input'>): string[] {
+  const { data } = jobTypes['student.build'].input.safeParse(job.type === 'student.build' ? job.input : null)
+  return [data?.stages?.healing?.teacher, ...(data?.layers ?? []).map(layer => layer.manifest)].filter(
+    hash => hash !== undefined,
+  )
 }
 
 export const modelEffects: JobEffects = {
@@ -126,8 +134,9 @@ export const modelEffects: JobEffects = {
       const inputs = waiting.map(j => j.input as Record<string, unknown>)
       const named = (...keys: string[]) =>
         inputs.flatMap(input => keys.map(k => input[k])).filter((v): v is string => typeof v === 'string')
+      const promised = [...named('manifest', 'parent', 'reference'), ...waiting.flatMap(manifestsOfBuild)]
       return {
-        manifests: [...new Set([...alive.manifests, ...named('manifest', 'parent', 'reference')])],
+        manifests: [...new Set([...alive.manifests, ...promised])],
         builds: await openBuilds(em),
         searches: waiting.filter(j => j.type === 'students.propose').map(j => j.id),
         payloads: [...new Set([...alive.payloads, ...named('probeSet')])],

@@ -12,7 +12,7 @@ import {
   StudentModelRecipe,
   StudentModelTaxonomy,
 } from '../../db/entities/index.js'
-import { aliveModel, registerModel } from '../../db/models.js'
+import { aliveModel, aliveModelOfManifest, registerModel } from '../../db/models.js'
 import { scoped } from '../../db/scope.js'
 import type { StudentExport } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
@@ -34,7 +34,7 @@ const buildContext = z.object({ recipeId: z.string() })
 
 /**
  * Queues the build of an approved recipe; returns the row ids of recipe and job.
- * @throws NOT_FOUND (recipe, parent deleted), CONFLICT (status), IDEMPOTENCY_CONFLICT
+ * @throws NOT_FOUND (recipe; parent, teacher or a model of its layers deleted), CONFLICT (status), IDEMPOTENCY_CONFLICT
  */
 export async function buildStudent(
   { platform, tenantId }: RequestContext,
@@ -53,6 +53,7 @@ export async function startBuild(em: EntityManager, platform: Platform, recipe: 
   const field = ['input', 'recipeId']
   // Nothing can be done about this one, so it is said first.
   const parent = await aliveModel(em, tenantId, recipe.parentModelId, field)
+  await checkTeacher(em, recipe, field)
   nextStatus(recipe, 'build')
   const layers = []
   for (const { modelId, ...range } of recipe.layers)
@@ -146,6 +147,7 @@ export const buildEffect: JobEffect<'student.build'> = {
   async claim(em, job, input) {
     const recipe = await recipeOf(em, job)
     await aliveParents(em, recipe)
+    await checkTeacher(em, recipe)
     await moveRecipe(em, recipe, 'start', { jobId: job.id })
     return input
   },
@@ -218,6 +220,15 @@ async function aliveParents(em: EntityManager, recipe: StudentModelRecipe): Prom
   for (const modelId of new Set(recipe.layers.flatMap(range => range.modelId ?? [])))
     await aliveModel(em, recipe.tenantId, modelId)
   return aliveModel(em, recipe.tenantId, recipe.parentModelId)
+}
+
+/**
+ * The teacher that the recipe names must be there when the build begins, which reads it last; a student that is trained is taken without it.
+ * @throws NOT_FOUND naming it
+ */
+async function checkTeacher(em: EntityManager, { tenantId, stages }: StudentModelRecipe, field?: string[]) {
+  const teacher = stages?.healing?.teacher
+  if (teacher !== undefined) await aliveModelOfManifest(em, tenantId, teacher, 'teacher', field)
 }
 
 /** One line for the student's history. */

@@ -1,6 +1,7 @@
 // What a recipe is expected to cost, and what it has cost: DCUs, by docs/cost.md.
 import { In, MoreThan } from 'typeorm'
 import { unitsPerSecond, usualFlopsPerSecond } from '../../compute/pool/cost.js'
+import { finalStates } from '../../compute/pool/queue.js'
 import { Job, ModelAtom, StudentModelRecipe } from '../../db/entities/index.js'
 import { anyOf, scoped } from '../../db/scope.js'
 import { estimateFlops } from '../../lib/build-cost.js'
@@ -14,17 +15,37 @@ const recentJobs = 50
 /** Shorter jobs say more about opening a model than about computing. */
 const leastSeconds = 1
 
-/** Operations per device second of the newest jobs that ran a model; a usual figure before there are any. */
+/** Operations per device second of the newest jobs that ran a model and have ended; a usual figure before there are any. */
 async function measuredRate({ platform, tenantId }: RequestContext): Promise<number> {
   const jobs = await platform.db.read.find(Job, {
     select: { id: true, flops: true, cost: true },
-    where: { ...scoped(tenantId), lane: 'device', flops: MoreThan(0), cost: MoreThan(leastSeconds) },
+    where: {
+      ...scoped(tenantId),
+      ...{ lane: 'device', state: In([...finalStates]) },
+      ...{ flops: MoreThan(0), cost: MoreThan(leastSeconds) },
+    },
     order: { id: 'DESC' },
     take: recentJobs,
   })
   const flops = jobs.reduce((sum, job) => sum + job.flops, 0)
   const seconds = jobs.reduce((sum, job) => sum + job.cost, 0)
   return seconds > 0 ? flops / seconds : usualFlopsPerSecond
+}
+
+const teacherOf = ({ stages }: StudentModelRecipe) => stages?.healing?.teacher
+
+/** Of the teachers that recipes name, by manifest; a deleted one had as many. */
+async function teacherParameters(
+  { platform, tenantId }: RequestContext,
+  recipes: readonly StudentModelRecipe[],
+): Promise<ReadonlyMap<string | undefined, number>> {
+  const teachers = new Set(recipes.flatMap(recipe => teacherOf(recipe) ?? []))
+  if (teachers.size === 0) return new Map()
+  const models = await platform.db.read.find(ModelAtom, {
+    select: { id: true, manifestHash: true, parameterCount: true },
+    where: { ...scoped(tenantId), manifestHash: anyOf([...teachers]) },
+  })
+  return new Map(models.map(model => [model.manifestHash, model.parameterCount]))
 }
 
 /** Before: operations by formula, at the rate that was measured here. By recipe. */
@@ -35,6 +56,7 @@ export const estimatedCosts = (context: RequestContext) =>
     const recipes = await read.findBy(StudentModelRecipe, { ...scoped(tenantId), id: anyOf(ids) })
     const parents = await read.findBy(ModelAtom, { ...scoped(tenantId), id: In(recipes.map(r => r.parentModelId)) })
     const parentOf = new Map(parents.map(model => [model.id, model]))
+    const parametersOf = await teacherParameters(context, recipes)
     const rate = await measuredRate(context)
     const builtIn = await chooseProbeDataset(read, tenantId, null).catch(() => undefined)
     const samples = new Map<string, Awaited<ReturnType<typeof samplesByCapability>>>()
@@ -57,6 +79,7 @@ export const estimatedCosts = (context: RequestContext) =>
       const flops = estimateFlops(recipe.stages, {
         parentParameters: parent.parameterCount,
         studentParameters: recipe.estimatedParameterCount,
+        teacherParameters: parametersOf.get(teacherOf(recipe)) ?? parent.parameterCount,
         layers: countLayers(recipe.layers),
         cuts: keptLayers(recipe.layers).filter((layer, i, all) => (all[i + 1] ?? depth) > layer + 1).length,
         hiddenSize,

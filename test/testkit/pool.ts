@@ -29,7 +29,7 @@ export interface TestPool {
 }
 
 export async function openTestPool(
-  options: { effects?: JobEffects; workerFile?: string; folder?: string; start?: boolean } = {},
+  options: { effects?: JobEffects; workerFile?: string; chargeMs?: number; folder?: string; start?: boolean } = {},
 ): Promise<TestPool> {
   const folder = options.folder ?? (await mkdtemp(join(tmpdir(), 'pool-')))
   const db = await openDatabase({ folder })
@@ -37,7 +37,8 @@ export async function openTestPool(
   const log = makeLogger('test', env.LOG_LEVEL)
   const platform = () => ({ env, log, db, queue }) as Platform
   const store = openJobStore(db, options.effects ?? {}, platform)
-  const queue: JobQueue = embeddedQueue({ store, env, log, workerFile: options.workerFile })
+  const { workerFile, chargeMs } = options
+  const queue: JobQueue = embeddedQueue({ store, env, log, workerFile, chargeMs })
   if (options.start !== false) await queue.start()
 
   async function until(jobId: string, condition: (job: JobRecord) => boolean): Promise<JobRecord> {

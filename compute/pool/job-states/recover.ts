@@ -9,7 +9,10 @@ import { fail } from './fail.js'
  */
 export const recoveredSequenceStep = 10_000_000
 
-/** The server died while the job ran: the attempt counts, as the job may have been what killed it. */
+/**
+ * The server died while the job ran: the attempt counts, as the job may have been what killed it. Its device seconds are in the row as far
+ * as it was charged (charge.ts); when it ended after that nobody knows, so that nothing is added.
+ */
 export function recover(job: JobRecord, now: Date): JobChanges {
   const progress = {
     stage: 'interrupted',

@@ -3,7 +3,7 @@ import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
-import type { JobOutput } from '../../../../compute/pool/job-types.js'
+import type { JobInput, JobName, JobOutput } from '../../../../compute/pool/job-types.js'
 import type { JobRecord } from '../../../../compute/pool/queue.js'
 import { Job, Tenant } from '../../../../db/entities/index.js'
 import { anyOf } from '../../../../db/scope.js'
@@ -26,6 +26,45 @@ const atWork = async (jobId: string) => {
 async function warmWorker(): Promise<number> {
   await pool.ended(await ingest(10))
   return workerPids('io')[0] as number
+}
+/** What measures the demo model on its held-out texts: a second or more of a device. */
+async function evaluation(): Promise<JobInput<'model.evaluate'>> {
+  const ingested = await pool.ended(await pool.enqueue('model.ingest', { source: projectFile('demo', 'model') }))
+  const source = projectFile('demo', 'probes', 'validation.jsonl')
+  const imported = await pool.ended(await pool.enqueue('probes.import', { source }))
+  const { manifest } = ingested.output as JobOutput<'model.ingest'>
+  const { probeSet } = imported.output as JobOutput<'probes.import'>
+  return { manifest, probeSet, split: 'validation', maxTokens: 256 }
+}
+/** A process of its own that runs one job of the folder. */
+function startServer(folder: string, type: JobName, input: unknown) {
+  const modules = [
+    'db/data-source.js',
+    'compute/pool/embedded-queue.js',
+    'subgraphs/compute/job-store.js',
+    'subgraphs/build/enqueue.js',
+    'lib/env.js',
+    'lib/log.js',
+  ]
+  const script = `
+    const [{ openDatabase }, { embeddedQueue }, { openJobStore }, { enqueue }, { readEnv }, { makeLogger }] =
+      await Promise.all(${JSON.stringify(modules.map(compiledFile))}.map(file => import(file)))
+    const [folder, type, input] = process.argv.slice(1)
+    const db = await openDatabase({ folder })
+    const env = readEnv({ HARTONOMOUS_DATA: folder, LOG_LEVEL: 'silent' })
+    const store = openJobStore(db, {}, () => ({}))
+    const queue = embeddedQueue({ store, env, log: makeLogger('x', 'silent'), chargeMs: 20 })
+    await queue.start()
+    const job = await db.tx(em => enqueue(em, { queue }, { tenantId: 't', type, input: JSON.parse(input) }))
+    for await (const event of queue.watch(job.id)) if (event.job?.progress) console.log('at work')`
+  const args = ['--input-type=module', '-e', script, folder, type, JSON.stringify(input)]
+  const server = execFile(process.execPath, args, { timeout: 30_000 })
+  return {
+    pid: server.pid,
+    atWork: new Promise(resolve => server.stdout?.once('data', resolve)),
+    gone: new Promise(resolve => server.once('exit', resolve)),
+    kill: () => server.kill('SIGKILL'),
+  }
 }
 const payloadFiles = async () =>
   (await readdir(join(pool.folder, 'payloads'), { recursive: true, withFileTypes: true })).filter(f => f.isFile())
@@ -158,6 +197,65 @@ describe('a worker that is killed', () => {
   })
 })
 
+describe('what an attempt has used', () => {
+  const charged = (job: JobRecord) => isRunning(job) && job.cost > 0 && job.flops > 0
+
+  it('is in the row while it runs, is kept where its worker is killed, and nothing of it counts twice', async () => {
+    pool = await openTestPool({ chargeMs: 20 })
+    const input = await evaluation()
+    const evaluate = () => pool.enqueue('model.evaluate', input)
+    const whole = await pool.ended(await evaluate())
+    expect(whole).toMatchObject({ state: 'SUCCEEDED', units: whole.cost })
+    const started = performance.now()
+    const id = await evaluate()
+    await pool.until(id, charged)
+    const [pid] = workerPids('device')
+    process.kill(pid as number, 'SIGSTOP')
+    const before = (await pool.store.get(id)) as JobRecord
+    process.kill(pid as number, 'SIGKILL')
+    const lost = await pool.until(id, job => job.state === 'QUEUED' || job.attempts === 2)
+    expect(lost.cost).toBeGreaterThanOrEqual(before.cost)
+    expect(lost.flops).toBeGreaterThanOrEqual(before.flops)
+    const job = await pool.ended(id)
+    expect(job).toMatchObject({ state: 'SUCCEEDED', attempts: 2, units: job.cost })
+    // Batches follow the speed that is measured, and their padding is counted: no two runs are quite equal.
+    expect((job.flops - lost.flops) / whole.flops).toBeCloseTo(1, 0)
+    expect(job.cost).toBeLessThan((performance.now() - started) / 1000)
+  })
+
+  it('comes with its end where it could not be written before', async () => {
+    pool = await openTestPool({ chargeMs: 20 })
+    const input = await evaluation()
+    let refused = 0
+    pool.store.charge = async () => {
+      refused++
+      throw Object.assign(new Error('database or disk is full'), { code: 'SQLITE_FULL' })
+    }
+    const job = await pool.ended(await pool.enqueue('model.evaluate', input))
+    expect(refused).toBeGreaterThan(0)
+    expect(job).toMatchObject({ state: 'SUCCEEDED', units: job.cost })
+    expect(job.flops).toBeGreaterThan(0)
+    expect(job.cost).toBeGreaterThan(0)
+  })
+
+  it('is kept up to the last charge where the server is killed', async () => {
+    pool = await openTestPool()
+    const input = await evaluation()
+    await pool.queue.stop()
+    const server = startServer(pool.folder, 'model.evaluate', input)
+    await server.atWork
+    const jobId = (await pool.db.read.findOneByOrFail(Job, { type: 'model.evaluate' })).id
+    await pool.until(jobId, charged)
+    server.kill()
+    await server.gone
+    const [job] = await pool.store.recover()
+    expect(job).toMatchObject({ id: jobId, state: 'QUEUED', attempts: 1, error: { code: 'WORKER_LOST' } })
+    expect(job!.cost).toBeGreaterThan(0)
+    expect(job!.flops).toBeGreaterThan(0)
+    expect(job!.units).toBe(job!.cost)
+  })
+})
+
 describe('cancel', () => {
   it('ends a running job within a second, keeps the worker and leaves no byte', async () => {
     pool = await openTestPool()
@@ -272,32 +370,11 @@ describe('a server that was killed', () => {
     pool = await openTestPool({ start: false })
     const source = await pool.weights(long)
     const folder = await mkdtemp(join(tmpdir(), 'pool-'))
-    const modules = [
-      'db/data-source.js',
-      'compute/pool/embedded-queue.js',
-      'subgraphs/compute/job-store.js',
-      'subgraphs/build/enqueue.js',
-      'lib/env.js',
-      'lib/log.js',
-    ]
-    const script = `
-      const [{ openDatabase }, { embeddedQueue }, { openJobStore }, { enqueue }, { readEnv }, { makeLogger }] =
-        await Promise.all(${JSON.stringify(modules.map(compiledFile))}.map(file => import(file)))
-      const [folder, source] = process.argv.slice(1)
-      const db = await openDatabase({ folder })
-      const env = readEnv({ HARTONOMOUS_DATA: folder, LOG_LEVEL: 'silent' })
-      const store = openJobStore(db, {}, () => ({}))
-      const queue = embeddedQueue({ store, env, log: makeLogger('x', 'silent') })
-      await queue.start()
-      const job = await db.tx(em => enqueue(em, { queue }, { tenantId: 't', type: 'model.ingest', input: { source } }))
-      for await (const event of queue.watch(job.id)) if (event.job?.progress) console.log('at work')`
-    const server = execFile(process.execPath, ['--input-type=module', '-e', script, folder, source], {
-      timeout: 30_000,
-    })
-    await new Promise(resolve => server.stdout?.once('data', resolve))
+    const server = startServer(folder, 'model.ingest', { source })
+    await server.atWork
     const pids = workerPids('io', server.pid)
     expect(pids).toHaveLength(1)
-    server.kill('SIGKILL')
+    server.kill()
     await expect.poll(() => pids.some(isAlive), { timeout: 3000 }).toBe(false)
     await rm(folder, { recursive: true, force: true })
   })

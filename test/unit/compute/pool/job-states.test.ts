@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { cancel } from '../../../../compute/pool/job-states/cancel.js'
+import { charge } from '../../../../compute/pool/job-states/charge.js'
 import { claim, exclusivePatienceMs, mayStart } from '../../../../compute/pool/job-states/claim.js'
 import { fail } from '../../../../compute/pool/job-states/fail.js'
 import { recover, recoveredSequenceStep } from '../../../../compute/pool/job-states/recover.js'
@@ -50,6 +51,7 @@ const bad = { code: 'SHAPE_MISMATCH', message: 'bad', retryable: false }
 describe('each transition', () => {
   const transitions: Record<string, { run: (job: JobRecord) => unknown; from: JobState[] }> = {
     claim: { run: job => claim(job, 'cpu-0', now), from: ['QUEUED'] },
+    charge: { run: job => charge(job, 1), from: ['RUNNING'] },
     succeed: { run: job => succeed(job, {}, null, 0, now), from: ['RUNNING'] },
     fail: { run: job => fail(job, lost, null, 0, now), from: ['RUNNING'] },
     requeue: { run: job => requeue(job, null, 0, now), from: ['RUNNING'] },
@@ -122,6 +124,10 @@ describe('requeue', () => {
 })
 
 describe('recover', () => {
+  it('adds no seconds to those that the job was charged while its server lived', () => {
+    const charged = { ...makeJob({ cost: 1 }), ...charge(makeJob({ cost: 1 }), 30) }
+    expect({ ...charged, ...recover(charged, now) }).toMatchObject({ state: 'QUEUED', cost: 31 })
+  })
   it.each([
     { attempts: 1, state: 'QUEUED' },
     { attempts: 2, state: 'QUEUED' },

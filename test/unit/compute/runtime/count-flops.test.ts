@@ -87,6 +87,7 @@ describe('DCUs', () => {
     const size = {
       parentParameters: 1000,
       studentParameters: 800,
+      teacherParameters: 1000,
       layers: 4,
       cuts: 1,
       hiddenSize: 6,
@@ -125,5 +126,24 @@ describe('DCUs', () => {
     // Five fusions and all of them at once.
     expect(more({ fusion: {} })).toBe((2 * 6 * 10 * 144 + 2 * compared) * 2 * 800)
     expect(more({ fusion: { only: ['QKV'], rounds: 3 } })).toBe((2 * 4 * 144 + 2 * compared) * 2 * 800)
+  })
+
+  it('of healing are those of the student’s training and of the teacher it asks, which need not be its parent', () => {
+    const size = {
+      ...{ parentParameters: 30, studentParameters: 30, teacherParameters: 135, layers: 1, cuts: 0 },
+      ...{ hiddenSize: 1, attentionWidth: 1, intermediateSize: 1, queryHeads: 1, keyValueHeads: 1 },
+      ...{ validationSamples: 2, capabilities: 1 },
+    }
+    const flops = (given: Record<string, unknown>) => {
+      const healing = { data: 'a'.repeat(64), tokens: 100, ...given }
+      return estimateFlops(buildStagesSchema.parse({ healing }), size)
+    }
+    const judged = 2 * 130 * 2 * (135 + 30)
+    expect(flops({})).toBe(judged + 100 * (6 * 30 + 2 * 135))
+    expect(flops({ onPolicy: 0.5 })).toBe(judged + 100 * (7 * 30 + 2 * 135))
+    // It is judged beside a teacher that its training never asks.
+    expect(flops({ crossEntropy: 1 })).toBe(judged + 100 * 6 * 30)
+    expect(flops({ crossEntropy: 1, hidden: 0.5 })).toBe(judged + 100 * (6 * 30 + 2 * 135))
+    expect(flops({ crossEntropy: 1, attention: 0.5 })).toBe(judged + 100 * (6 * 30 + 2 * 135))
   })
 })

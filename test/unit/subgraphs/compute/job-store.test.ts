@@ -56,6 +56,29 @@ describe('what a job cost', () => {
     expect(await store.get(id)).toMatchObject({ state: 'SUCCEEDED', cost: 5, flops: 5e9, units: 2 + 3 * 20 })
   })
 
+  it('is charged while it runs, so that a server that dies takes only what came after that', async () => {
+    const store = await open()
+    const id = await pool.enqueue('model.evaluate', evaluate)
+    await store.claim('device', 'cuda-0')
+    await store.charge(id, 30, 4e9)
+    expect(await store.charge(id, 30, 3e9)).toMatchObject({ state: 'RUNNING', cost: 60, flops: 7e9, units: 1200 })
+    expect(await store.recover()).toMatchObject([{ id, state: 'QUEUED', cost: 60, flops: 7e9, units: 1200 }])
+    await store.claim('device', 'cpu-0')
+    await store.charge(id, 30, 1e9)
+    await store.succeed(id, { scores: [] }, null, 10, 2e9)
+    expect(await store.get(id)).toMatchObject({ state: 'SUCCEEDED', cost: 100, flops: 1e10, units: 1240 })
+  })
+
+  it('is no longer charged once it has ended', async () => {
+    const store = await open()
+    const id = await pool.enqueue('model.evaluate', evaluate)
+    await expect(store.charge(id, 1, 1)).rejects.toMatchObject({ code: 'CONFLICT' })
+    await store.claim('device', 'cpu-0')
+    await store.succeed(id, { scores: [] }, null, 3, 5)
+    await expect(store.charge(id, 1, 1)).rejects.toMatchObject({ code: 'CONFLICT' })
+    expect(await store.get(id)).toMatchObject({ cost: 3, flops: 5, units: 3 })
+  })
+
   it('is kept where it is cancelled', async () => {
     const store = await open()
     const id = await pool.enqueue('model.evaluate', evaluate)

@@ -3,6 +3,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { Job, ModelAtom, TensorAtom } from '../../../../db/entities/index.js'
 import { deleteModel, registerModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
+import { buildStagesSchema } from '../../../../lib/build-stages.js'
 import { parseGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { enqueue } from '../../../../subgraphs/build/enqueue.js'
 import { subgraph } from '../../../../subgraphs/models/subgraph.js'
@@ -401,6 +402,34 @@ test('a collection is given what is alive when it starts: models, probe sets, an
   })
   expect(new Set(job.manifests)).toEqual(new Set([kept.manifestHash, waiting.manifestHash]))
   expect(job.exports).toEqual([])
+})
+
+test('a collection keeps the teacher and the layers’ models of builds that wait, not of those that have ended', async () => {
+  const rows = await Promise.all(
+    ['parent', 'teacher', 'layers'].map(seed => addModel(kit.platform, seed, makeManifest({ seed }))),
+  )
+  const [parent, teacher, other] = rows.map(row => row.manifestHash) as [string, string, string]
+  const { id: modelId, tenantId } = rows[0]!
+  const input = {
+    parent,
+    layers: [
+      { from: 0, to: 1 },
+      { from: 1, to: 2, manifest: other },
+    ],
+    stages: buildStagesSchema.parse({ healing: { data: 'ab'.repeat(32), teacher } }),
+  }
+  const { id } = await kit.platform.db.tx(em =>
+    enqueue(em, kit.platform, { tenantId, type: 'student.build', modelId, input }),
+  )
+  for (const row of rows) await kit.platform.db.tx(em => deleteModel(em, tenantId, row.id))
+  const kept = async () => {
+    const given = { manifests: [], payloads: [] }
+    const collect = subgraph.effects['storage.collect']!
+    return (await kit.platform.db.tx(em => collect.claim!(em, {} as never, given))).manifests
+  }
+  expect(new Set(await kept())).toEqual(new Set([parent, teacher, other]))
+  await kit.store.requestCancel(id)
+  expect(await kept()).toEqual([])
 })
 
 test('a verification is given what living models need, and names the models that damage is in', async () => {

@@ -2,11 +2,14 @@
 import { Like } from 'typeorm'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { writeManifest } from '../../../../compute/formats/manifest.js'
-import { Job, ModelAtom, ProbeSampleCount } from '../../../../db/entities/index.js'
+import { Job, ModelAtom, ProbeSampleCount, StudentModelRecipe } from '../../../../db/entities/index.js'
+import { deleteModel } from '../../../../db/models.js'
+import { defaultTenantId } from '../../../../db/scope.js'
 import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { subgraph as models } from '../../../../subgraphs/models/subgraph.js'
 import { subgraph } from '../../../../subgraphs/students/subgraph.js'
 import { subgraph as taxonomy } from '../../../../subgraphs/taxonomy/subgraph.js'
+import { queriesOf } from '../../../testkit/count-queries.js'
 import {
   addModel,
   jobOf,
@@ -32,7 +35,7 @@ const fields =
   'id name status layerCount job { id } healing { tokens sequence rowsPerStep learningRate schedule train lora { rank alpha targets keepAdapter } recompute crossEntropy temperature hidden attention seed }'
 const mutate = async (field: string, input: Record<string, unknown>) => {
   const type = `${field[0]!.toUpperCase()}${field.slice(1)}Input`
-  const job = field === 'createRecipe' ? '' : 'job { id }'
+  const job = ['createRecipe', 'approveRecipe'].includes(field) ? '' : 'job { id }'
   const source = `mutation($input: ${type}!) { ${field}(input: $input) { recipe { ${fields} } ${job} userErrors { field message code } } }`
   return (await run(subgraph.schema, p.context(), source, { input }))[field]
 }
@@ -86,6 +89,31 @@ describe('a recipe that heals', () => {
   test('learns as much from the texts themselves as from its teacher where nobody says', async () => {
     expect((await create({})).recipe.healing.crossEntropy).toBe(0.5)
     expect((await create({ crossEntropy: 0 })).recipe.healing.crossEntropy).toBe(0)
+  })
+
+  test('is expected to cost what its own teacher does, deleted or not, all such recipes in one query', async () => {
+    const teacher = await addModel(p.platform, 'teacher', { ...picoManifest({ layerCount: 8 }), sourceName: 'large' })
+    expect(teacher.parameterCount).toBeGreaterThan(parent.parameterCount)
+    const teacherId = toGlobalId('Model', teacher.id)
+    const wishes = [{}, { teacherId }, { teacherId, crossEntropy: 1 }]
+    for (const wish of wishes) await create(wish)
+    const counts = await p.platform.db.read.find(ProbeSampleCount)
+    const judging = counts.reduce((sum, { validationCount }) => sum + validationCount, 0) * 130 * 2
+    const { estimatedParameterCount: student } = await p.platform.db.read.findOneByOrFail(StudentModelRecipe, {})
+    // 40,960 tokens, at 3e10 operations a second: nothing has run here yet.
+    const cost = (judge: number, asked: number) =>
+      (judging * (judge + student) + 40_960 * (6 * student + 2 * asked)) / 3e10
+    const { parameterCount: large } = teacher
+    const expected = [cost(parent.parameterCount, parent.parameterCount), cost(large, large), cost(large, 0)]
+    const estimates = async () => {
+      const { recipes } = await run(subgraph.schema, p.context(), '{ recipes { nodes { estimatedCost } } }')
+      return recipes.nodes.map((node: { estimatedCost: number }) => node.estimatedCost).reverse()
+    }
+    const close = expected.map(value => expect.closeTo(value, 12))
+    const queries = await queriesOf(p.platform.db.read, async () => expect(await estimates()).toEqual(close))
+    expect(queries.filter(sql => sql.includes('"manifestHash" IN'))).toHaveLength(1)
+    await p.platform.db.tx(em => deleteModel(em, defaultTenantId, teacher.id))
+    expect(await estimates()).toEqual(close)
   })
 
   test('needs texts to train on and to hold out', async () => {
@@ -158,6 +186,58 @@ describe('distillStudent', () => {
       id: recipe.id,
     })
     expect(gone.recipe).toEqual({ parentModel: { id: modelId }, measuredAgainst: null })
+  })
+
+  describe('whose teacher is deleted', () => {
+    const deleted = { code: 'NOT_FOUND', message: 'The teacher teacher was deleted' }
+    const addTeacher = () => addModel(p.platform, 'teacher', { ...manifest, sourceName: 'another' })
+    const remove = (row: ModelAtom) => p.platform.db.tx(em => deleteModel(em, defaultTenantId, row.id))
+    const distil = async (teacher: ModelAtom) => {
+      const asked = await mutate('distillStudent', { modelId, teacherId: toGlobalId('Model', teacher.id) })
+      return { recipeId: asked.recipe.id, jobId: fromGlobalId('Job', asked.job.id) }
+    }
+    const built = async () => {
+      const { hash } = await writeManifest(p.platform.payloads, { ...manifest, sourceName: 'trained' })
+      return { manifest: hash, parameterCount: parent.parameterCount, layerCount: parent.layerCount }
+    }
+
+    test('before it is built: it cannot be, and no job is queued', async () => {
+      const teacher = await addTeacher()
+      const { recipe } = await create({ teacherId: toGlobalId('Model', teacher.id) })
+      await mutate('approveRecipe', { recipeId: recipe.id })
+      await remove(teacher)
+      const { job, userErrors } = await mutate('buildStudent', { recipeId: recipe.id })
+      expect([job, userErrors]).toEqual([null, [{ ...deleted, field: ['input', 'recipeId'] }]])
+      expect(await p.platform.db.read.countBy(Job, { type: 'student.build' })).toBe(0)
+    })
+
+    test('while it waits: the build fails before it begins', async () => {
+      const teacher = await addTeacher()
+      const { recipeId, jobId } = await distil(teacher)
+      await remove(teacher)
+      expect(await p.store.claim('device', 'test')).toMatchObject({ id: jobId, state: 'FAILED', error: deleted })
+      const shown = await run(subgraph.schema, p.context(), 'query($id: ID!) { recipe(id: $id) { status decision } }', {
+        id: recipeId,
+      })
+      expect(shown.recipe).toEqual({ status: 'FAILED', decision: `Build failed: ${deleted.message}` })
+    })
+
+    test('while it waits, and a model with the same tensors is left: it is built after that one', async () => {
+      const [teacher] = [await addTeacher(), await addModel(p.platform, 'twin', { ...manifest, sourceName: 'another' })]
+      const { jobId } = await distil(teacher)
+      await remove(teacher)
+      expect(await p.store.claim('device', 'test')).toMatchObject({ id: jobId, state: 'RUNNING' })
+    })
+
+    test('while it runs: what was trained is kept, and measured beside what the teacher was', async () => {
+      const teacher = await addTeacher()
+      const { jobId } = await distil(teacher)
+      await p.store.claim('device', 'test')
+      await remove(teacher)
+      expect(await succeed(p, 'student.build', jobId, await built())).toMatchObject({ state: 'SUCCEEDED' })
+      const evaluation = await p.platform.db.read.findOneByOrFail(Job, { type: 'model.evaluate' })
+      expect(evaluation.input).toMatchObject({ reference: teacher.manifestHash })
+    })
   })
 
   test('without a teacher it takes the parent, and says so where there is none', async () => {

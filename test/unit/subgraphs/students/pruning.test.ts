@@ -252,8 +252,13 @@ test('a recipe says what it is expected to cost before, and what it cost after',
 
   await mutate('approveRecipe', { recipeId: plain.id })
   const { job } = await mutate('buildStudent', { recipeId: plain.id }, 'job { id }')
-  await p.platform.db.tx(em => em.update(Job, { id: fromGlobalId('Job', job.id) }, { units: 4 }))
-  expect((await ask(plain.id)).measuredCost).toBe(4)
+  const update = (changes: Partial<Pick<Job, 'lane' | 'state' | 'cost' | 'flops'>>) =>
+    p.platform.db.tx(em => em.update(Job, { id: fromGlobalId('Job', job.id) }, { units: 4, ...changes }))
+  await update({ lane: 'device', state: 'RUNNING', cost: 10, flops: 6e10 })
+  expect(await ask(plain.id)).toEqual({ estimatedCost: expect.closeTo(judged, 12), measuredCost: 4 })
+  // Jobs that have ended say how fast this platform is.
+  await update({ state: 'FAILED' })
+  expect((await ask(plain.id)).estimatedCost).toBeCloseTo(5 * judged, 12)
 })
 
 /** What a worker would make of it. */
