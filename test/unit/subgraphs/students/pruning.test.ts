@@ -434,6 +434,74 @@ describe('layers of several models', () => {
     expect(unknown).toMatchObject({ code: 'NOT_FOUND', field: ['input', 'layers', '1', 'modelId'] })
   })
 
+  /** Without these dimensions, as a config.json that leaves them to its family. */
+  const unstated = (model: Manifest, ...keys: (keyof Manifest['dimensions'])[]): Manifest => ({
+    ...model,
+    dimensions: Object.fromEntries(
+      Object.entries(model.dimensions).filter(([key]) => !keys.includes(key as keyof Manifest['dimensions'])),
+    ) as Manifest['dimensions'],
+  })
+  const mix = async (first: Manifest, other: Manifest) => {
+    const [a, b] = [await addModel(p.platform, 'first', first), await addModel(p.platform, 'second', other)]
+    const layers = [
+      { from: 0, to: 2 },
+      { from: 1, to: 3, modelId: toGlobalId('Model', b.id) },
+    ]
+    return create({ parentModelId: toGlobalId('Model', a.id), layers })
+  }
+
+  test('may be of a model that leaves its head size unsaid and of a pruned student of it', async () => {
+    const bare = unstated(manifest as Manifest, 'headSize', 'normEpsilon', 'ropeTheta', 'keyValueHeadCount')
+    const full = { ...bare, dimensions: { ...bare.dimensions, keyValueHeadCount: 2 } }
+    const { dimensions } = checkBuildable(full)
+    const pruned = planPruning(
+      full,
+      [[0], [1], [0], [1]].map((heads, layer) => withoutGroups(dimensions, layer, heads)),
+    )
+    expect(pruned.dimensions).toMatchObject({ headSize: 8, attentionHeadCount: 2 })
+    const student = { ...full, dimensions: pruned.dimensions }
+    expect((await mix(full, student)).userErrors).toEqual([])
+    expect((await mix(student, full)).userErrors).toEqual([])
+  })
+
+  test('of families with a head size of their own are left to the worker where one leaves it unsaid', async () => {
+    const qwen3 = { ...second({ headSize: 128 }), architecture: 'qwen3' }
+    expect((await mix(unstated(qwen3, 'headSize'), qwen3)).userErrors).toEqual([])
+  })
+
+  test.each([
+    [{ headSize: 16 }, 'headSize is 16, expected 8'],
+    [{ attentionHeadCount: 2, headSize: undefined }, 'headSize is 16, expected 8'],
+    [{ normEpsilon: 1e-6 }, 'normEpsilon is 0.000001, expected 0.00001'],
+    [{ slidingWindow: 64 }, 'slidingWindow is 64, expected not stated'],
+    [
+      { ropeScaling: { type: 'linear', factor: 2 } },
+      'ropeScaling is {"type":"linear","factor":2}, expected not stated',
+    ],
+  ])(
+    '%#: are refused where both say a size and it differs, or only one has what is absent otherwise',
+    async (change, message) => {
+      const { userErrors } = await mix(manifest as Manifest, second(change))
+      expect(userErrors[0]).toMatchObject({ code: 'INVALID_RECIPE', message: expect.stringContaining(message) })
+    },
+  )
+
+  test('are refused where their RoPE frequencies are divided by other factors', async () => {
+    const withFactors = (payload: string): Manifest => {
+      const place = { role: 'rope_factors', layerIndex: null, component: 'OTHER' } as const
+      const tensor = { ...place, name: 'rope_freqs.weight', shape: [4], dtype: 'F32', bytes: 16, payload }
+      return { ...(manifest as Manifest), tensors: [...manifest.tensors, tensor] }
+    }
+    const [a, b] = ['a'.repeat(64), 'b'.repeat(64)]
+    expect((await mix(withFactors(a), withFactors(a))).userErrors).toEqual([])
+    const messageOf = async (first: Manifest, other: Manifest) => (await mix(first, other)).userErrors[0].message
+    expect(await messageOf(withFactors(a), withFactors(b))).toContain(
+      `tensor of RoPE factors is "${b}", expected "${a}"`,
+    )
+    expect(await messageOf(withFactors(a), second())).toContain(`tensor of RoPE factors is absent, expected "${a}"`)
+    expect(await messageOf(second(), withFactors(b))).toContain(`tensor of RoPE factors is "${b}", expected absent`)
+  })
+
   test('fail the build where one of them was deleted while it waited', async () => {
     const other = await addModel(p.platform, 'other', second())
     const { recipe } = await create({ layers: mixed(toGlobalId('Model', other.id)) })
