@@ -421,6 +421,24 @@ describe('layers of several models', () => {
     ])
   })
 
+  test('keep their parent in the YAML where the first are of another model', async () => {
+    const other = await addModel(p.platform, 'other', second())
+    const layers = [
+      { from: 0, to: 1, modelId: toGlobalId('Model', other.id) },
+      { from: 1, to: 4 },
+    ]
+    const shown = `recipe { ${fields} parentModel { id } }`
+    const { recipe } = await mutate('createRecipe', { parentModelId: modelId, layers }, shown)
+    const again = (await mutate('createRecipe', { yaml: recipe.yaml }, shown)).recipe
+    expect(again.parentModel).toEqual({ id: modelId })
+    expect(again.layers).toEqual(recipe.layers)
+    const yaml = recipe.yaml.replace('parent: pico', 'parent: nobody')
+    expect((await mutate('createRecipe', { yaml })).userErrors[0]).toMatchObject({
+      code: 'NOT_FOUND',
+      message: 'yaml: no model is called "nobody"',
+    })
+  })
+
   test('must fit each other, and exist', async () => {
     const other = await addModel(p.platform, 'other', second({ ropeTheta: 5e5 }))
     const [error] = (await create({ layers: mixed(toGlobalId('Model', other.id)) })).userErrors
