@@ -23,8 +23,9 @@ import { recordDecision } from './decisions.js'
 import type { RecipeStatus } from './recipe.type.js'
 import { toRecipe } from './recipe.type.js'
 import { checkCodes } from './recipe-codes.js'
+import { checkExports } from './recipe-exports.js'
 import { checkLayers, countLayers, type LayerRangeValue } from './recipe-layers.js'
-import { type CountedModel, type StudentSize, studentSize } from './recipe-size.js'
+import { type CountedModel, type StudentSize, studentLayers, studentSize } from './recipe-size.js'
 import { codesSpeed } from './recipe-speed.js'
 import { completeStages, readStages, type StagesInput } from './recipe-stages.js'
 import { nextStatus, type RecipeAction } from './recipe-status.js'
@@ -311,6 +312,7 @@ async function sizeOfRecipe(
   const own = await countedModel(em, parent)
   const size = studentSize(own, layers, stages, counted)
   checkCodes([own, ...counted.values()], stages, size)
+  if (stages?.exports) checkExports(stages, parent.architecture, studentLayers(own, layers, stages, counted))
   return size
 }
 

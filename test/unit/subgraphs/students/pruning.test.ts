@@ -1,5 +1,6 @@
 // Recipes that remove heads and units, and mix layers of several models: what is asked for, counted, refused, queued and registered.
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { llama } from '../../../../compute/architectures/llama.js'
 import { checkBuildable } from '../../../../compute/architectures/registry.js'
 import { extractLayers } from '../../../../compute/surgery/extract-layers.js'
 import { planPruning, withoutGroups } from '../../../../compute/surgery/prune.js'
@@ -9,6 +10,7 @@ import { defaultTenantId } from '../../../../db/scope.js'
 import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { type Manifest, manifestSchema } from '../../../../lib/manifest.js'
 import { subgraph as models } from '../../../../subgraphs/models/subgraph.js'
+import { llamaNames } from '../../../../subgraphs/students/recipe-exports.js'
 import { subgraph } from '../../../../subgraphs/students/subgraph.js'
 import { subgraph as taxonomy } from '../../../../subgraphs/taxonomy/subgraph.js'
 import {
@@ -323,6 +325,68 @@ describe('exports of a recipe', () => {
       code: 'INVALID_RECIPE',
     })
     expect((await create({ headPruning, exports: ['GGUF'] })).userErrors).toEqual([])
+  })
+
+  const uneven = [
+    ['groups', { headPruning: { metric: 'RANDOM', removePerLayer: [1, 0, 1, 1] } }],
+    ['query heads', { headPruning: { unit: 'QUERY_HEAD', metric: 'RANDOM', removePerLayer: [1, 0, 1, 1] } }],
+    ['named query heads', { headPruning: { unit: 'QUERY_HEAD', metric: 'GIVEN', heads: [[0, 2], [], [], []] } }],
+    ['widths', { feedForwardPruning: { metric: 'RANDOM', keepPerLayer: [48, 40, 40, 40] } }],
+  ] as const
+  const families = { llama: manifest as Manifest, qwen2: { ...(manifest as Manifest), architecture: 'qwen2' } }
+  const problems = async (family: keyof typeof families, stages: object, format: string) => {
+    const row = await addModel(p.platform, family, families[family])
+    const input = { parentModelId: toGlobalId('Model', row.id), ...stages, exports: [format] }
+    return (await create(input)).userErrors.map((e: { message: string }) => e.message)
+  }
+
+  test.each(uneven)(
+    'of layers with other %s are refused where the writers would refuse them, only there',
+    async (what, stages) => {
+      expect(await problems('llama', stages, 'GGUF_F16')).toEqual([])
+      const onnx = await problems('llama', stages, 'ONNX')
+      if (what === 'groups')
+        expect(onnx).toEqual([expect.stringMatching(/key\/value heads .*GGUF can say it, for llama/)])
+      else expect(onnx).toEqual([])
+      expect(await problems('qwen2', stages, 'ONNX')).toHaveLength(what === 'groups' ? 1 : 0)
+      expect(await problems('qwen2', stages, 'SAFETENSORS_BF16')).toEqual([
+        expect.stringContaining(
+          'config.json has one number for all of them, and GGUF can say it for llama models only',
+        ),
+      ])
+      expect(await problems('qwen2', stages, 'GGUF')).toEqual([
+        expect.stringContaining('cannot be written as GGUF of qwen2 models, only of llama ones'),
+      ])
+    },
+  )
+
+  test('of layers that are pruned alike are fine in every format', async () => {
+    const headPruning = { metric: 'RANDOM', removePerLayer: [1, 1, 1, 1] }
+    const feedForwardPruning = { metric: 'RANDOM', keep: 40 }
+    for (const format of ['SAFETENSORS', 'GGUF', 'ONNX'])
+      expect(await problems('qwen2', { headPruning, feedForwardPruning }, format)).toEqual([])
+  })
+
+  test('of layers of models of different widths are refused too', async () => {
+    const wide = await addModel(p.platform, 'qwen', families.qwen2)
+    const narrow = await addModel(p.platform, 'narrow qwen', {
+      ...families.qwen2,
+      dimensions: { ...manifest.dimensions, intermediateSize: 40 },
+    })
+    const layers = [
+      { from: 0, to: 2 },
+      { from: 2, to: 4, modelId: toGlobalId('Model', narrow.id) },
+    ]
+    const asked = { parentModelId: toGlobalId('Model', wide.id), layers }
+    expect((await create({ ...asked, exports: ['GGUF'] })).userErrors[0]).toMatchObject({
+      ...{ code: 'INVALID_RECIPE', field: ['input', 'exports'] },
+      message: expect.stringContaining('GGUF of qwen2 models'),
+    })
+    expect((await create({ ...asked, exports: ['ONNX'] })).userErrors).toEqual([])
+  })
+
+  test('know the families that GGUF can say it for by the names that the writer knows', () => {
+    expect([...llamaNames].sort()).toEqual([...llama.aliases].sort())
   })
 })
 
