@@ -9,12 +9,30 @@ export type FinishedExport = (jobId: string) => Promise<readonly { path: string;
 
 const jobIdPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
-/** The request as `send` reads it, `If-Range` answered here: the range stands where it names this content, and goes where it does not. */
+/** Whether a list of tags, as `If-Match` has it, names this content. Ours is a strong tag without commas. */
+const names = (tags: string, etag: string) => tags.trim() === '*' || tags.split(',').some(tag => tag.trim() === etag)
+
+/**
+ * The request as `send` reads it. Tags are answered here: the range stands where `If-Range` names this content, and goes where it does not;
+ * `If-Unmodified-Since`, which is about the file's time, stays where no `If-Match` outweighs it (RFC 9110, 13.2.2).
+ */
 function withoutValidators({ method, headers }: IncomingMessage, etag: string): IncomingMessage {
-  const { 'if-range': ifRange, 'if-none-match': _known, 'if-modified-since': _since, range, ...rest } = headers
+  const { 'if-range': ifRange, 'if-none-match': _known, 'if-modified-since': _since, range, ...others } = headers
+  const { 'if-match': ifMatch, 'if-unmodified-since': unmodifiedSince, ...rest } = others
   const asked = range !== undefined && (ifRange === undefined || ifRange === etag)
-  return { method, headers: { ...rest, ...(asked ? { range } : {}) } } as IncomingMessage
+  const dated = unmodifiedSince !== undefined && ifMatch === undefined
+  const kept = { ...(asked ? { range } : {}), ...(dated ? { 'if-unmodified-since': unmodifiedSince } : {}) }
+  return { method, headers: { ...rest, ...kept } } as IncomingMessage
 }
+
+/** Answers without content, with a code of the one error table. */
+const notFound = (reply: FastifyReply, message: string) =>
+  reply.code(404).send({ errors: [{ message, extensions: { code: 'NOT_FOUND' } }] })
+const preconditionFailed = (reply: FastifyReply, etag: string, message: string) =>
+  reply
+    .code(412)
+    .headers({ etag })
+    .send({ errors: [{ message, extensions: { code: 'CONFLICT' } }] })
 
 /** Route handler: serves only what a finished job has listed, so neither `..` nor a link nor a half-written file is reachable. */
 export function exportDownloads(dataFolder: string, finished: FinishedExport) {
@@ -23,13 +41,15 @@ export function exportDownloads(dataFolder: string, finished: FinishedExport) {
     const path = request.params['*']
     const jobId = path.slice(0, path.indexOf('/'))
     const file = jobIdPattern.test(jobId) ? (await finished(jobId))?.find(f => f.path === path) : undefined
-    if (!file)
-      return reply.code(404).send({ errors: [{ message: 'No such export', extensions: { code: 'NOT_FOUND' } }] })
+    if (!file) return notFound(reply, 'No such export')
     // The content's own hash: equal for equal bytes, whichever job wrote them, so that a download goes on where another one broke off.
     const etag = `"${file.sha256}"`
     const digest = Buffer.from(file.sha256, 'hex').toString('base64')
-    reply.headers({ etag, 'repr-digest': `sha-256=:${digest}:` })
-    if (request.headers['if-none-match'] === etag) return reply.code(304).send()
+    const validators = { etag, 'repr-digest': `sha-256=:${digest}:` }
+    const { 'if-match': ifMatch, 'if-none-match': known } = request.headers
+    if (ifMatch !== undefined && !names(ifMatch, etag))
+      return preconditionFailed(reply, etag, `The export is not what If-Match names: its ETag is ${etag}`)
+    if (known === etag) return reply.code(304).headers(validators).send()
     const encoded = path.split('/').map(encodeURIComponent).join('/')
     const result = await send(withoutValidators(request.raw, etag), encoded, {
       root,
@@ -38,11 +58,10 @@ export function exportDownloads(dataFolder: string, finished: FinishedExport) {
       dotfiles: 'deny',
       cacheControl: false,
     })
-    if (result.statusCode >= 400 && result.type === 'error' && result.statusCode !== 416)
-      return reply
-        .code(404)
-        .send({ errors: [{ message: 'The export was removed', extensions: { code: 'NOT_FOUND' } }] })
-    reply.code(result.statusCode).headers(result.headers)
+    if (result.type === 'error' && result.statusCode === 412)
+      return preconditionFailed(reply, etag, 'The export was written after the time that If-Unmodified-Since names')
+    if (result.type === 'error' && result.statusCode !== 416) return notFound(reply, 'The export was removed')
+    reply.code(result.statusCode).headers(validators).headers(result.headers)
     reply.headers({
       'content-disposition': 'attachment',
       'x-content-type-options': 'nosniff',

@@ -1,6 +1,7 @@
 // Whether what is ingested is an export of a model that the store still holds: then it is that model, with its lineage, and not another one.
 import { createHash } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
+import { DomainError } from '../../lib/errors.js'
 import { type Manifest, manifestPayloads } from '../../lib/manifest.js'
 import { type GgufMetadata, readGguf } from '../formats/gguf.js'
 import { readManifest } from '../formats/manifest.js'
@@ -67,7 +68,8 @@ async function sameExport(ingested: Ingested, hash: string, model: Manifest, con
     const same = written.every(([name, bytes]) => Buffer.compare(auxiliary.get(name) ?? Buffer.alloc(0), bytes) === 0)
     return same && given.length === written.length && sameTensors(manifest, tensors, context)
   }
-  const plan = await planGguf(model, '', undefined, payloads, { hash })
+  const plan = await planGguf(model, '', undefined, payloads, { hash }).catch(refusedHere)
+  if (!plan) return false
   const virtual = {
     name: 'export',
     size: ggufBytes(plan),
@@ -76,6 +78,11 @@ async function sameExport(ingested: Ingested, hash: string, model: Manifest, con
   const { metadata } = await readGguf(virtual)
   const content = files[0]!.content as Extract<WeightFile['content'], { format: 'gguf' }>
   return isDeepStrictEqual(meaning(content.metadata), meaning(metadata)) && sameTensors(manifest, plan.tensors, context)
+}
+
+/** What is not written as GGUF has no export here, whatever a file says. */
+function refusedHere(error: unknown): undefined {
+  if (!(error instanceof DomainError && error.code.startsWith('UNSUPPORTED_'))) throw error
 }
 
 /** Metadata without what only tells people about the model. */

@@ -55,6 +55,8 @@ export async function planGguf(
 ): Promise<GgufExport> {
   const model = checkBuildable(manifest)
   const tensors: TensorStream[] = []
+  const source = await sourceMetadata(manifest, payloads)
+  const scaling = scalingEntries(manifest, model, source)
   for (const tensor of manifest.tensors) {
     const stream = ggufTensor(manifest, model, tensor, quantization, payloads)
     if (stream) tensors.push(stream)
@@ -71,13 +73,13 @@ export async function planGguf(
     ...factEntries(name, about.hash, about.facts),
     ['general.file_type', { u32: fileTypes[label] ?? 0 }],
     ...(tensors.some(t => isQuantized(t.dtype)) ? [['general.quantization_version', { u32: 2 }] as const] : []),
-    ...dimensionEntries(manifest, model, ggufName(model, name)),
+    ...dimensionEntries(model, ggufName(model, name), scaling),
     ...(tokenizer
       ? ggufTokenizerEntries(
           parseJsonObject(await payloads.get(tokenizer.tokenizerJson), 'tokenizer.json'),
           tokenizer,
           model.dimensions.vocabularySize,
-          await sourceRule(manifest, payloads),
+          sourceRule(source),
         )
       : [['tokenizer.ggml.model', { text: 'none' }] as const]),
     ...(manifest.chatTemplate ? [['tokenizer.chat_template', { text: manifest.chatTemplate }] as const] : []),
@@ -192,9 +194,9 @@ function ggufName({ architecture, dimensions: { perLayer } }: BuildableModel, na
 
 /** `<architecture>.*`: what llama.cpp and our own reader take the dimensions from. */
 function dimensionEntries(
-  manifest: Manifest,
   { architecture, dimensions: d }: BuildableModel,
   name: string,
+  scaling: [string, GgufEntry | undefined][],
 ): [string, GgufEntry][] {
   /** One number, or one for each layer. */
   const sizes = (key: keyof LayerSizes): GgufEntry =>
@@ -215,7 +217,7 @@ function dimensionEntries(
     ['attention.sliding_window', d.slidingWindow === undefined ? undefined : { u32: d.slidingWindow }],
     ['rope.dimension_count', rotary ? { u32: d.headSize } : undefined],
     ['rope.freq_base', rotary ? { f32: d.ropeTheta } : undefined],
-    ...(rotary ? scalingEntries(manifest, d) : []),
+    ...(rotary ? scaling : []),
   ]
   return entries.flatMap(([key, entry]) => (entry ? [[`${name}.${key}`, entry]] : []))
 }
@@ -223,21 +225,56 @@ function dimensionEntries(
 const scalingType = ({ ropeScaling }: ResolvedDimensions) =>
   String(ropeScaling?.rope_type ?? ropeScaling?.type ?? 'default')
 
-/** Linear scaling is a number; Llama 3's is a tensor (`ropeFactors`), as llama.cpp's converter writes it. */
-function scalingEntries(manifest: Manifest, d: ResolvedDimensions): [string, GgufEntry | undefined][] {
+/**
+ * Linear scaling is a number; Llama 3's is a tensor (`ropeFactors`), as llama.cpp's converter writes it. GGUF sources' own keys go on as they
+ * came, whatever they mean.
+ * @throws UNSUPPORTED_ARCHITECTURE where a source of another format states a scaling that is not known here
+ */
+function scalingEntries(
+  { format }: Manifest,
+  { architecture, dimensions: d }: BuildableModel,
+  source: Record<string, unknown>,
+): [string, GgufEntry | undefined][] {
   const type = scalingType(d)
-  if (type !== 'linear' && !(manifest.format === 'gguf' && d.ropeScaling)) return []
+  if (format !== 'gguf' && architecture.positions === 'rotary') ropeFrequencies(d)
+  if (type !== 'linear' && !(format === 'gguf' && d.ropeScaling)) return statedScaling(source)
   const { factor, original_max_position_embeddings: original } = d.ropeScaling ?? {}
   return [
     ['rope.scaling.type', { text: type }],
     ['rope.scaling.factor', typeof factor === 'number' ? { f32: factor } : undefined],
     ['rope.scaling.original_context_length', typeof original === 'number' ? { u32: original } : undefined],
+    ...statedScaling(source),
   ]
 }
 
-/** `rope_freqs.weight` [head size / 2]: what the plain frequencies are divided by. */
-function ropeFactors(manifest: Manifest, { dimensions: d }: BuildableModel): TensorStream | undefined {
+/** What else a GGUF source says of its scaling (YaRN's and LongRoPE's numbers). @throws UNSUPPORTED_FORMAT naming the key */
+function statedScaling(source: Record<string, unknown>): [string, GgufEntry][] {
+  const prefix = `${source['general.architecture']}.`
+  return Object.entries(source)
+    .filter(([key]) => key.startsWith(`${prefix}rope.scaling.`))
+    .map(([key, value]) => [key.slice(prefix.length), scalingEntry(key, value)])
+}
+
+/** In the type that llama.cpp reads the key in. */
+function scalingEntry(key: string, value: unknown): GgufEntry {
+  if (typeof value === 'string') return { text: value }
+  if (typeof value === 'boolean') return { bool: value }
+  if (typeof value === 'number') return key.endsWith('.original_context_length') ? { u32: value } : { f32: value }
+  throw new DomainError('UNSUPPORTED_FORMAT', `GGUF metadata ${key}: is ${JSON.stringify(value)}, expected one value`)
+}
+
+/**
+ * `rope_freqs.weight` [head size / 2]: what the plain frequencies are divided by.
+ * @throws UNSUPPORTED_FORMAT where GGUF models of the family have no such tensor
+ */
+function ropeFactors(manifest: Manifest, { architecture, dimensions: d }: BuildableModel): TensorStream | undefined {
   if (manifest.format === 'gguf' || scalingType(d) !== 'llama3') return undefined
+  if (!architecture.tensors.some(place => place.role === 'rope_factors'))
+    throw new DomainError(
+      'UNSUPPORTED_FORMAT',
+      `RoPE scaling "llama3": GGUF can say it for llama models only, not for ${architecture.name}; SAFETENSORS can`,
+      { field: ['input', 'format'] },
+    )
   const scaled = ropeFrequencies(d)
   const factors = Float32Array.from(plainRopeFrequencies(d), (f, i) => f / scaled[i]!)
   return {
@@ -251,9 +288,12 @@ function ropeFactors(manifest: Manifest, { dimensions: d }: BuildableModel): Ten
   }
 }
 
-/** `tokenizer.ggml.pre` of a GGUF source. */
-async function sourceRule(manifest: Manifest, payloads: PayloadStore): Promise<string | undefined> {
-  if (manifest.format !== 'gguf' || !manifest.sourceConfig) return undefined
-  const rule = parseJsonObject(await payloads.get(manifest.sourceConfig), 'GGUF metadata')['tokenizer.ggml.pre']
-  return typeof rule === 'string' ? rule : undefined
+/** Metadata of a GGUF source; empty for others. */
+async function sourceMetadata(manifest: Manifest, payloads: PayloadStore): Promise<Record<string, unknown>> {
+  if (manifest.format !== 'gguf' || !manifest.sourceConfig) return {}
+  return parseJsonObject(await payloads.get(manifest.sourceConfig), 'GGUF metadata')
 }
+
+/** `tokenizer.ggml.pre`, where the source has it. */
+const sourceRule = ({ 'tokenizer.ggml.pre': rule }: Record<string, unknown>) =>
+  typeof rule === 'string' ? rule : undefined

@@ -92,6 +92,9 @@ const sharedDimensions = [
   'slidingWindow',
 ] as const
 
+/** Payload of the tensor that RoPE frequencies are divided by (GGUF's `rope_freqs`); absent where there is none. */
+const ropeFactorsOf = ({ tensors }: Manifest) => tensors.find(({ role }) => role === 'rope_factors')?.payload
+
 /** @throws INVALID_RECIPE naming what differs and both values */
 function checkFits(parent: Manifest, d: ResolvedDimensions, other: Manifest, theirs: ResolvedDimensions, hash: string) {
   const name = other.sourceName ?? hash.slice(0, 12)
@@ -101,6 +104,8 @@ function checkFits(parent: Manifest, d: ResolvedDimensions, other: Manifest, the
   if (other.format !== parent.format) differ('file format', parent.format, other.format)
   for (const key of sharedDimensions)
     if (JSON.stringify(d[key]) !== JSON.stringify(theirs[key])) differ(key, d[key], theirs[key])
+  const [ours, own] = [ropeFactorsOf(parent), ropeFactorsOf(other)]
+  if (ours !== own) differ('tensor of RoPE factors', ours ?? 'absent', own ?? 'absent')
 }
 
 const layersOf = (manifest: Manifest): Map<number, ManifestTensor[]> => {

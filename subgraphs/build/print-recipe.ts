@@ -2,7 +2,7 @@
 import { stringify } from 'yaml'
 import type { BuildStages } from '../../lib/build-stages.js'
 
-/** Writes a recipe so that `parseRecipeYaml` (subgraphs/students) reads the same layers back; reasons become comments. */
+/** Writes a recipe so that `parseRecipeYaml` (subgraphs/students) reads the same parent and layers back; reasons become comments. */
 export function printRecipeYaml(recipe: {
   model: string
   name: string
@@ -22,7 +22,9 @@ export function printRecipeYaml(recipe: {
     }).trimEnd()
     return `  - sources:\n      - model: ${model}\n        layer_range: [${from}, ${to}]${comment}\n`
   })
-  const own = withoutTexts(recipe.stages ?? {})
+  // Where nothing says which model is the parent, that of the first slice is.
+  const parent = recipe.layers[0]?.modelId === undefined ? {} : { parent: recipe.model }
+  const own = { ...parent, ...withoutTexts(recipe.stages ?? {}) }
   const section = Object.keys(own).length > 0 ? stringify({ hartonomous: own }, { lineWidth: 0 }) : ''
   return `${header}merge_method: passthrough\nslices:\n${slices.join('')}${section}`
 }

@@ -55,14 +55,15 @@ function byLayer({ tensors }: CountedModel): Map<number, Part[]> {
   return layers
 }
 
-interface Sizes {
+/** Sizes of one layer. */
+export interface StudentLayer {
   queryHeads: number
   keyValueHeads: number
   neurons: number
 }
 
 /** @throws INVALID_RECIPE where the model does not say its sizes */
-function sizesOf({ name, dimensions: d }: CountedModel, layer: number): Sizes {
+function sizesOf({ name, dimensions: d }: CountedModel, layer: number): StudentLayer {
   const own = d.perLayer?.[layer] ?? d
   const queryHeads = own.attentionHeadCount
   const neurons = own.intermediateSize
@@ -75,7 +76,7 @@ function sizesOf({ name, dimensions: d }: CountedModel, layer: number): Sizes {
 }
 
 /** Shares of heads that go from a layer of the student. @throws INVALID_RECIPE naming the layer and the numbers */
-function removedHeads(pruning: HeadPruning, layer: number, sizes: Sizes): { query: number; keyValue: number } {
+function removedHeads(pruning: HeadPruning, layer: number, sizes: StudentLayer): { query: number; keyValue: number } {
   const perGroup = sizes.queryHeads / sizes.keyValueHeads
   const given = pruning.metric === 'GIVEN' ? (pruning.heads?.[layer] ?? []).length : undefined
   if (pruning.unit === 'KEY_VALUE_GROUP') {
@@ -158,6 +159,41 @@ function addBytes(
   size.mostBytes += inLayer ? kept : coded!
 }
 
+/** The layers of the student in order, each of the model that it is of. */
+const usedLayers = (
+  parent: CountedModel,
+  layers: readonly LayerRangeValue[],
+  others: ReadonlyMap<string, CountedModel>,
+) =>
+  layers.flatMap(({ from, to, modelId }) => {
+    const model = (modelId !== undefined && others.get(modelId)) || parent
+    return Array.from({ length: to - from }, (_, i) => ({ model, layer: from + i }))
+  })
+
+/**
+ * What pruning leaves of each layer of the student; undefined where a model does not say its sizes.
+ * @throws INVALID_RECIPE as `studentSize`
+ */
+export function studentLayers(
+  parent: CountedModel,
+  layers: readonly LayerRangeValue[],
+  stages: BuildStages | null,
+  others: ReadonlyMap<string, CountedModel> = new Map(),
+): StudentLayer[] | undefined {
+  const used = usedLayers(parent, layers, others)
+  const silent = used.some(({ model: { dimensions: d } }) => !d.attentionHeadCount || !d.intermediateSize)
+  if (silent) return undefined
+  return used.map(({ model, layer }, index) => {
+    const { queryHeads, keyValueHeads, neurons } = sizesOf(model, layer)
+    const share = prunedShares(model, layer, index, stages)
+    const left = (count: number, role: string) => Math.round(count * (1 - share(role)))
+    return {
+      ...{ queryHeads: left(queryHeads, 'q'), keyValueHeads: left(keyValueHeads, 'k') },
+      neurons: left(neurons, 'up'),
+    }
+  })
+}
+
 /**
  * What lies outside layers (embedding, norm, head) as the parent counts it, and every layer as often as it is used, less what is pruned.
  * @param others by row id
@@ -182,10 +218,7 @@ export function studentSize(
     const rewritten = isRewritten(role, undefined, stages, Number.POSITIVE_INFINITY)
     addBytes(size, tensor, role, 0, { stages, tied, rewritten })
   }
-  const used = layers.flatMap(({ from, to, modelId }) => {
-    const model = (modelId !== undefined && others.get(modelId)) || parent
-    return Array.from({ length: to - from }, (_, i) => ({ model, layer: from + i }))
-  })
+  const used = usedLayers(parent, layers, others)
   // The layer before the first cut: fits begin there.
   const cut = used.findIndex(({ model, layer }, i) => {
     const next = used[i + 1]

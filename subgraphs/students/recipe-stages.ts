@@ -90,7 +90,6 @@ export async function completeStages(
         `${field}: MAGNITUDE is there for comparisons in benches only: the norm of weights chooses worse than chance (arXiv 2305.11627)`,
         { field: ['input', field, 'metric'] },
       )
-  checkExports(stages)
   if (!stages.correctCuts && !measures(headPruning) && !measures(feedForwardPruning))
     return buildStagesSchema.parse(stages)
   const probeSet = await chooseProbeDataset(em, tenantId, probeDatasetId)
@@ -171,25 +170,6 @@ async function withTexts(
 
 const readExports = (exports: StudentExport[] | null | undefined) =>
   exports && exports.length > 0 ? [...new Set(exports)] : undefined
-
-/** @throws INVALID_RECIPE where a format cannot hold what pruning makes */
-function checkExports({ headPruning, feedForwardPruning, exports }: Omit<BuildStages, 'calibration'>) {
-  const differs = (list: unknown) => Array.isArray(list) && new Set(list).size > 1
-  const heads = headPruning?.heads?.map(own => own.length) ?? headPruning?.remove
-  if (
-    exports?.some(format => format.startsWith('SAFETENSORS')) &&
-    (differs(heads) || differs(feedForwardPruning?.keep))
-  )
-    bad(
-      'exports',
-      'layers of different widths cannot be written as SAFETENSORS, whose config.json has one number for all of them; GGUF can say it, for llama models',
-    )
-  if (exports?.some(format => format.startsWith('ONNX')) && differs(heads))
-    bad(
-      'exports',
-      'layers of different numbers of heads cannot be written as ONNX, whose programs take one number of key/value heads for all; GGUF can say it, for llama models',
-    )
-}
 
 const bad = (field: string, message: string): never => {
   throw new DomainError('INVALID_RECIPE', `${field}: ${message}`, { field: ['input', field] })

@@ -18,7 +18,7 @@ const { headPruning, feedForwardPruning, quantization, fusion, ...otherStages } 
   calibration: true,
 }).shape
 /** What mergekit does not know: stages of the build, under a key of our own that it ignores. Keys that a stage does not have are refused, not dropped. */
-const ownSection = z.strictObject({
+const stagesSection = z.strictObject({
   ...otherStages,
   headPruning: headPruning.unwrap().strict().optional(),
   feedForwardPruning: feedForwardPruning.unwrap().strict().optional(),
@@ -27,7 +27,9 @@ const ownSection = z.strictObject({
   /** Without texts of its own it takes the product's. */
   healing: healingSchema.extend({ data: hashSchema.optional() }).strict().optional(),
 })
-export type StagesAsked = z.infer<typeof ownSection>
+export type StagesAsked = z.infer<typeof stagesSection>
+/** `parent`: id or name of the model whose embedding, head and tokenizer the student has. */
+const ownSection = stagesSection.extend({ parent: z.string().min(1).optional() })
 const configuration = z.strictObject({
   name: z.string().min(1).max(200).optional(),
   merge_method: z.literal('passthrough'),
@@ -37,7 +39,7 @@ const configuration = z.strictObject({
 })
 
 export interface RecipeYaml {
-  /** Id or name of the parent model: that of the first slice. */
+  /** Id or name of the parent model: the one that is said to be it, else that of the first slice. */
   model: string
   /** Each with the id or name of its model. */
   layers: { from: number; to: number; model: string }[]
@@ -72,10 +74,11 @@ export function parseRecipeYaml(text: string, field = ['input', 'yaml']): Recipe
   const parsed = configuration.safeParse(value)
   if (!parsed.success) return refuse(parsed.error.issues.map(describe).join('; '))
   const sources = parsed.data.slices.map(slice => slice.sources[0]!)
+  const { parent, ...stages } = parsed.data.hartonomous ?? {}
   return {
-    model: sources[0]!.model,
+    model: parent ?? sources[0]!.model,
     layers: sources.map(({ model, layer_range: [from, to] }) => ({ from, to, model })),
-    stages: parsed.data.hartonomous ?? null,
+    stages: Object.keys(stages).length > 0 ? stages : null,
     name: parsed.data.name?.trim() || null,
     dtype: parsed.data.dtype ?? null,
   }

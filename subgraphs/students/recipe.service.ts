@@ -8,7 +8,7 @@ import {
   TensorAtom,
 } from '../../db/entities/index.js'
 import { aliveModel } from '../../db/models.js'
-import { scoped } from '../../db/scope.js'
+import { anyOf, scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId, newId, parseGlobalId, toGlobalId } from '../../lib/ids.js'
 import { manifestSchema } from '../../lib/manifest.js'
@@ -23,8 +23,9 @@ import { recordDecision } from './decisions.js'
 import type { RecipeStatus } from './recipe.type.js'
 import { toRecipe } from './recipe.type.js'
 import { checkCodes } from './recipe-codes.js'
+import { checkExports } from './recipe-exports.js'
 import { checkLayers, countLayers, type LayerRangeValue } from './recipe-layers.js'
-import { type CountedModel, type StudentSize, studentSize } from './recipe-size.js'
+import { type CountedModel, type StudentSize, studentLayers, studentSize } from './recipe-size.js'
 import { codesSpeed } from './recipe-speed.js'
 import { completeStages, readStages, type StagesInput } from './recipe-stages.js'
 import { nextStatus, type RecipeAction } from './recipe-status.js'
@@ -157,7 +158,7 @@ async function readCreateInput(em: EntityManager, tenantId: string, input: Creat
       ranges.push(of.id === parent.id ? range : { ...range, modelId: of.id })
     }
     checkLayers(ranges, parent, field, others)
-    checkShapes(parent, others, field)
+    await checkShapes(em, parent, others, field)
     if (
       parsed.stages &&
       (input.headPruning ||
@@ -193,36 +194,59 @@ async function readCreateInput(em: EntityManager, tenantId: string, input: Creat
     ranges.push({ from, to, ...(why ? { reason: why } : {}), ...(of.id === parent.id ? {} : { modelId: of.id }) })
   }
   checkLayers(ranges, parent, ['input', 'layers'], others)
-  checkShapes(parent, others, ['input', 'layers'])
+  await checkShapes(em, parent, others, ['input', 'layers'])
   return { parent, layers: ranges, name: null, stages: await readStages(em, tenantId, input), others }
 }
 
-/** What layers of two models must have in common to follow each other. */
-const sharedDimensions = [
-  'hiddenSize',
-  'headSize',
-  'normEpsilon',
-  'ropeTheta',
-  'ropeLayout',
-  'ropeScaling',
-  'slidingWindow',
-] as const
+/** What layers of two models must have in common to follow each other: absent, there is none. */
+const sharedDimensions = ['ropeScaling', 'slidingWindow'] as const
+/** Also these, but a source may leave them to its family: compared where both say them; the worker, which knows the families, compares all. */
+const defaultableDimensions = ['hiddenSize', 'normEpsilon', 'ropeTheta', 'ropeLayout'] as const
+/** Families whose head size, where it is not stated, is a number of their own. */
+const ownHeadSize: readonly string[] = ['qwen3', 'gemma']
+
+/** As it is stated (always in pruned models), or as hidden size and heads make it. */
+function headSizeOf({ architecture, dimensions: d }: ModelAtom): number | undefined {
+  if (d.headSize || !d.hiddenSize || !d.attentionHeadCount || ownHeadSize.includes(architecture)) return d.headSize
+  return d.hiddenSize / d.attentionHeadCount
+}
 
 /** @throws INVALID_RECIPE naming the models and the first dimension that differs */
-function checkShapes(parent: ModelAtom, others: ReadonlyMap<string, ModelAtom>, field: string[]) {
+async function checkShapes(
+  em: EntityManager,
+  parent: ModelAtom,
+  others: ReadonlyMap<string, ModelAtom>,
+  field: string[],
+) {
+  const factors = others.size > 0 ? await ropeFactors(em, parent.tenantId, [parent.id, ...others.keys()]) : new Map()
   for (const other of others.values()) {
-    const refuse = (what: string, ours: unknown, theirs: unknown) => {
+    const compare = (what: string, ours: unknown, theirs: unknown, absent = 'not stated') => {
+      const [expected, found] = [ours, theirs].map(value => JSON.stringify(value) ?? absent)
+      if (found === expected) return
       throw new DomainError(
         'INVALID_RECIPE',
-        `layers of "${other.name}" do not fit "${parent.name}": ${what} is ${JSON.stringify(theirs) ?? 'not stated'}, expected ${JSON.stringify(ours) ?? 'not stated'}`,
+        `layers of "${other.name}" do not fit "${parent.name}": ${what} is ${found}, expected ${expected}`,
         { field },
       )
     }
-    if (other.architecture !== parent.architecture) refuse('architecture', parent.architecture, other.architecture)
-    for (const key of sharedDimensions)
-      if (JSON.stringify(other.dimensions[key]) !== JSON.stringify(parent.dimensions[key]))
-        refuse(key, parent.dimensions[key], other.dimensions[key])
+    const compareStated = (what: string, ours: unknown, theirs: unknown) => {
+      if (ours !== undefined && theirs !== undefined) compare(what, ours, theirs)
+    }
+    compare('architecture', parent.architecture, other.architecture)
+    compareStated('headSize', headSizeOf(parent), headSizeOf(other))
+    for (const key of defaultableDimensions) compareStated(key, parent.dimensions[key], other.dimensions[key])
+    for (const key of sharedDimensions) compare(key, parent.dimensions[key], other.dimensions[key])
+    compare('tensor of RoPE factors', factors.get(parent.id), factors.get(other.id), 'absent')
   }
+}
+
+/** Payloads of the tensors that RoPE frequencies are divided by, by model; GGUF models may have one. */
+async function ropeFactors(em: EntityManager, tenantId: string, modelIds: readonly string[]) {
+  const rows = await em.find(TensorAtom, {
+    select: { id: true, modelId: true, payloadHash: true },
+    where: { ...scoped(tenantId), modelId: anyOf(modelIds), role: 'rope_factors' },
+  })
+  return new Map(rows.map(row => [row.modelId, row.payloadHash]))
 }
 
 /** The live model that a YAML means: by global id, or by a name that only one has. */
@@ -288,6 +312,7 @@ async function sizeOfRecipe(
   const own = await countedModel(em, parent)
   const size = studentSize(own, layers, stages, counted)
   checkCodes([own, ...counted.values()], stages, size)
+  if (stages?.exports) checkExports(stages, parent.architecture, studentLayers(own, layers, stages, counted))
   return size
 }
 

@@ -39,7 +39,7 @@ beforeEach(async () => {
   const origin = await app.listen({ port: 0, host: '127.0.0.1' })
   ;[seen, cuts] = [[], []]
   proxy = createServer((incoming, outgoing) => {
-    request(`${origin}${incoming.url}`, { headers: incoming.headers }, answer => {
+    request(`${origin}${incoming.url}`, { method: incoming.method, headers: incoming.headers }, answer => {
       seen.push({ range: incoming.headers.range, status: answer.statusCode })
       outgoing.writeHead(answer.statusCode ?? 500, answer.headers)
       let left = cuts.shift() ?? Number.POSITIVE_INFINITY
@@ -101,4 +101,47 @@ test('answers carry the hash, and a range is served only of the content that If-
   expect([other.status, (await other.arrayBuffer()).byteLength]).toEqual([200, bytes.length])
   const known = await get({ 'if-none-match': `"${sha256}"` })
   expect(known.status).toBe(304)
+})
+
+const download = (headers: Record<string, string>, method = 'GET') =>
+  fetch(`${address}${file.url}`, { headers, method })
+const tag = `"${sha256}"`
+const before = new Date(0).toUTCString()
+const later = new Date(Date.now() + 60_000).toUTCString()
+
+test.each([
+  ['the tag', { 'if-match': tag }],
+  ['one tag of several', { 'if-match': `"another", ${tag}` }],
+  ['any', { 'if-match': '*' }],
+  ['the tag, which outweighs a time', { 'if-match': tag, 'if-unmodified-since': before }],
+  ['a time after it was written', { 'if-unmodified-since': later }],
+  ['no time at all', { 'if-unmodified-since': 'whenever' }],
+])('a request whose condition names %s is answered whole or by range', async (_, condition) => {
+  const whole = await download(condition)
+  expect([whole.status, whole.headers.get('etag')]).toEqual([200, tag])
+  expect(Buffer.from(await whole.arrayBuffer()).equals(bytes)).toBe(true)
+  const part = await download({ ...condition, range: 'bytes=5-9' })
+  expect([part.status, (await part.arrayBuffer()).byteLength]).toEqual([206, 5])
+})
+
+test.each([
+  ['another tag', { 'if-match': '"another"' }, 'The export is not what If-Match names'],
+  ['the tag as a weak one', { 'if-match': `W/${tag}` }, 'The export is not what If-Match names'],
+  ['another tag and a good time', { 'if-match': '"a", "b"', 'if-unmodified-since': later }, 'If-Match'],
+  ['a tag with an asterisk in it', { 'if-match': '"a,*,b"' }, 'If-Match'],
+  ['a time before it was written', { 'if-unmodified-since': before }, 'after the time that If-Unmodified-Since names'],
+])('a request whose condition names %s fails it, and says so', async (_, condition, message) => {
+  const answer = await download({ ...condition, range: 'bytes=5-9' })
+  expect([answer.status, answer.headers.get('etag'), answer.headers.get('repr-digest')]).toEqual([412, tag, null])
+  expect(await answer.json()).toEqual({
+    errors: [{ message: expect.stringContaining(message), extensions: { code: 'CONFLICT' } }],
+  })
+  expect((await download(condition, 'HEAD')).status).toBe(412)
+})
+
+test('a file that was removed is not there, whatever the condition', async () => {
+  await rm(join(folder, 'data', 'exports', file.path))
+  const gone = await download({ 'if-match': tag })
+  expect([gone.status, gone.headers.get('etag')]).toEqual([404, null])
+  expect(await gone.json()).toMatchObject({ errors: [{ message: 'The export was removed' }] })
 })

@@ -4,9 +4,11 @@ import { mkdir, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { readManifest } from '../../../../compute/formats/manifest.js'
+import { runStages } from '../../../../compute/handlers/build-student.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
 import { openModel } from '../../../../compute/inference/model.js'
+import { jobTypes } from '../../../../compute/pool/job-types.js'
 import { greedyInBinding, logitsInBinding } from '../../../testkit/greedy-in-binding.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { makePicoLlama, type PicoOptions, writePicoLlama } from '../../../testkit/pico-llama.js'
@@ -65,6 +67,26 @@ test('the demo model says the same tokens in ONNX Runtime’s Node binding, with
     ...{ type: 'llama', context_length: 256, vocab_size: 512, eos_token_id: 2, bos_token_id: 1 },
     decoder: { filename: 'onnx/model_fp16.onnx', num_hidden_layers: 8, num_key_value_heads: 2, head_size: 32 },
   })
+})
+
+test('layers that differ in query heads and widths, not in key/value heads, say the same tokens', async () => {
+  const { manifest: parent } = await ingestModel({ source: 'demo/model' }, context)
+  const [some, none] = [[0, 2], []]
+  const input = jobTypes['student.build'].input.parse({
+    ...{ parent, layers: [{ from: 0, to: 3 }] },
+    stages: {
+      headPruning: { unit: 'QUERY_HEAD', metric: 'GIVEN', heads: [some, none, none] },
+      feedForwardPruning: { metric: 'RANDOM', keep: [320, 256, 320] },
+    },
+  })
+  const { manifest } = (await runStages(input, context)).at(-1)!
+  const { perLayer } = (await readManifest(context.payloads, manifest)).dimensions
+  expect(new Set(perLayer!.map(l => l.attentionHeadCount)).size).toBe(2)
+  await exportModel({ manifest, name: 'pruned', format: 'ONNX' }, context)
+  for (const prompt of prompts)
+    expect(await greedyInBinding(folder(), 'onnx/model.onnx', prompt, 12)).toEqual(
+      await greedyHere(manifest, prompt, 12),
+    )
 })
 
 /**

@@ -127,6 +127,34 @@ describe('extractLayers', () => {
       expect(manifestSchema.parse(student)).toEqual(student)
     })
 
+    describe('in GGUF files with a tensor of RoPE factors', () => {
+      const plain = picoManifest({ layerCount: 4, format: 'gguf' })
+      const withFactors = (payload: string): Manifest => {
+        const place = { role: 'rope_factors', layerIndex: null, component: 'OTHER' } as const
+        const tensor = { ...place, name: 'rope_freqs.weight', shape: [4], dtype: 'F32', bytes: 16, payload }
+        return { ...plain, tensors: [...plain.tensors, tensor] }
+      }
+      const [a, b] = ['a'.repeat(64), 'b'.repeat(64)]
+      const mixOf = (first: Manifest, second: Manifest) =>
+        extractLayers(first, [0, { layer: 2, manifest: otherHash }], parentHash, new Map([[otherHash, second]]))
+
+      it('mixes those whose factors are the same, and keeps them once', () => {
+        const student = mixOf(withFactors(a), withFactors(a))
+        expect(student.tensors.filter(t => t.role === 'rope_factors').map(t => t.payload)).toEqual([a])
+        expect(mixOf(plain, plain).tensors.some(t => t.role === 'rope_factors')).toBe(false)
+      })
+
+      it.each([
+        ['other', withFactors(a), withFactors(b), `is "${b}", expected "${a}"`],
+        ['no', withFactors(a), plain, `is "absent", expected "${a}"`],
+        ['unexpected', plain, withFactors(b), `is "${b}", expected "absent"`],
+      ])('refuses layers of a model with %s factors', (_, first, second, message) => {
+        const error = refusal(() => mixOf(first, second))
+        expect(error).toMatchObject({ code: 'INVALID_RECIPE' })
+        expect(error?.message).toContain(`their tensor of RoPE factors ${message}`)
+      })
+    })
+
     it.each([
       [{ ...other, dimensions: { ...other.dimensions, ropeTheta: 5e5 } }, 'ropeTheta is 500000, expected 10000'],
       [{ ...other, dimensions: { ...other.dimensions, normEpsilon: 1e-6 } }, 'normEpsilon is 0.000001'],

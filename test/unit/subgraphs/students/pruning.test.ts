@@ -1,5 +1,6 @@
 // Recipes that remove heads and units, and mix layers of several models: what is asked for, counted, refused, queued and registered.
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { llama } from '../../../../compute/architectures/llama.js'
 import { checkBuildable } from '../../../../compute/architectures/registry.js'
 import { extractLayers } from '../../../../compute/surgery/extract-layers.js'
 import { planPruning, withoutGroups } from '../../../../compute/surgery/prune.js'
@@ -9,6 +10,7 @@ import { defaultTenantId } from '../../../../db/scope.js'
 import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
 import { type Manifest, manifestSchema } from '../../../../lib/manifest.js'
 import { subgraph as models } from '../../../../subgraphs/models/subgraph.js'
+import { llamaNames } from '../../../../subgraphs/students/recipe-exports.js'
 import { subgraph } from '../../../../subgraphs/students/subgraph.js'
 import { subgraph as taxonomy } from '../../../../subgraphs/taxonomy/subgraph.js'
 import {
@@ -329,6 +331,68 @@ describe('exports of a recipe', () => {
     })
     expect((await create({ headPruning, exports: ['GGUF'] })).userErrors).toEqual([])
   })
+
+  const uneven = [
+    ['groups', { headPruning: { metric: 'RANDOM', removePerLayer: [1, 0, 1, 1] } }],
+    ['query heads', { headPruning: { unit: 'QUERY_HEAD', metric: 'RANDOM', removePerLayer: [1, 0, 1, 1] } }],
+    ['named query heads', { headPruning: { unit: 'QUERY_HEAD', metric: 'GIVEN', heads: [[0, 2], [], [], []] } }],
+    ['widths', { feedForwardPruning: { metric: 'RANDOM', keepPerLayer: [48, 40, 40, 40] } }],
+  ] as const
+  const families = { llama: manifest as Manifest, qwen2: { ...(manifest as Manifest), architecture: 'qwen2' } }
+  const problems = async (family: keyof typeof families, stages: object, format: string) => {
+    const row = await addModel(p.platform, family, families[family])
+    const input = { parentModelId: toGlobalId('Model', row.id), ...stages, exports: [format] }
+    return (await create(input)).userErrors.map((e: { message: string }) => e.message)
+  }
+
+  test.each(uneven)(
+    'of layers with other %s are refused where the writers would refuse them, only there',
+    async (what, stages) => {
+      expect(await problems('llama', stages, 'GGUF_F16')).toEqual([])
+      const onnx = await problems('llama', stages, 'ONNX')
+      if (what === 'groups')
+        expect(onnx).toEqual([expect.stringMatching(/key\/value heads .*GGUF can say it, for llama/)])
+      else expect(onnx).toEqual([])
+      expect(await problems('qwen2', stages, 'ONNX')).toHaveLength(what === 'groups' ? 1 : 0)
+      expect(await problems('qwen2', stages, 'SAFETENSORS_BF16')).toEqual([
+        expect.stringContaining(
+          'config.json has one number for all of them, and GGUF can say it for llama models only',
+        ),
+      ])
+      expect(await problems('qwen2', stages, 'GGUF')).toEqual([
+        expect.stringContaining('cannot be written as GGUF of qwen2 models, only of llama ones'),
+      ])
+    },
+  )
+
+  test('of layers that are pruned alike are fine in every format', async () => {
+    const headPruning = { metric: 'RANDOM', removePerLayer: [1, 1, 1, 1] }
+    const feedForwardPruning = { metric: 'RANDOM', keep: 40 }
+    for (const format of ['SAFETENSORS', 'GGUF', 'ONNX'])
+      expect(await problems('qwen2', { headPruning, feedForwardPruning }, format)).toEqual([])
+  })
+
+  test('of layers of models of different widths are refused too', async () => {
+    const wide = await addModel(p.platform, 'qwen', families.qwen2)
+    const narrow = await addModel(p.platform, 'narrow qwen', {
+      ...families.qwen2,
+      dimensions: { ...manifest.dimensions, intermediateSize: 40 },
+    })
+    const layers = [
+      { from: 0, to: 2 },
+      { from: 2, to: 4, modelId: toGlobalId('Model', narrow.id) },
+    ]
+    const asked = { parentModelId: toGlobalId('Model', wide.id), layers }
+    expect((await create({ ...asked, exports: ['GGUF'] })).userErrors[0]).toMatchObject({
+      ...{ code: 'INVALID_RECIPE', field: ['input', 'exports'] },
+      message: expect.stringContaining('GGUF of qwen2 models'),
+    })
+    expect((await create({ ...asked, exports: ['ONNX'] })).userErrors).toEqual([])
+  })
+
+  test('know the families that GGUF can say it for by the names that the writer knows', () => {
+    expect([...llamaNames].sort()).toEqual([...llama.aliases].sort())
+  })
 })
 
 describe('pruneHeads', () => {
@@ -426,6 +490,24 @@ describe('layers of several models', () => {
     ])
   })
 
+  test('keep their parent in the YAML where the first are of another model', async () => {
+    const other = await addModel(p.platform, 'other', second())
+    const layers = [
+      { from: 0, to: 1, modelId: toGlobalId('Model', other.id) },
+      { from: 1, to: 4 },
+    ]
+    const shown = `recipe { ${fields} parentModel { id } }`
+    const { recipe } = await mutate('createRecipe', { parentModelId: modelId, layers }, shown)
+    const again = (await mutate('createRecipe', { yaml: recipe.yaml }, shown)).recipe
+    expect(again.parentModel).toEqual({ id: modelId })
+    expect(again.layers).toEqual(recipe.layers)
+    const yaml = recipe.yaml.replace('parent: pico', 'parent: nobody')
+    expect((await mutate('createRecipe', { yaml })).userErrors[0]).toMatchObject({
+      code: 'NOT_FOUND',
+      message: 'yaml: no model is called "nobody"',
+    })
+  })
+
   test('must fit each other, and exist', async () => {
     const other = await addModel(p.platform, 'other', second({ ropeTheta: 5e5 }))
     const [error] = (await create({ layers: mixed(toGlobalId('Model', other.id)) })).userErrors
@@ -437,6 +519,74 @@ describe('layers of several models', () => {
     expect(beyond.message).toContain('model "other" has 4 layers')
     const [unknown] = (await create({ layers: mixed(toGlobalId('Model', 'gone')) })).userErrors
     expect(unknown).toMatchObject({ code: 'NOT_FOUND', field: ['input', 'layers', '1', 'modelId'] })
+  })
+
+  /** Without these dimensions, as a config.json that leaves them to its family. */
+  const unstated = (model: Manifest, ...keys: (keyof Manifest['dimensions'])[]): Manifest => ({
+    ...model,
+    dimensions: Object.fromEntries(
+      Object.entries(model.dimensions).filter(([key]) => !keys.includes(key as keyof Manifest['dimensions'])),
+    ) as Manifest['dimensions'],
+  })
+  const mix = async (first: Manifest, other: Manifest) => {
+    const [a, b] = [await addModel(p.platform, 'first', first), await addModel(p.platform, 'second', other)]
+    const layers = [
+      { from: 0, to: 2 },
+      { from: 1, to: 3, modelId: toGlobalId('Model', b.id) },
+    ]
+    return create({ parentModelId: toGlobalId('Model', a.id), layers })
+  }
+
+  test('may be of a model that leaves its head size unsaid and of a pruned student of it', async () => {
+    const bare = unstated(manifest as Manifest, 'headSize', 'normEpsilon', 'ropeTheta', 'keyValueHeadCount')
+    const full = { ...bare, dimensions: { ...bare.dimensions, keyValueHeadCount: 2 } }
+    const { dimensions } = checkBuildable(full)
+    const pruned = planPruning(
+      full,
+      [[0], [1], [0], [1]].map((heads, layer) => withoutGroups(dimensions, layer, heads)),
+    )
+    expect(pruned.dimensions).toMatchObject({ headSize: 8, attentionHeadCount: 2 })
+    const student = { ...full, dimensions: pruned.dimensions }
+    expect((await mix(full, student)).userErrors).toEqual([])
+    expect((await mix(student, full)).userErrors).toEqual([])
+  })
+
+  test('of families with a head size of their own are left to the worker where one leaves it unsaid', async () => {
+    const qwen3 = { ...second({ headSize: 128 }), architecture: 'qwen3' }
+    expect((await mix(unstated(qwen3, 'headSize'), qwen3)).userErrors).toEqual([])
+  })
+
+  test.each([
+    [{ headSize: 16 }, 'headSize is 16, expected 8'],
+    [{ attentionHeadCount: 2, headSize: undefined }, 'headSize is 16, expected 8'],
+    [{ normEpsilon: 1e-6 }, 'normEpsilon is 0.000001, expected 0.00001'],
+    [{ slidingWindow: 64 }, 'slidingWindow is 64, expected not stated'],
+    [
+      { ropeScaling: { type: 'linear', factor: 2 } },
+      'ropeScaling is {"type":"linear","factor":2}, expected not stated',
+    ],
+  ])(
+    '%#: are refused where both say a size and it differs, or only one has what is absent otherwise',
+    async (change, message) => {
+      const { userErrors } = await mix(manifest as Manifest, second(change))
+      expect(userErrors[0]).toMatchObject({ code: 'INVALID_RECIPE', message: expect.stringContaining(message) })
+    },
+  )
+
+  test('are refused where their RoPE frequencies are divided by other factors', async () => {
+    const withFactors = (payload: string): Manifest => {
+      const place = { role: 'rope_factors', layerIndex: null, component: 'OTHER' } as const
+      const tensor = { ...place, name: 'rope_freqs.weight', shape: [4], dtype: 'F32', bytes: 16, payload }
+      return { ...(manifest as Manifest), tensors: [...manifest.tensors, tensor] }
+    }
+    const [a, b] = ['a'.repeat(64), 'b'.repeat(64)]
+    expect((await mix(withFactors(a), withFactors(a))).userErrors).toEqual([])
+    const messageOf = async (first: Manifest, other: Manifest) => (await mix(first, other)).userErrors[0].message
+    expect(await messageOf(withFactors(a), withFactors(b))).toContain(
+      `tensor of RoPE factors is "${b}", expected "${a}"`,
+    )
+    expect(await messageOf(withFactors(a), second())).toContain(`tensor of RoPE factors is absent, expected "${a}"`)
+    expect(await messageOf(second(), withFactors(b))).toContain(`tensor of RoPE factors is "${b}", expected absent`)
   })
 
   test('fail the build where one of them was deleted while it waited', async () => {

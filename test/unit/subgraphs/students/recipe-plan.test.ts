@@ -197,6 +197,42 @@ describe('YAML', () => {
     })
   })
 
+  describe('whose first slice is of another model', () => {
+    const layers = [
+      { from: 0, to: 1, modelId: 'other' },
+      { from: 1, to: 4 },
+    ]
+    const given = { model: 'the parent', name: 'n', objective: 'o', layers, others: new Map([['other', 'its name']]) }
+
+    test('says which one is the parent, and is read back so', () => {
+      const yaml = printRecipeYaml(given)
+      expect(yaml).toContain('hartonomous:\n  parent: the parent\n')
+      expect(parseRecipeYaml(yaml)).toEqual({
+        model: 'the parent',
+        layers: [
+          { from: 0, to: 1, model: 'its name' },
+          { from: 1, to: 4, model: 'the parent' },
+        ],
+        name: null,
+        dtype: null,
+        stages: null,
+      })
+    })
+
+    test('says it beside its stages, which are what they were', () => {
+      const stages = buildStagesSchema.parse({ headPruning: { metric: 'RANDOM', remove: 1 } })
+      expect(parseRecipeYaml(printRecipeYaml({ ...given, stages }))).toMatchObject({ model: 'the parent', stages })
+      expect(parseRecipeYaml(printRecipeYaml({ ...given, stages })).stages).not.toHaveProperty('parent')
+    })
+  })
+
+  test('a parent that is said outweighs the first slice, one that is said and empty is refused', () => {
+    const yaml = (parent: string) => passthrough(slice('a', '[0, 4]'), `hartonomous: {parent: ${parent}}\n`)
+    expect(parseRecipeYaml(yaml('b'))).toMatchObject({ model: 'b', layers: [{ model: 'a' }], stages: null })
+    expect(() => parseRecipeYaml(yaml('""'))).toThrow('yaml.hartonomous.parent')
+    expect(() => parseRecipeYaml(yaml('[a]'))).toThrow('yaml.hartonomous.parent')
+  })
+
   test('a configuration may say what its student is called', () => {
     expect(parseRecipeYaml(`name: tiny\n${passthrough(slice('a', '[0, 4]'))}`)).toMatchObject({ name: 'tiny' })
   })
