@@ -79,11 +79,21 @@ async function runJob(
 const layersOf = (r: Recipe) => r.layers.reduce((sum, l) => sum + l.to - l.from, 0)
 const isGood = (r: Recipe, layerCount: number) => r.estimatedQuality >= 0.95 && layersOf(r) * 2 >= layerCount
 
-/** The smallest student of at least half the layers that keeps 95 % of its capability's quality; the best one where none does. */
-function chooseRecipe(recipes: Recipe[], layerCount: number): Recipe {
+/** What skipping each layer that the recipe leaves out costs all skills, in sum. */
+const missed = ({ layers }: Recipe, analysis: Analysis) =>
+  analysis.layers
+    .filter(({ layerIndex }) => !layers.some(({ from, to }) => layerIndex >= from && layerIndex < to))
+    .reduce((sum, { capabilities }) => sum + capabilities.reduce((all, { lossIncrease }) => all + lossIncrease, 0), 0)
+
+/**
+ * The smallest student of at least half the layers that keeps 95 % of its capability's quality, of several the one that the other skills miss
+ * least in; the best one where none does.
+ */
+function chooseRecipe(recipes: Recipe[], analysis: Analysis): Recipe {
+  const layerCount = analysis.layers.length
   const best = [...recipes].sort((a, b) => b.estimatedQuality - a.estimatedQuality)[0]
   const good = recipes.filter(r => isGood(r, layerCount))
-  const chosen = good.sort((a, b) => layersOf(a) - layersOf(b) || b.estimatedQuality - a.estimatedQuality)[0] ?? best
+  const chosen = good.sort((a, b) => layersOf(a) - layersOf(b) || missed(a, analysis) - missed(b, analysis))[0] ?? best
   if (!chosen) throw new Error('No student was proposed')
   return chosen
 }
@@ -210,7 +220,7 @@ async function report(client: PlatformClient, folder: string) {
   say(
     'Quality is measured on held-out samples against the parent: exp(-(student loss - parent loss)), 1.0 is the parent.',
   )
-  const chosen = chooseRecipe(recipes.nodes, parent.layerCount)
+  const chosen = chooseRecipe(recipes.nodes, analysed.analysis)
   say(
     table(
       ['recipe', 'skill', 'layers kept', 'parameters', 'quality'],
@@ -224,7 +234,7 @@ async function report(client: PlatformClient, folder: string) {
     ),
   )
   say(
-    `${colors.green('←')} is built next: ${isGood(chosen, parent.layerCount) ? 'the smallest that keeps half of the layers and 0.95 of its skill' : 'the best, as none keeps half of the layers and 0.95 of its skill'}.`,
+    `${colors.green('←')} is built next: ${isGood(chosen, parent.layerCount) ? 'the smallest that keeps half of the layers and 0.95 of its skill, of several the one whose missing layers the other skills need least' : 'the best, as none keeps half of the layers and 0.95 of its skill'}.`,
   )
   for (const layer of chosen.layers) say(`  ${colors.dim(`keeps ${ranges([layer])}: ${layer.reason}`)}`)
 

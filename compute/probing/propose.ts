@@ -174,7 +174,7 @@ export function rangeReason(
   const also =
     joint.length === 0
       ? ''
-      : `; with the other layers gone already, ${single ? 'it' : joint.length === costs.length ? 'each' : `the ${joint.length} cheapest`} would ${costing(joint, '')} more`
+      : `; with the other layers gone already, ${single ? 'it' : joint.length === costs.length ? 'each' : joint.length === 1 ? 'the cheapest' : `the ${joint.length} cheapest`} would ${costing(joint, '')} more`
   if (Math.max(...costs) >= negligible) return `${what} ${costing(costs)} ${unit}${also}`
   return `${what} alone costs little (${amount(costs)} ${unit}), but removing others together was measured as cheaper${also}`
 }
