@@ -78,6 +78,30 @@ test('calibrating twice gives the same bytes', async () => {
   expect(a.manifest).toBe(b.manifest)
 })
 
+test('calibrating says how much of an input’s factor is there, beside how many weights are done', async () => {
+  context.reports.length = 0
+  await quantise({ type: 'INT4', calibrationTokens: 512 })
+  const factors = context.reports.filter(({ metrics }) => metrics?.factored !== undefined)
+  // Four inputs of each of three layers, and the head's; none is wider than a panel of columns.
+  expect(factors).toHaveLength(13)
+  for (const report of factors)
+    expect(report).toMatchObject({ stage: 'quantise', unit: 'weights', metrics: { factored: 1 } })
+  expect(factors.map(({ completed }) => completed)).toEqual(factors.map(r => r.completed).toSorted((a, b) => a - b))
+})
+
+test('inputs beyond float32 are refused, naming the tensor that they go into', async () => {
+  const before = await readManifest(context.payloads, source)
+  const { shape } = before.tensors.find(t => t.role === 'layers.1.up')!
+  const weight = new Float32Array(shape[0]! * shape[1]!).map((_, i) => (i % 7) * 1e20)
+  const { hash } = await writeTrained(before, [{ name: 'layers.1.up', weight }], context)
+  await expect(quantise({ type: 'INT4', calibrationTokens: 512 }, hash)).rejects.toMatchObject({
+    code: 'NOT_A_NUMBER',
+    message: expect.stringMatching(
+      /^tensor model\.layers\.1\.mlp\.down_proj\.weight: the sums of products of its inputs/,
+    ),
+  })
+})
+
 test('8 bits say nearly what the model before says', async () => {
   const { comparison } = await quantise({ type: 'INT8', method: 'ROUND_TO_NEAREST' })
   expect(comparison.agreement).toBeGreaterThan(0.97)
