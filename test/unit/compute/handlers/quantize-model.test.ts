@@ -6,6 +6,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { intDtype, intScheme } from '../../../../compute/formats/int-blocks.js'
 import { readManifest } from '../../../../compute/formats/manifest.js'
 import { buildStudent } from '../../../../compute/handlers/build-student.js'
+import { checkPayloads } from '../../../../compute/handlers/check-payloads.js'
+import { collectGarbage } from '../../../../compute/handlers/collect-garbage.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
 import type { HandlerContext } from '../../../../compute/handlers/handler.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
@@ -201,6 +203,46 @@ describe('quantising what is quantised', () => {
     } finally {
       await context.payloads.put([bytes])
     }
+  })
+})
+
+describe('quantising what is quantised, after its source was deleted', () => {
+  let own: TestHandlerContext
+  let rounded: string
+  beforeAll(async () => {
+    own = await handlerContext({ HARTONOMOUS_THREADS: '1' })
+    const { manifest } = await ingestModel({ source: folder }, own)
+    await own.payloads.put([lines()])
+    rounded = (await quantised(manifest, { type: 'INT4' })).manifest
+    const cut = await buildStudent({ parent: manifest, layers: [{ from: 0, to: 2 }] }, own)
+    await collectGarbage({ manifests: [rounded, cut.manifest], payloads: [probeSet] }, own)
+    // Lineage of the cut, without the tensors of the layer that it left out.
+    expect(await own.payloads.has(manifest)).toBe(true)
+    await expect(checkPayloads(own.payloads, await readManifest(own.payloads, manifest), own.signal)).rejects.toThrow()
+  })
+  afterAll(() => own.dispose())
+  const quantised = (manifest: string, given: Record<string, unknown>) => {
+    const options = quantizationSchema.parse({ method: 'ROUND_TO_NEAREST', ...given })
+    return quantizeModel({ manifest, options, probeSet, maxTokens: 64 }, own)
+  }
+  const cutAndQuantised = (given: Record<string, unknown>) => {
+    const quantization = { type: 'INT8', method: 'ROUND_TO_NEAREST', probeSet, ...given }
+    const input = { parent: rounded, layers: [{ from: 0, to: 2 }], stages: { quantization } }
+    return buildStudent(jobTypes['student.build'].input.parse(input), own)
+  }
+  const refused = { code: 'CONFLICT', message: expect.stringContaining('was deleted') }
+
+  test('is refused although its manifest is kept as lineage, and takes the rounded values where told to', async () => {
+    await expect(quantised(rounded, { type: 'INT8' })).rejects.toMatchObject(refused)
+    const { source: from, comparison } = await quantised(rounded, { type: 'INT8', requantize: true })
+    expect(from).toBe(rounded)
+    expect(comparison.divergence).toBeLessThan(1e-3)
+  })
+
+  test('a build that cuts and quantises it is refused alike, and cuts the rounded one where told to', async () => {
+    await expect(cutAndQuantised({})).rejects.toMatchObject(refused)
+    const { manifest } = await cutAndQuantised({ requantize: true })
+    expect((await readManifest(own.payloads, manifest)).parent?.manifest).toBe(rounded)
   })
 })
 
