@@ -1,4 +1,5 @@
 // A manifest to one with quantised matrices: layer by layer, each calibrated on what the layers before it have become.
+import { isDeepStrictEqual } from 'node:util'
 import { DomainError, isDomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
 import {
@@ -96,21 +97,44 @@ export async function quantiseManifest(
   if (minimumQuality === undefined && maximumBytes === undefined) return written(await carryOut(plan.schemes))
   const sequences = await sequencesOf(source.manifest, probeSet, sensitivityTokens, context)
   const searching = await searchSchemes(source.manifest, plan.schemes, options, sequences, context)
+  let choice = searching.choose(1)
   for (let scale = 1, attempt = 1; ; attempt++) {
-    const { schemes, search } = searching.choose(scale)
-    const attempted = await carryOut(schemes)
+    const attempted = await carryOut(choice.schemes)
     const measuredDivergence = await searching.measure(attempted.made)
-    const quality = Math.exp(-measuredDivergence)
-    if (minimumQuality === undefined || quality >= minimumQuality)
-      return { ...(await written(attempted)), search: { ...search, measuredDivergence } }
-    if (attempt === mostAttempts)
-      throw new DomainError(
-        'BAD_USER_INPUT',
-        `minimumQuality: ${minimumQuality}, but ${quality.toFixed(4)} is what ${attempt} attempts came to`,
-        { field: ['input', 'minimumQuality'] },
-      )
-    scale *= (furtherThanMeasured * measuredDivergence) / search.predictedDivergence
+    if (minimumQuality === undefined || Math.exp(-measuredDivergence) >= minimumQuality)
+      return { ...(await written(attempted)), search: { ...choice.search, measuredDivergence } }
+    const { predictedDivergence } = choice.search
+    // Where the groups add nothing, or can add no less, another attempt comes to the same.
+    const canImprove = attempt < mostAttempts && predictedDivergence > 0
+    if (canImprove) scale *= (furtherThanMeasured * measuredDivergence) / predictedDivergence
+    const next = canImprove ? searching.choose(scale) : choice
+    if (isEqual(next.schemes, choice.schemes)) throw missed(minimumQuality, measuredDivergence, attempt, choice)
+    choice = next
   }
+}
+
+const isEqual = (a: ReadonlyMap<string, IntScheme>, b: ReadonlyMap<string, IntScheme>) =>
+  a.size === b.size && [...a].every(([role, scheme]) => isDeepStrictEqual(scheme, b.get(role)))
+
+/** The least quality was not met; says so of embeddings and head where nothing else is left to change. */
+function missed(
+  minimumQuality: number,
+  divergence: number,
+  attempts: number,
+  { schemes, search }: SearchedSchemes,
+): DomainError {
+  const tables = [...schemes].filter(([role]) => role === 'embed' || role === 'lm_head')
+  const forms = tables.map(([role, scheme]) => `${role} as ${intDtype(scheme)}`).join(', ')
+  const isTheirs = !(search.predictedDivergence > 0) && tables.length > 0
+  const reason = isTheirs
+    ? `: what is rounded in the layers no longer moves predictions, but embeddings and head do (${forms}), which are rounded as asked for: KEEP leaves them as they are`
+    : ''
+  const quality = Math.exp(-divergence).toFixed(6)
+  return new DomainError(
+    'BAD_USER_INPUT',
+    `minimumQuality: ${minimumQuality}, but ${quality} is what ${attempts} attempt${attempts === 1 ? '' : 's'} came to${reason}`,
+    { field: ['input', 'minimumQuality'] },
+  )
 }
 
 /** Aimed at beyond what an attempt was short of. */

@@ -16,7 +16,7 @@ import { openModel } from '../../../../compute/inference/model.js'
 import { seededRandom } from '../../../../compute/inference/sampling.js'
 import { jobTypes } from '../../../../compute/pool/job-types.js'
 import { writeTrained } from '../../../../compute/training/write-trained.js'
-import { quantizationSchema } from '../../../../lib/quantization.js'
+import { mostAttempts, quantizationSchema } from '../../../../lib/quantization.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { writePicoLlama } from '../../../testkit/pico-llama.js'
 
@@ -310,6 +310,32 @@ describe('within a budget', () => {
     await expect(
       quantise({ ...plain, maximumBytes: search!.bytes - 2000, minimumQuality: 0.999999 }),
     ).rejects.toMatchObject({ code: 'BAD_USER_INPUT', field: ['input', 'minimumQuality'] })
+  })
+})
+
+describe('a quality that only the head keeps it from', () => {
+  const wanted = { type: 'INT4', method: 'ROUND_TO_NEAREST', minimumQuality: 0.9999 }
+
+  test.each([
+    // Layers are rounded at first, and less from attempt to attempt.
+    [0.9999, mostAttempts - 1],
+    // No rounded layer is good enough from the start.
+    [0.99999999, 1],
+  ])('%d is refused by that name, without attempts that come to the same', async (minimumQuality, most) => {
+    context.reports.length = 0
+    await expect(quantise({ ...wanted, minimumQuality, head: 'INT4' })).rejects.toMatchObject({
+      code: 'BAD_USER_INPUT',
+      field: ['input', 'minimumQuality'],
+      message: expect.stringMatching(/, but 0\.\d{6} is what \d attempts? came to.*\(embed as Q4_0\).*KEEP/),
+    })
+    const attempts = context.reports.filter(({ stage, completed }) => stage === 'quantise' && completed === 0)
+    expect(attempts.length).toBeLessThanOrEqual(most)
+  })
+
+  test('is met where the head is kept', async () => {
+    const { search } = await quantise({ ...wanted, head: 'KEEP' })
+    expect(Math.exp(-search!.measuredDivergence)).toBeGreaterThanOrEqual(wanted.minimumQuality)
+    expect(search!.predictedDivergence).toBeGreaterThan(0)
   })
 })
 
