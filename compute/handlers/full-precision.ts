@@ -1,6 +1,7 @@
 // Where a model that was quantised here has its values from before: rounding rounded weights again would add up both errors.
 import { DomainError } from '../../lib/errors.js'
 import type { Manifest } from '../../lib/manifest.js'
+import { holdsModel } from '../../payloads/holds-model.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
 import { isQuantized } from '../formats/ggml-types.js'
 import { readManifest } from '../formats/manifest.js'
@@ -10,13 +11,18 @@ export interface NamedManifest {
   manifest: Manifest
 }
 
-/** The manifest, and after it the one it was quantised from where that is kept. */
+/** The model where the store has all of it; undefined where it, or all but its manifest, was collected. */
+async function wholeModel(hash: string, payloads: PayloadStore): Promise<NamedManifest | undefined> {
+  if (!(await payloads.has(hash))) return undefined
+  const manifest = await readManifest(payloads, hash)
+  return (await holdsModel(payloads, manifest)) ? { hash, manifest } : undefined
+}
+
+/** The manifest, and after it the one it was quantised from where all of that is kept. */
 export async function withFullPrecision(hash: string, payloads: PayloadStore): Promise<NamedManifest[]> {
   const manifest = await readManifest(payloads, hash)
-  const { quantisedFrom } = manifest
-  const own = { hash, manifest }
-  if (!quantisedFrom || !(await payloads.has(quantisedFrom))) return [own]
-  return [own, { hash: quantisedFrom, manifest: await readManifest(payloads, quantisedFrom) }]
+  const before = manifest.quantisedFrom && (await wholeModel(manifest.quantisedFrom, payloads))
+  return [{ hash, manifest }, ...(before ? [before] : [])]
 }
 
 /**
@@ -43,13 +49,15 @@ export async function fullPrecision(hash: string, requantize: boolean, payloads:
   const way = 'rounding rounded weights again adds up both errors. With requantize its values are taken as they are'
   if (manifest.quantisedFrom)
     throw conflict(
-      `The model was quantised here (${what}), and the full-precision model it was made of (manifest ${manifest.quantisedFrom.slice(0, 12)}) was deleted: ${way}`,
+      `The model was quantised here (${what}), and the full-precision model it was made of (manifest ${manifest.quantisedFrom.slice(0, 12)}) was deleted or is damaged: ${way}`,
     )
   const above = manifest.parent?.manifest
   const ofRounded = above && (await payloads.has(above)) && (await readManifest(payloads, above)).quantisedFrom
-  if (ofRounded)
-    throw conflict(
-      `The model was made of one that had been quantised here (${what}): cut or prune the full-precision one, or say \`quantization\` in the recipe, which then begins with it; ${way}`,
-    )
+  if (ofRounded) {
+    const better = (await wholeModel(ofRounded, payloads))
+      ? 'cut or prune the full-precision one, or say `quantization` in the recipe, which then begins with it'
+      : `the full-precision one (manifest ${ofRounded.slice(0, 12)}) was deleted or is damaged`
+    throw conflict(`The model was made of one that had been quantised here (${what}): ${better}; ${way}`)
+  }
   throw conflict(`The model came quantised (${what}) and no full-precision source of it is here: ${way}`)
 }

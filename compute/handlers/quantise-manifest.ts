@@ -1,5 +1,6 @@
 // A manifest to one with quantised matrices: layer by layer, each calibrated on what the layers before it have become.
-import { DomainError } from '../../lib/errors.js'
+import { isDeepStrictEqual } from 'node:util'
+import { DomainError, isDomainError } from '../../lib/errors.js'
 import type { Manifest, ManifestTensor } from '../../lib/manifest.js'
 import {
   fittingScheme,
@@ -15,12 +16,12 @@ import { type IntScheme, intDtype } from '../formats/int-blocks.js'
 import { writeManifest } from '../formats/manifest.js'
 import { loadTokenizer } from '../formats/tokenizer.js'
 import { openCalibration } from '../inference/calibration.js'
-import { feedbackFactor } from '../surgery/cholesky.js'
+import { type FeedbackFactor, openFactoring } from '../surgery/cholesky.js'
 import { multiplyAddSession, quantiseMatrix } from '../surgery/quantise-matrix.js'
 import { calibrationSequences } from './calibration-sequences.js'
 import { placeOf } from './export-tensors.js'
 import { fullPrecision, type NamedManifest } from './full-precision.js'
-import type { HandlerContext } from './handler.js'
+import type { HandlerContext, ProgressReport } from './handler.js'
 import { type SearchedSchemes, searchSchemes } from './quantise-search.js'
 import { converted, storedStream } from './tensor-streams.js'
 
@@ -96,21 +97,44 @@ export async function quantiseManifest(
   if (minimumQuality === undefined && maximumBytes === undefined) return written(await carryOut(plan.schemes))
   const sequences = await sequencesOf(source.manifest, probeSet, sensitivityTokens, context)
   const searching = await searchSchemes(source.manifest, plan.schemes, options, sequences, context)
+  let choice = searching.choose(1)
   for (let scale = 1, attempt = 1; ; attempt++) {
-    const { schemes, search } = searching.choose(scale)
-    const attempted = await carryOut(schemes)
+    const attempted = await carryOut(choice.schemes)
     const measuredDivergence = await searching.measure(attempted.made)
-    const quality = Math.exp(-measuredDivergence)
-    if (minimumQuality === undefined || quality >= minimumQuality)
-      return { ...(await written(attempted)), search: { ...search, measuredDivergence } }
-    if (attempt === mostAttempts)
-      throw new DomainError(
-        'BAD_USER_INPUT',
-        `minimumQuality: ${minimumQuality}, but ${quality.toFixed(4)} is what ${attempt} attempts came to`,
-        { field: ['input', 'minimumQuality'] },
-      )
-    scale *= (furtherThanMeasured * measuredDivergence) / search.predictedDivergence
+    if (minimumQuality === undefined || Math.exp(-measuredDivergence) >= minimumQuality)
+      return { ...(await written(attempted)), search: { ...choice.search, measuredDivergence } }
+    const { predictedDivergence } = choice.search
+    // Where the groups add nothing, or can add no less, another attempt comes to the same.
+    const canImprove = attempt < mostAttempts && predictedDivergence > 0
+    if (canImprove) scale *= (furtherThanMeasured * measuredDivergence) / predictedDivergence
+    const next = canImprove ? searching.choose(scale) : choice
+    if (isEqual(next.schemes, choice.schemes)) throw missed(minimumQuality, measuredDivergence, attempt, choice)
+    choice = next
   }
+}
+
+const isEqual = (a: ReadonlyMap<string, IntScheme>, b: ReadonlyMap<string, IntScheme>) =>
+  a.size === b.size && [...a].every(([role, scheme]) => isDeepStrictEqual(scheme, b.get(role)))
+
+/** The least quality was not met; says so of embeddings and head where nothing else is left to change. */
+function missed(
+  minimumQuality: number,
+  divergence: number,
+  attempts: number,
+  { schemes, search }: SearchedSchemes,
+): DomainError {
+  const tables = [...schemes].filter(([role]) => role === 'embed' || role === 'lm_head')
+  const forms = tables.map(([role, scheme]) => `${role} as ${intDtype(scheme)}`).join(', ')
+  const isTheirs = !(search.predictedDivergence > 0) && tables.length > 0
+  const reason = isTheirs
+    ? `: what is rounded in the layers no longer moves predictions, but embeddings and head do (${forms}), which are rounded as asked for: KEEP leaves them as they are`
+    : ''
+  const quality = Math.exp(-divergence).toFixed(6)
+  return new DomainError(
+    'BAD_USER_INPUT',
+    `minimumQuality: ${minimumQuality}, but ${quality} is what ${attempts} attempt${attempts === 1 ? '' : 's'} came to${reason}`,
+    { field: ['input', 'minimumQuality'] },
+  )
 }
 
 /** Aimed at beyond what an attempt was short of. */
@@ -141,16 +165,18 @@ async function withSchemes(
   const total = [...schemes.keys()].reduce((sum, role) => sum + elementCount(model.tensors.get(role)!.shape), 0)
   let completed = 0
   const changed = new Map<string, ManifestTensor>()
+  const report = (metrics?: ProgressReport['metrics']) =>
+    context.progress({ stage: 'quantise', completed, total, unit: 'weights', ...(metrics && { metrics }) })
   const done = (role: string, tensor: ManifestTensor) => {
     changed.set(role, tensor)
     completed += elementCount(tensor.shape)
-    context.progress({ stage: 'quantise', completed, total, unit: 'weights' })
+    report()
   }
-  context.progress({ stage: 'quantise', completed, total, unit: 'weights' })
+  report()
   if (options.method === 'ROUND_TO_NEAREST') await roundAll(model, schemes, done, context)
   else {
     const sequences = await sequencesOf(source.manifest, probeSet, options.calibrationTokens, context)
-    await calibrateAll(model, schemes, sequences, done, context)
+    await calibrateAll(model, schemes, sequences, { done, factored: share => report({ factored: share }) }, context)
   }
   const byName = new Map([...changed.values()].map(tensor => [tensor.name, tensor]))
   const { sourceFiles: _ofTheSource, fusedFrom: _unrounded, ...rest } = source.manifest
@@ -199,24 +225,33 @@ const roundAll = (
     }
   })
 
+interface Reports {
+  done: Done
+  /** How much of the factor of a tensor's inputs is there, 0 to 1. */
+  factored(share: number): void
+}
+
 async function calibrateAll(
   source: BuildableModel,
   schemes: ReadonlyMap<string, IntScheme>,
   sequences: readonly (readonly number[])[],
-  done: Done,
+  { done, factored }: Reports,
   context: HandlerContext,
 ) {
   const { payloads, signal, dataFolder, env } = context
   const { layerCount } = source.dimensions
   const calibration = await openCalibration(source, sequences, context)
-  const product = await multiplyAddSession({ weightsFolder: dataFolder, threads: env.HARTONOMOUS_THREADS })
+  const sessions = { weightsFolder: dataFolder, threads: env.HARTONOMOUS_THREADS }
+  const product = await multiplyAddSession(sessions)
+  const factoring = await openFactoring(sessions)
+  const progress = (share: number) => factored(Math.round(share * 100) / 100)
   // The model as far as it is quantised.
   const tensors = new Map(source.tensors)
   const model: BuildableModel = { ...source, tensors }
   // A batch each: the next layer is calibrated on what this one gives, so that its bytes must be in the store to run.
   const replace = (grams: ReadonlyMap<string, Float32Array>) =>
     inBatch(context, async batch => {
-      let known: { gram: Float32Array; factor: ReturnType<typeof feedbackFactor> } | undefined
+      let known: { gram: Float32Array; factor: FeedbackFactor } | undefined
       for (const [role, gram] of grams) {
         const scheme = schemes.get(role)
         if (!scheme) continue
@@ -224,15 +259,13 @@ async function calibrateAll(
         const tensor = source.tensors.get(role)!
         const [rows, columns] = tensor.shape as [number, number]
         // Roles of one input follow each other.
-        if (known?.gram !== gram) known = { gram, factor: feedbackFactor(gram, columns) }
+        if (known?.gram !== gram) {
+          const factor = await ofTensor(tensor, factoring.factor(gram, columns, { signal, progress }))
+          known = { gram, factor }
+        }
         const values = await readTensorFloat32(payloads, tensor)
-        const bytes = await quantiseMatrix(values, rows, scheme, known.factor, product.multiplyAdd, signal).catch(
-          error => {
-            if (error instanceof DomainError)
-              throw new DomainError(error.code, `tensor ${tensor.name}: ${error.message}`)
-            throw error
-          },
-        )
+        const rounded = quantiseMatrix(values, rows, scheme, known.factor, product.multiplyAdd, signal)
+        const bytes = await ofTensor(tensor, rounded)
         const stored = quantised(tensor, scheme, await batch.putBytes(bytes))
         tensors.set(role, stored)
         done(role, stored)
@@ -250,6 +283,13 @@ async function calibrateAll(
     const rest = [...schemes].filter(([role]) => tensors.get(role) === source.tensors.get(role))
     await roundAll(source, new Map(rest), done, context)
   } finally {
-    await product.dispose()
+    await Promise.all([product.dispose(), factoring.dispose()])
   }
 }
+
+/** The work, whose failure for the numbers' sake names the tensor. */
+const ofTensor = <T>({ name }: ManifestTensor, work: Promise<T>): Promise<T> =>
+  work.catch(error => {
+    if (!isDomainError(error) || error.code !== 'NOT_A_NUMBER') throw error
+    throw new DomainError(error.code, `tensor ${name}: ${error.message}`, { cause: error })
+  })

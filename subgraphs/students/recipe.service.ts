@@ -11,7 +11,9 @@ import { aliveModel } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId, newId, parseGlobalId, toGlobalId } from '../../lib/ids.js'
-import { manifestSchema } from '../../lib/manifest.js'
+import { type Manifest, manifestSchema } from '../../lib/manifest.js'
+import { holdsModel } from '../../payloads/holds-model.js'
+import type { PayloadStore } from '../../payloads/payload-store.js'
 import { checkText } from '../build/check-text.js'
 import { type ConnectionArguments, paginate, paginateEach } from '../build/connection.js'
 import { idempotent } from '../build/idempotency.js'
@@ -68,6 +70,9 @@ export async function createRecipe({ platform, tenantId }: RequestContext, input
   })
 }
 
+const readManifest = async (payloads: PayloadStore, hash: string): Promise<Manifest> =>
+  manifestSchema.parse(JSON.parse(Buffer.from(await payloads.get(hash)).toString('utf8')))
+
 /**
  * Whether what a recipe quantises is not rounded already, or what it was rounded from is kept.
  * @throws CONFLICT saying why and what can be done
@@ -80,12 +85,13 @@ async function checkRoundable(em: EntityManager, { payloads }: Platform, recipe:
   for (const id of used) {
     const { name, dtype, manifestHash } = await aliveModel(em, recipe.tenantId, id)
     if (quantizationOf(dtype) === 'NONE') continue
-    const bytes = await payloads.get(manifestHash)
-    const { quantisedFrom } = manifestSchema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')))
-    if (quantisedFrom && (await payloads.has(quantisedFrom))) continue
+    const { quantisedFrom } = await readManifest(payloads, manifestHash)
+    const isKept = quantisedFrom && (await payloads.has(quantisedFrom))
+    // Kept as lineage only, a manifest has lost its tensors.
+    if (isKept && (await holdsModel(payloads, await readManifest(payloads, quantisedFrom)))) continue
     throw new DomainError(
       'CONFLICT',
-      `quantization: model "${name}" ${quantisedFrom ? 'was quantised here and the full-precision model it was made of was deleted' : `came quantised (most of it is ${dtype}) and no full-precision source of it is here`}: rounding rounded weights again adds up both errors. With requantize its values are taken as they are`,
+      `quantization: model "${name}" ${quantisedFrom ? 'was quantised here and the full-precision model it was made of was deleted or is damaged' : `came quantised (most of it is ${dtype}) and no full-precision source of it is here`}: rounding rounded weights again adds up both errors. With requantize its values are taken as they are`,
       { field: ['input', 'quantization', 'requantize'] },
     )
   }

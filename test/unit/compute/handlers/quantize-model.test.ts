@@ -6,6 +6,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { intDtype, intScheme } from '../../../../compute/formats/int-blocks.js'
 import { readManifest } from '../../../../compute/formats/manifest.js'
 import { buildStudent } from '../../../../compute/handlers/build-student.js'
+import { checkPayloads } from '../../../../compute/handlers/check-payloads.js'
+import { collectGarbage } from '../../../../compute/handlers/collect-garbage.js'
 import { exportModel } from '../../../../compute/handlers/export-model.js'
 import type { HandlerContext } from '../../../../compute/handlers/handler.js'
 import { ingestModel } from '../../../../compute/handlers/ingest-model.js'
@@ -14,7 +16,7 @@ import { openModel } from '../../../../compute/inference/model.js'
 import { seededRandom } from '../../../../compute/inference/sampling.js'
 import { jobTypes } from '../../../../compute/pool/job-types.js'
 import { writeTrained } from '../../../../compute/training/write-trained.js'
-import { quantizationSchema } from '../../../../lib/quantization.js'
+import { mostAttempts, quantizationSchema } from '../../../../lib/quantization.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 import { writePicoLlama } from '../../../testkit/pico-llama.js'
 
@@ -76,6 +78,30 @@ test('4 bits, calibrated: smaller, nearer to the model before than rounding to n
 test('calibrating twice gives the same bytes', async () => {
   const [a, b] = [await quantise({ type: 'INT4' }), await quantise({ type: 'INT4' })]
   expect(a.manifest).toBe(b.manifest)
+})
+
+test('calibrating says how much of an input’s factor is there, beside how many weights are done', async () => {
+  context.reports.length = 0
+  await quantise({ type: 'INT4', calibrationTokens: 512 })
+  const factors = context.reports.filter(({ metrics }) => metrics?.factored !== undefined)
+  // Four inputs of each of three layers, and the head's; none is wider than a panel of columns.
+  expect(factors).toHaveLength(13)
+  for (const report of factors)
+    expect(report).toMatchObject({ stage: 'quantise', unit: 'weights', metrics: { factored: 1 } })
+  expect(factors.map(({ completed }) => completed)).toEqual(factors.map(r => r.completed).toSorted((a, b) => a - b))
+})
+
+test('inputs beyond float32 are refused, naming the tensor that they go into', async () => {
+  const before = await readManifest(context.payloads, source)
+  const { shape } = before.tensors.find(t => t.role === 'layers.1.up')!
+  const weight = new Float32Array(shape[0]! * shape[1]!).map((_, i) => (i % 7) * 1e20)
+  const { hash } = await writeTrained(before, [{ name: 'layers.1.up', weight }], context)
+  await expect(quantise({ type: 'INT4', calibrationTokens: 512 }, hash)).rejects.toMatchObject({
+    code: 'NOT_A_NUMBER',
+    message: expect.stringMatching(
+      /^tensor model\.layers\.1\.mlp\.down_proj\.weight: the sums of products of its inputs/,
+    ),
+  })
 })
 
 test('8 bits say nearly what the model before says', async () => {
@@ -180,6 +206,46 @@ describe('quantising what is quantised', () => {
   })
 })
 
+describe('quantising what is quantised, after its source was deleted', () => {
+  let own: TestHandlerContext
+  let rounded: string
+  beforeAll(async () => {
+    own = await handlerContext({ HARTONOMOUS_THREADS: '1' })
+    const { manifest } = await ingestModel({ source: folder }, own)
+    await own.payloads.put([lines()])
+    rounded = (await quantised(manifest, { type: 'INT4' })).manifest
+    const cut = await buildStudent({ parent: manifest, layers: [{ from: 0, to: 2 }] }, own)
+    await collectGarbage({ manifests: [rounded, cut.manifest], payloads: [probeSet] }, own)
+    // Lineage of the cut, without the tensors of the layer that it left out.
+    expect(await own.payloads.has(manifest)).toBe(true)
+    await expect(checkPayloads(own.payloads, await readManifest(own.payloads, manifest), own.signal)).rejects.toThrow()
+  })
+  afterAll(() => own.dispose())
+  const quantised = (manifest: string, given: Record<string, unknown>) => {
+    const options = quantizationSchema.parse({ method: 'ROUND_TO_NEAREST', ...given })
+    return quantizeModel({ manifest, options, probeSet, maxTokens: 64 }, own)
+  }
+  const cutAndQuantised = (given: Record<string, unknown>) => {
+    const quantization = { type: 'INT8', method: 'ROUND_TO_NEAREST', probeSet, ...given }
+    const input = { parent: rounded, layers: [{ from: 0, to: 2 }], stages: { quantization } }
+    return buildStudent(jobTypes['student.build'].input.parse(input), own)
+  }
+  const refused = { code: 'CONFLICT', message: expect.stringContaining('was deleted') }
+
+  test('is refused although its manifest is kept as lineage, and takes the rounded values where told to', async () => {
+    await expect(quantised(rounded, { type: 'INT8' })).rejects.toMatchObject(refused)
+    const { source: from, comparison } = await quantised(rounded, { type: 'INT8', requantize: true })
+    expect(from).toBe(rounded)
+    expect(comparison.divergence).toBeLessThan(1e-3)
+  })
+
+  test('a build that cuts and quantises it is refused alike, and cuts the rounded one where told to', async () => {
+    await expect(cutAndQuantised({})).rejects.toMatchObject(refused)
+    const { manifest } = await cutAndQuantised({ requantize: true })
+    expect((await readManifest(own.payloads, manifest)).parent?.manifest).toBe(rounded)
+  })
+})
+
 describe('within a budget', () => {
   const sizes = async (hash: string) =>
     (await readManifest(context.payloads, hash)).tensors.reduce((sum, t) => sum + t.bytes, 0)
@@ -244,6 +310,32 @@ describe('within a budget', () => {
     await expect(
       quantise({ ...plain, maximumBytes: search!.bytes - 2000, minimumQuality: 0.999999 }),
     ).rejects.toMatchObject({ code: 'BAD_USER_INPUT', field: ['input', 'minimumQuality'] })
+  })
+})
+
+describe('a quality that only the head keeps it from', () => {
+  const wanted = { type: 'INT4', method: 'ROUND_TO_NEAREST', minimumQuality: 0.9999 }
+
+  test.each([
+    // Layers are rounded at first, and less from attempt to attempt.
+    [0.9999, mostAttempts - 1],
+    // No rounded layer is good enough from the start.
+    [0.99999999, 1],
+  ])('%d is refused by that name, without attempts that come to the same', async (minimumQuality, most) => {
+    context.reports.length = 0
+    await expect(quantise({ ...wanted, minimumQuality, head: 'INT4' })).rejects.toMatchObject({
+      code: 'BAD_USER_INPUT',
+      field: ['input', 'minimumQuality'],
+      message: expect.stringMatching(/, but 0\.\d{6} is what \d attempts? came to.*\(embed as Q4_0\).*KEEP/),
+    })
+    const attempts = context.reports.filter(({ stage, completed }) => stage === 'quantise' && completed === 0)
+    expect(attempts.length).toBeLessThanOrEqual(most)
+  })
+
+  test('is met where the head is kept', async () => {
+    const { search } = await quantise({ ...wanted, head: 'KEEP' })
+    expect(Math.exp(-search!.measuredDivergence)).toBeGreaterThanOrEqual(wanted.minimumQuality)
+    expect(search!.predictedDivergence).toBeGreaterThan(0)
   })
 })
 

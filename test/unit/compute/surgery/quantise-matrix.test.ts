@@ -5,7 +5,7 @@ import { type IntScheme, intDtype, intSchemes, unpackIntBlocks } from '../../../
 import { quantize } from '../../../../compute/formats/quantize.js'
 import { seededRandom } from '../../../../compute/inference/sampling.js'
 import { blockScale } from '../../../../compute/surgery/block-scale.js'
-import { feedbackFactor } from '../../../../compute/surgery/cholesky.js'
+import { type Factoring, type FeedbackFactor, openFactoring } from '../../../../compute/surgery/cholesky.js'
 import { multiplyAddSession, quantiseMatrix } from '../../../../compute/surgery/quantise-matrix.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
 
@@ -43,39 +43,23 @@ function outputError(dtype: string, bytes: Uint8Array): number {
 
 let context: TestHandlerContext
 let product: Awaited<ReturnType<typeof multiplyAddSession>>
+let factoring: Factoring
+let factor: FeedbackFactor
 beforeAll(async () => {
   context = await handlerContext()
-  product = await multiplyAddSession({ weightsFolder: context.dataFolder, threads: 1 })
+  const options = { weightsFolder: context.dataFolder, threads: 1 }
+  product = await multiplyAddSession(options)
+  factoring = await openFactoring(options)
+  factor = await factoring.factor(gram, columns)
 })
 afterAll(async () => {
-  await product.dispose()
+  await Promise.all([product.dispose(), factoring.dispose()])
   await context.dispose()
-})
-
-test('the factor times itself is the damped Gram matrix', () => {
-  const { weights: squares, feedback } = feedbackFactor(gram, columns, 0.01)
-  let trace = 0
-  for (let i = 0; i < columns; i++) trace += gram[i * columns + i]!
-  // L[k][i] = feedback[i][k] * L[i][i]
-  const l = (k: number, i: number) =>
-    k === i ? Math.sqrt(squares[i]!) : feedback[i * columns + k]! * Math.sqrt(squares[i]!)
-  for (const [i, j] of [
-    [0, 0],
-    [5, 2],
-    [100, 99],
-    [127, 3],
-    [127, 127],
-  ] as const) {
-    let sum = 0
-    for (let k = 0; k <= Math.min(i, j); k++) sum += l(i, k) * l(j, k)
-    const expected = gram[i * columns + j]! + (i === j ? (0.01 * trace) / columns : 0)
-    expect(Math.abs(sum / expected - 1), `${i}, ${j}`).toBeLessThan(1e-4)
-  }
 })
 
 /** Column by column, from the last to the first, in float64 and without panels. */
 function plainFeedback(scheme: IntScheme): number[][] {
-  const { weights: costs, feedback } = feedbackFactor(gram, columns)
+  const { weights: costs, feedback } = factor
   const { bits, symmetric, blockSize } = scheme
   const [least, most] = symmetric ? [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] : [0, 2 ** bits - 1]
   return Array.from({ length: rows }, (_, row) => {
@@ -103,7 +87,7 @@ function plainFeedback(scheme: IntScheme): number[][] {
 
 describe.each(intSchemes.map(scheme => [intDtype(scheme), scheme] as const))('%s', (dtype, scheme) => {
   test('takes the codes of the plain computation, but for float32 rounding', async () => {
-    const bytes = await quantiseMatrix(weights, rows, scheme, feedbackFactor(gram, columns), product.multiplyAdd)
+    const bytes = await quantiseMatrix(weights, rows, scheme, factor, product.multiplyAdd)
     const zero = scheme.symmetric && scheme.bits === 4 ? 8 : 0
     const found = [...unpackIntBlocks(scheme, bytes).codes].map(code =>
       scheme.symmetric && scheme.bits === 8 ? (code << 24) >> 24 : code - zero,
@@ -115,7 +99,7 @@ describe.each(intSchemes.map(scheme => [intDtype(scheme), scheme] as const))('%s
   })
 
   test('errs less on the inputs than rounding to nearest', async () => {
-    const bytes = await quantiseMatrix(weights, rows, scheme, feedbackFactor(gram, columns), product.multiplyAdd)
+    const bytes = await quantiseMatrix(weights, rows, scheme, factor, product.multiplyAdd)
     const nearest = quantize(dtype, weights)
     expect(bytes.length).toBe(nearest.length)
     expect(outputError(dtype, bytes)).toBeLessThan(outputError(dtype, nearest) * 0.6)
@@ -136,14 +120,15 @@ test('a weight that is no number is named by its place', async () => {
   const broken = weights.slice()
   broken[2 * columns + 7] = Number.NaN
   const scheme = intSchemes[0]!
-  await expect(
-    quantiseMatrix(broken, rows, scheme, feedbackFactor(gram, columns), product.multiplyAdd),
-  ).rejects.toMatchObject({ code: 'NOT_A_NUMBER', message: '[2, 7] is NaN' })
+  await expect(quantiseMatrix(broken, rows, scheme, factor, product.multiplyAdd)).rejects.toMatchObject({
+    code: 'NOT_A_NUMBER',
+    message: '[2, 7] is NaN',
+  })
 })
 
 test('inputs that were never seen leave rounding to nearest with the best scales', async () => {
   const scheme: IntScheme = { bits: 8, symmetric: true, blockSize: 32 }
-  const nothing = feedbackFactor(new Float32Array(columns * columns), columns)
+  const nothing = await factoring.factor(new Float32Array(columns * columns), columns)
   expect(nothing.feedback.every(value => value === 0)).toBe(true)
   const bytes = await quantiseMatrix(weights, rows, scheme, nothing, product.multiplyAdd)
   const values = new Float32Array(weights.length)

@@ -204,7 +204,13 @@ describe('a recipe that quantises', () => {
     }
     const came = await addModel(p.platform, 'came', rounded)
     const lost = await addModel(p.platform, 'lost', { ...rounded, quantisedFrom: 'ab'.repeat(32) })
-    const kept = await addModel(p.platform, 'kept', { ...rounded, quantisedFrom: parent.manifestHash })
+    // The parent's manifest is here, its tensors are not.
+    const lineage = await addModel(p.platform, 'lineage', { ...rounded, quantisedFrom: parent.manifestHash })
+    const { hash: payload } = await p.platform.payloads.put([Buffer.alloc(4)])
+    const tensors = manifest.tensors.map(t => ({ ...t, payload }))
+    const tokenizer = manifest.tokenizer && { ...manifest.tokenizer, tokenizerJson: payload, tokenizerConfig: payload }
+    const whole = await addModel(p.platform, 'whole', { ...manifest, tensors, tokenizer })
+    const kept = await addModel(p.platform, 'kept', { ...rounded, quantisedFrom: whole.manifestHash })
     const ask = (row: ModelAtom, requantize = false) =>
       create({ parentModelId: toGlobalId('Model', row.id), quantization: { type: 'INT8', requantize } })
     const refused = { code: 'CONFLICT', field: ['input', 'quantization', 'requantize'] }
@@ -212,10 +218,12 @@ describe('a recipe that quantises', () => {
       ...refused,
       message: expect.stringContaining('came quantised'),
     })
-    expect((await ask(lost)).userErrors[0]).toMatchObject({
-      ...refused,
-      message: expect.stringContaining('was deleted'),
-    })
+    for (const row of [lost, lineage])
+      expect((await ask(row)).userErrors[0]).toMatchObject({
+        ...refused,
+        message: expect.stringContaining('was deleted'),
+      })
+    expect((await ask(lineage, true)).userErrors).toEqual([])
     expect((await ask(kept)).userErrors).toEqual([])
     expect((await ask(came, true)).userErrors).toEqual([])
     // Healing that does not help leaves the student as it was.
