@@ -28,7 +28,7 @@ let modelId: string
 async function answers(p: TestPlatform) {
   const generated = await p.mutate(
     'generate',
-    { modelId, prompt: 'The cat ', maxTokens: 12, logProbabilities: 1 },
+    { modelId, prompt: 'English: big blue bear. Velan:', maxTokens: 12, logProbabilities: 1 },
     'text tokens { token logProbability } job { device { kind } }',
   )
   const id = await evaluate(p, 2)

@@ -242,8 +242,9 @@ describe('students.propose on the demo model', () => {
 
   it('fits projections at the cuts where that is wanted and better, and says what the fitted student is worth, which the build takes over', async () => {
     await forgetCuts()
-    const capability = 'mathematical_reasoning'
-    const asked = { ...input(), capabilities: [capability], samplesPerCapability: 8 }
+    const capability = 'code_generation'
+    // So small that a layer goes which the capability needs.
+    const asked = { ...input(), capabilities: [capability], samplesPerCapability: 8, maximumParameters: 660_000 }
     const plain = (await proposeStudents(asked, newJob())).proposals
     const { proposals } = await proposeStudents({ ...asked, correctCuts: true }, newJob())
     const ranges = (p: ProposalOutput) => p.layers.map(l => [l.from, l.to])
@@ -259,7 +260,7 @@ describe('students.propose on the demo model', () => {
     for (const one of fitted) {
       expect(one.calibration).toMatchObject({ probeSet, capabilities: [capability] })
       expect(one.objective).toContain('fitted anew on the probe split')
-      expect(one.name).toMatch(/^demo-mathematical-reasoning-\dof8-fitted$/)
+      expect(one.name).toMatch(/^demo-code-generation-\dof8-fitted$/)
       const built = await buildStudent({ parent: manifest, layers: one.layers, stages: proposedStages(one)! }, context)
       expect(built.stages!.map(({ stage, reused }) => [stage, reused])).toEqual([
         ['extract', true],
@@ -277,7 +278,8 @@ describe('students.propose on the demo model', () => {
 
   it('fits students without some key/value heads as they will be built', async () => {
     await forgetCuts()
-    const asked = { ...input(), heads: analysis.heads, capabilities: ['translation'], budgetTokens: 60_000 }
+    const sizes = { budgetTokens: 60_000, maximumParameters: 660_000 }
+    const asked = { ...input(), heads: analysis.heads, capabilities: ['code_generation'], ...sizes }
     const { proposals } = await proposeStudents({ ...asked, correctCuts: true }, newJob())
     const both = proposals.filter(p => p.calibration && p.groups)
     expect(both.length).toBeGreaterThanOrEqual(1)
@@ -352,7 +354,7 @@ describe('students.propose on the demo model', () => {
     for (const one of found.proposals)
       for (const other of found.proposals)
         if (other.parameterCount < one.parameterCount) expect(other.studentLoss).toBeGreaterThanOrEqual(one.studentLoss)
-    const [large] = found.proposals.filter(p => !p.groups)
+    const [large] = found.proposals
     expect(large).toMatchObject({ capability: null, name: expect.stringMatching(/^demo-office-\dof8/) })
     expect(large!.mixture).toEqual({
       name: 'office',
@@ -361,8 +363,11 @@ describe('students.propose on the demo model', () => {
         { capability: 'code_generation', weight: 0.25 },
       ],
     })
-    expect(large!.objective).toMatch(/^office \(translation 75 %, code generation 25 %\) with \d of 8 layers, /)
-    const built = await buildStudent({ parent: manifest, layers: large!.layers }, context)
+    expect(large!.objective).toMatch(/^office \(translation 75 %, code generation 25 %\) with \d of 8 layers/)
+    const built = await buildStudent(
+      { parent: manifest, layers: large!.layers, stages: proposedStages(large!) ?? undefined },
+      context,
+    )
     const { scores, reference } = await evaluateModel(
       {
         manifest: built.manifest,
