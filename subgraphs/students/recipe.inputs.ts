@@ -179,7 +179,7 @@ export class CreateRecipeInput {
   @Field(() => String, {
     nullable: true,
     description:
-      'A mergekit configuration instead of `layers`: merge_method passthrough, slices of one source each; `model` is the id or name of the parent, or of another model of its shape. The section `hartonomous`, which mergekit ignores, may hold correctCuts, headPruning, feedForwardPruning, healing, quantization, fusion and exports.',
+      'A mergekit configuration instead of `layers`: merge_method passthrough, slices of one source each; `model` is the id or name of the parent, or of another model of its shape. The section `hartonomous`, which mergekit ignores, may hold parent (where the first slice is not of the parent), correctCuts, headPruning, feedForwardPruning, healing, quantization, fusion and exports.',
   })
   yaml?: string | null
   @Field(() => String, { nullable: true, description: keyDescription })
