@@ -70,7 +70,7 @@ const schema = z.object({
   HARTONOMOUS_HF_ENDPOINT: z.string().default('https://huggingface.co'),
   /** Access token for gated repositories; never logged. */
   HF_TOKEN: z.string().optional(),
-  /** Largest size of the cache of derived weights, in bytes. */
+  /** Largest size of the cache of derived weights, in bytes; and of what teachers said that one training run keeps. */
   HARTONOMOUS_DERIVED_BYTES: z.coerce
     .number()
     .int()

@@ -40,10 +40,13 @@ export interface Factoring {
 /** Columns of a panel. With more the blocks on the diagonal take longer here than the products do: at 4,096, 0.8 s for 128 and 256, 1.5 for 512. */
 const panelColumns = 128
 
+/** Processors compute products of float32 as such; CUDA's may round factors to 10 bits (TF32), which is too few for a factor. */
+const device = { provider: 'cpu', index: 0 } as const
+
 /** Sessions that factor any number of matrices, of any size. */
 export async function openFactoring(options: SessionOptions): Promise<Factoring> {
-  const multiply = await createSession(productGraph(false), options)
-  const subtract = await createSession(productGraph(true), options)
+  const multiply = await createSession(productGraph(false), { ...options, device })
+  const subtract = await createSession(productGraph(true), { ...options, device })
   const products: Products = {
     multiply: async (a, b, run) => (await multiply.run({ a, b }, ['product'], run)).product!.data as Float32Array,
     subtract: async (c, a, b, run) => {

@@ -88,12 +88,13 @@ export function teacherCache(
   }
 }
 
-/** Of the disk, the share that is left to checkpoints, payloads and the database. */
+/** What is left to checkpoints, payloads and the database: a share of the disk, of a large one no more than these bytes. */
 const freeShare = 0.05
+const freeBytes = 5e9
 
 async function hasRoom(folder: string): Promise<boolean> {
-  const { bavail, blocks } = await statfs(folder)
-  return bavail > freeShare * blocks
+  const { bavail, blocks, bsize } = await statfs(folder)
+  return bavail * bsize > Math.min(freeShare * blocks * bsize, freeBytes)
 }
 
 /** Appears whole or not at all. A full disk only costs saying it again. */

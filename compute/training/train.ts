@@ -34,6 +34,8 @@ export interface TrainingState {
   losses: StepLosses[]
   /** The best held-out loss so far and its step, and looks since. */
   best?: { loss: number; step: number; since: number } | undefined
+  /** Whether there were better weights that could not be kept. */
+  unkept?: boolean | undefined
   /** Held-out loss before the first step. */
   firstHeldOut?: number | undefined
   /** Whether the run's graph computes the inside of layers anew: a run that goes on must go on so. */
@@ -143,10 +145,11 @@ export async function train(
     state.firstHeldOut ??= loss
     const last = state.step === schedule.steps
     if (!state.best) state.best = { loss, step: state.step, since: 0 }
-    // What could not be kept is not the best: but after the last step the weights are still there.
-    else if (loss < state.best.loss && ((await keepBest?.()) !== false || last))
-      state.best = { loss, step: state.step, since: 0 }
-    else state.best = { ...state.best, since: state.best.since + 1 }
+    else if (loss < state.best.loss) {
+      // What could not be kept is not the best: but after the last step the weights are still there.
+      if ((await keepBest?.()) !== false || last) state.best = { loss, step: state.step, since: 0 }
+      else state.unkept = true
+    } else state.best = { ...state.best, since: state.best.since + 1 }
   }
   let own: ReadonlyMap<number, PackedRow> | undefined
   if (state.step === 0) await look()

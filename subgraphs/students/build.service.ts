@@ -147,7 +147,6 @@ export const buildEffect: JobEffect<'student.build'> = {
   async claim(em, job, input) {
     const recipe = await recipeOf(em, job)
     await aliveParents(em, recipe)
-    await checkTeacher(em, recipe)
     await moveRecipe(em, recipe, 'start', { jobId: job.id })
     return input
   },
@@ -223,7 +222,8 @@ async function aliveParents(em: EntityManager, recipe: StudentModelRecipe): Prom
 }
 
 /**
- * The teacher that the recipe names must be there when the build begins, which reads it last; a student that is trained is taken without it.
+ * The teacher that the recipe names must be there when the build is asked for. From then on garbage collections leave it to the build, which may
+ * have trained for hours when the model is deleted.
  * @throws NOT_FOUND naming it
  */
 async function checkTeacher(em: EntityManager, { tenantId, stages }: StudentModelRecipe, field?: string[]) {

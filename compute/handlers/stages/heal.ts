@@ -67,9 +67,11 @@ export async function heal(
   context: HealContext,
 ): Promise<HealOutcome> {
   const { payloads, dataFolder, signal, progress, log, folder } = context
+  if (!(await payloads.has(teacherHash)))
+    throw new DomainError('NOT_FOUND', 'The teacher was deleted, and the garbage collection took what was left of it')
   const [student, teacher] = [await readManifest(payloads, manifestHash), await readManifest(payloads, teacherHash)]
   const [model, teacherModel] = [checkBuildable(student), checkBuildable(teacher)]
-  checkSizes(healing, student, teacher)
+  checkSizes(healing, model.dimensions, teacherModel.dimensions)
   await checkSameTokens(teacher, student, payloads)
   const texts = await readTexts(student, healing, context)
   const { sequence, batchRows, accumulation } = healing
@@ -251,6 +253,10 @@ export async function heal(
     )
     const heldOutBefore = state.firstHeldOut!
     const best = state.best!
+    if (best.step === 0 && state.unkept)
+      throw new DomainError('DISK_FULL', 'Training helped, but there was no room to keep the better weights', {
+        retryable: true,
+      })
     const tenth = Math.max(1, Math.floor(state.losses.length / 10))
     // The weights of each loss sum to its share already.
     const mean = (part: TrainingState['losses']) =>
@@ -331,11 +337,14 @@ function loraOf({ lora }: Healing, { tensors }: BuildableModel): LoraSpec {
 const maximumSteps = 100_000
 
 /** @throws INVALID_RECIPE where rows are longer than a context, or steps are too many */
-function checkSizes({ sequence, tokens, batchRows, accumulation }: Healing, student: Manifest, teacher: Manifest) {
-  const [own, other] = [student, teacher].map(({ dimensions }) => dimensions.contextLength ?? Number.POSITIVE_INFINITY)
-  if (sequence > Math.min(own!, other!))
+function checkSizes(
+  { sequence, tokens, batchRows, accumulation }: Healing,
+  { contextLength: own }: ResolvedDimensions,
+  { contextLength: other }: ResolvedDimensions,
+) {
+  if (sequence > Math.min(own, other))
     refuse(
-      `healing.sequence: rows of ${sequence} tokens, but the ${own! <= other! ? 'student' : 'teacher'} reads at most ${Math.min(own!, other!)}`,
+      `healing.sequence: rows of ${sequence} tokens, but the ${own <= other ? 'student' : 'teacher'} reads at most ${Math.min(own, other)}`,
     )
   const steps = Math.floor(tokens / (sequence * batchRows * accumulation))
   if (steps > maximumSteps)

@@ -96,16 +96,18 @@ it('weights that could not be kept are not the best, but those of the last step 
     model: { dimensions: { vocabularySize: 64 } },
     step: async () => ({ crossEntropy: 1, divergence: 0, hidden: 0, attention: 0, gradientNorm: 0 }),
   } as unknown as TrainingModel
-  const bestOf = async (kept: boolean) => {
+  const bestOf = async (kept: boolean, patience?: number) => {
     let loss = 9
     const hooks = { heldOut: async () => loss--, keepBest: async () => kept }
     const asked: number[] = []
-    const { best } = await train(model, plan({ evaluateEvery: 2, patience: 3 }), {
+    const { best, unkept } = await train(model, plan({ evaluateEvery: 2, patience }), {
       ...hooks,
       stepDone: ({ step }) => asked.push(step),
     })
-    return [asked.length, best]
+    return [asked.length, best, unkept]
   }
-  expect(await bestOf(true)).toEqual([8, { loss: 5, step: 8, since: 0 }])
-  expect(await bestOf(false)).toEqual([6, { loss: 9, step: 0, since: 3 }])
+  const last = { loss: 5, step: 8, since: 0 }
+  expect(await bestOf(true)).toEqual([8, last, undefined])
+  // A loss that falls is not what patience counts.
+  for (const patience of [undefined, 1]) expect(await bestOf(false, patience)).toEqual([8, last, true])
 })
