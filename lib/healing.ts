@@ -62,7 +62,7 @@ export const healingSchema = z.object({
   hidden: z.number().min(0).max(100).default(0),
   hiddenLoss: z.enum(hiddenLossKinds).default('MSE'),
   attention: z.number().min(0).max(100).default(0),
-  /** Which layer's output of the teacher a layer's output of the student shall be like; absent: as the layers were kept, before each cut. */
+  /** Which layer's output of the teacher a layer's output of the student shall be like; absent: as the layers were kept, before each cut; each its own where none is cut. */
   layerMapping: z
     .array(z.strictObject({ student: z.number().int().min(0), teacher: z.number().int().min(0) }))
     .min(1)

@@ -36,6 +36,8 @@ export interface TrainingState {
   best?: { loss: number; step: number; since: number } | undefined
   /** Whether there were better weights that could not be kept. */
   unkept?: boolean | undefined
+  /** Held-out loss of the last look. */
+  lastHeldOut?: number | undefined
   /** Held-out loss before the first step. */
   firstHeldOut?: number | undefined
   /** Whether the run's graph computes the inside of layers anew: a run that goes on must go on so. */
@@ -143,6 +145,7 @@ export async function train(
     if (!heldOut) return
     const loss = await heldOut()
     state.firstHeldOut ??= loss
+    state.lastHeldOut = loss
     const last = state.step === schedule.steps
     if (!state.best) state.best = { loss, step: state.step, since: 0 }
     else if (loss < state.best.loss) {

@@ -56,9 +56,19 @@ function describe(job: WatchedJob): string {
   // Seconds of a budget pass as they do.
   if (p.ratePerSecond && p.unit !== 'seconds') parts.push(`${quantity(p.ratePerSecond, p.unit)}/s`)
   if (p.etaSeconds) parts.push(`${duration(p.etaSeconds)} left`)
+  parts.push(...lossesOf(p.metrics ?? {}))
   const reused = Number(p.metrics?.samplesReused ?? 0)
   if (reused > 0) parts.push(`${quantity(reused, 'samples')} measured before`)
   return parts.join(', ')
+}
+
+/** `loss 2.65, held-out 0.365, learning rate 2e-4, gradient 1.21` of a job that trains. */
+function lossesOf(metrics: Record<string, number | string>): string[] {
+  const shown = { loss: 'loss', heldOutLoss: 'held-out', learningRate: 'learning rate', gradientNorm: 'gradient' }
+  return Object.entries(shown).flatMap(([key, word]) => {
+    const value = metrics[key]
+    return typeof value === 'number' ? [`${word} ${Number(value.toPrecision(3))}`] : []
+  })
 }
 
 export interface ProgressView {

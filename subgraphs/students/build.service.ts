@@ -306,12 +306,12 @@ async function measure(
 }
 
 /**
- * What a student is measured on: the set its recipe was found with; for recipes written by hand the set it was healed on (the held-out part),
- * that of the parent's newest analysis, the product's own, or the newest set, whichever comes first that has validation samples of the recipe's capability.
+ * What a student is measured on: the set its recipe was found with; for recipes written by hand the set they name, that it was healed on (the
+ * held-out part), that of the parent's newest analysis, the product's own, or the newest set, whichever comes first that has validation samples of the recipe's capability.
  */
 async function probeSetFor(
   em: EntityManager,
-  { tenantId, parentModelId, probeDatasetId, capability, mixture, stages }: StudentModelRecipe,
+  { tenantId, parentModelId, probeDatasetId, proposalJobId, capability, mixture, stages }: StudentModelRecipe,
 ) {
   const newest = { order: { id: 'DESC' } } as const
   const analysis = await em.findOne(CapabilityAnalysis, {
@@ -329,9 +329,9 @@ async function probeSetFor(
   const taught =
     stages?.healing &&
     (await em.findOne(ProbeDataset, { where: { ...scoped(tenantId), probeSetHash: stages.healing.data }, ...newest }))
-  const candidates = probeDatasetId
-    ? [probeDatasetId]
-    : [taught?.id, analysis?.probeDatasetId, builtIn.id, shown?.probeDatasetId]
+  const named = probeDatasetId ?? undefined
+  const candidates =
+    named && proposalJobId ? [named] : [named, taught?.id, analysis?.probeDatasetId, builtIn.id, shown?.probeDatasetId]
   for (const id of candidates) {
     if (id === undefined) continue
     const samples = await samplesByCapability(em, tenantId, id)

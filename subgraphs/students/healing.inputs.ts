@@ -141,7 +141,7 @@ export class HealingInput {
   @Field(() => [LayerPairInput], {
     nullable: true,
     description:
-      'Which layers these two compare; default: those before each cut with the last layer that was cut out behind them.',
+      'Which layers these two compare; default: those before each cut with the last layer that was cut out behind them; where nothing was cut out each with its own.',
   })
   layerMapping?: LayerPairInput[] | null
   @Field(() => Float, {

@@ -168,7 +168,7 @@ export class CreateRecipeInput {
   @Field(() => ID, {
     nullable: true,
     description:
-      'Probe set that pruning measures on (its probe split) and that quantisation calibrates with (probe split) and is compared on (validation split); default: the newest version of the built-in one.',
+      'Probe set that pruning measures on (its probe split) and that quantisation calibrates with (probe split) and is compared on (validation split), and that the built student is measured on (validation split); default: the newest version of the built-in one; the student is then measured on the set it was healed on, or that of the newest analysis of its parent.',
   })
   probeDatasetId?: string | null
   @Field(() => Int, {

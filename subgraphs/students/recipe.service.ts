@@ -20,6 +20,7 @@ import { idempotent } from '../build/idempotency.js'
 import { liveModel } from '../build/live-model.js'
 import { loader } from '../build/loader.js'
 import type { Platform, RequestContext } from '../build/platform.js'
+import { chooseProbeDataset } from '../build/probe-dataset.js'
 import { quantizationOf } from '../build/quantization.js'
 import { recordDecision } from './decisions.js'
 import type { RecipeStatus } from './recipe.type.js'
@@ -132,7 +133,8 @@ export async function insertRecipe(
     studentModelId: null,
     jobId: null,
     proposalJobId: null,
-    probeDatasetId: null,
+    // Checked to be there, whether or not a stage reads it.
+    probeDatasetId: input.probeDatasetId ? (await chooseProbeDataset(em, tenantId, input.probeDatasetId)).id : null,
     createdAt: new Date(),
     builtAt: null,
   }

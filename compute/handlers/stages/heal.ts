@@ -20,7 +20,7 @@ import { needsRecompute } from '../../training/recompute.js'
 import { checkSameTokens } from '../../training/same-tokens.js'
 import { openTeacher, type Teacher } from '../../training/teacher.js'
 import { teacherCache } from '../../training/teacher-cache.js'
-import { stepsOf, type TrainingPlan, type TrainingState, train } from '../../training/train.js'
+import { type StepLosses, stepsOf, type TrainingPlan, type TrainingState, train } from '../../training/train.js'
 import type { LoraSpec } from '../../training/training-graph.js'
 import { openTrainingModel, type TrainingModel } from '../../training/training-model.js'
 import { writeTrained } from '../../training/write-trained.js'
@@ -231,7 +231,7 @@ export async function heal(
             total: steps,
             unit: 'steps',
             metrics: {
-              loss: latest.crossEntropy + latest.divergence,
+              loss: totalLoss(latest),
               // Of its own rows none counts here, so that their share of a step would be taken for a lower loss.
               ...(healing.crossEntropy > 0 && !healing.onPolicy
                 ? { crossEntropy: latest.crossEntropy / healing.crossEntropy }
@@ -243,7 +243,9 @@ export async function heal(
               tokensPerSecond: Math.round(
                 ((state_.step - doneBefore) * batchRows * accumulation * sequence) / Math.max(1e-3, seconds),
               ),
-              ...(state_.best ? { heldOutLoss: state_.best.loss } : {}),
+              ...(state_.best
+                ? { heldOutLoss: state_.lastHeldOut ?? state_.best.loss, bestHeldOutLoss: state_.best.loss }
+                : {}),
               ...(trouble ? { checkpoint: trouble } : {}),
             },
           })
@@ -258,9 +260,7 @@ export async function heal(
         retryable: true,
       })
     const tenth = Math.max(1, Math.floor(state.losses.length / 10))
-    // The weights of each loss sum to its share already.
-    const mean = (part: TrainingState['losses']) =>
-      part.reduce((sum, l) => sum + l.crossEntropy + l.divergence, 0) / part.length
+    const mean = (part: TrainingState['losses']) => part.reduce((sum, l) => sum + totalLoss(l), 0) / part.length
     const measurements = {
       improved: best.step > 0,
       heldOutBefore,
@@ -279,7 +279,7 @@ export async function heal(
       const least = state.best!.loss
       throw new DomainError(
         'NOT_IMPROVED',
-        `Held-out loss did not fall below ${least.toFixed(4)} nats per token in ${state.step} steps; the weights stay as they were`,
+        `Held-out loss did not fall below ${least.toFixed(4)} nats per token in ${state.step} steps, after which it was ${state.lastHeldOut!.toFixed(4)}; the weights stay as they were`,
       )
     }
     if (best.step !== state.step && (await readCheckpoint(folder, 'best', key, training.tensors)) === undefined)
@@ -298,6 +298,10 @@ export async function heal(
     await Promise.all([training.dispose(), open?.dispose()])
   }
 }
+
+/** What training lowers: the weights of each loss sum to its share already. */
+const totalLoss = ({ crossEntropy, divergence, hidden, attention }: StepLosses) =>
+  crossEntropy + divergence + hidden + attention
 
 /** The weights as the manifest has them: low-rank changes are merged. */
 async function finalWeights({ tensors, model }: TrainingModel, lora: LoraSpec | undefined, context: HealContext) {
@@ -383,7 +387,8 @@ function mappingOf(
   const beforeCuts = kept?.flatMap((layer, i) =>
     i + 1 < kept.length && kept[i + 1]! > layer + 1 ? [{ student: i, teacher: kept[i + 1]! - 1 }] : [],
   )
-  const pairs = layerMapping ?? beforeCuts
+  const pairs =
+    layerMapping ?? (beforeCuts?.length ? beforeCuts : kept?.map((layer, i) => ({ student: i, teacher: layer })))
   if (!pairs?.length) return refuse('healing.layerMapping is missing: the student is not a cut of this teacher')
   for (const pair of pairs) {
     const [ours, theirs] = [layerDimensions(own, pair.student), layerDimensions(other, pair.teacher)]

@@ -80,6 +80,17 @@ test('what an analysis found measured already is said', () => {
   expect(show('layers', { samplesReused: 0 })).toMatch(/6 s left\n$/)
 })
 
+test('training says its losses, its learning rate and the length of its gradient', () => {
+  const stream = Object.assign(new PassThrough(), { isTTY: false })
+  const view = progressView('a', stream as unknown as NodeJS.WriteStream)
+  const metrics = { loss: 2.6543, heldOutLoss: 0.36512, learningRate: 0.0002, gradientNorm: 12.345, tokensPerSecond: 9 }
+  const progress = { stage: 'heal', completed: 8, total: 20, unit: 'steps', ratePerSecond: 2, etaSeconds: 6, metrics }
+  view.show({ id: 'j', type: 'STUDENT_BUILD', state: 'RUNNING', progress: { ...progress, sequence: 1 } } as never)
+  expect(String(stream.read())).toBe(
+    'a: heal 8 of 20 steps, 2 steps/s, 6 s left, loss 2.65, held-out 0.365, learning rate 0.0002, gradient 12.3\n',
+  )
+})
+
 test('a job that no worker takes is said to wait, one that is taken at once is not', () => {
   vi.useFakeTimers()
   const stream = Object.assign(new PassThrough(), { isTTY: false })

@@ -9,7 +9,7 @@ import {
 } from '../../../../db/entities/index.js'
 import { deleteModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
-import { fromGlobalId, toGlobalId } from '../../../../lib/ids.js'
+import { fromGlobalId, newId, toGlobalId } from '../../../../lib/ids.js'
 import { addProbeDataset, cancelJob, failJob, jobOf, succeed } from '../../../testkit/subgraph-platform.js'
 import {
   analyse,
@@ -118,6 +118,21 @@ describe('buildStudent', () => {
       capabilities: ['translation', 'cooking'],
     })
     expect(context).toMatchObject({ probeDatasetId: own.id })
+  })
+
+  test('a recipe that names a probe set is measured on that one, though no stage of it reads any', async () => {
+    await analyse()
+    const own = await addProbeDataset(p.platform, { name: 'mine', slugs: ['cooking'] })
+    const recipe = await approvedRecipe({ probeDatasetId: toGlobalId('ProbeDataset', own.id) })
+    await succeed(p, 'student.build', await startBuild(recipe.id), await buildOutput())
+    const { input } = await p.platform.db.read.findOneByOrFail(Job, { type: 'model.evaluate' })
+    expect(input).toMatchObject({ probeSet: own.probeSetHash, split: 'validation', capabilities: ['cooking'] })
+    const missing = await mutate('createRecipe', {
+      parentModelId: modelId,
+      layers: [{ from: 0, to: 1 }],
+      probeDatasetId: toGlobalId('ProbeDataset', newId()),
+    })
+    expect(missing.userErrors[0]).toMatchObject({ code: 'NOT_FOUND' })
   })
 
   test('only approved recipes are built, and each once', async () => {
