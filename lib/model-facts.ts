@@ -34,6 +34,8 @@ export const modelFactsSchema = z.object({
   version: z.string().nullable(),
   /** The model itself, then its parent, and so on to the one that was ingested. */
   lineage: z.array(ancestorSchema).min(1),
+  /** Other models that layers of it are of. */
+  layersFrom: z.array(ancestorSchema).optional(),
   /** As mergekit YAML; null where it was not built from a recipe. */
   recipe: z.string().nullable(),
   /** exp(-(its loss - its parent's, or its teacher's)) on the validation split, 1 is that model; null where not measured. */

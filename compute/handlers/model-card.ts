@@ -72,7 +72,9 @@ export function lineageText(name: string, facts: ModelFacts): string {
   const [self, ...above] = facts.lineage
   const from = above.map(a => (a.source ? `${a.name} (from ${a.source})` : a.name)).join(', which comes from ')
   if (above.length === 0) return `${name}, ingested from ${self!.source ?? 'an unknown place'}.`
-  return `${name}: ${self!.objective ?? 'built by Hartonomous'}. It comes from ${from}.`
+  const others = facts.layersFrom?.map(a => a.name) ?? []
+  const mixed = others.length > 0 ? ` Some of its layers are those of ${inWords(others)}.` : ''
+  return `${name}: ${self!.objective ?? 'built by Hartonomous'}. It comes from ${from}.${mixed}`
 }
 
 /** The scores in one sentence. */
@@ -87,7 +89,7 @@ export function modelCard(subject: CardSubject): string {
   const parts = [
     `${frontMatter(subject)}\n# ${name}${facts.version ? ` ${facts.version}` : ''}\n`,
     lineageText(name, facts),
-    `\n## Lineage\n\n${facts.lineage.map(lineageLine).join('\n')}`,
+    `\n## Lineage\n\n${facts.lineage.map(lineageLine).join('\n')}${otherLayers(facts)}`,
     `\n## How it was built\n\n${facts.history.map(line => `- ${cell(line)}`).join('\n')}${builtFigures(facts)}`,
     facts.recipe ? `\n## Recipe\n\n\`\`\`yaml\n${facts.recipe.trimEnd()}\n\`\`\`` : '',
     `\n## Scores\n\n${scores(facts)}`,
@@ -97,10 +99,17 @@ export function modelCard(subject: CardSubject): string {
   return `${parts.filter(Boolean).join('\n')}\n`
 }
 
-function lineageLine({ name, parameterCount, layerCount, source, manifest }: Ancestor): string {
+function lineageLine({ name, parameterCount, layerCount, source, manifest, license }: Ancestor): string {
   const from = source ? `, ingested from \`${source}\`` : ''
-  return `- ${cell(name)}: ${quantity(parameterCount)} parameters, ${layerCount} layers${from} (manifest \`${manifest}\`)`
+  const under = license ? `, licence ${cell(license)}` : ''
+  return `- ${cell(name)}: ${quantity(parameterCount)} parameters, ${layerCount} layers${under}${from} (manifest \`${manifest}\`)`
 }
+
+const otherLayers = ({ layersFrom = [] }: ModelFacts): string =>
+  layersFrom.length > 0 ? `\n\nSome of its layers are of:\n\n${layersFrom.map(lineageLine).join('\n')}` : ''
+
+const inWords = (names: readonly string[]) =>
+  names.length > 1 ? `${names.slice(0, -1).join(', ')} and ${names.at(-1)}` : names.join('')
 
 function builtFigures({ built }: ModelFacts): string {
   const rows = built.flatMap(({ step, figures }) =>

@@ -35,6 +35,7 @@ export async function modelFacts(em: EntityManager, model: ModelAtom): Promise<M
   return {
     version: model.version,
     lineage: await lineageOf(em, model),
+    layersFrom: recipe ? await layersFrom(em, recipe) : [],
     recipe: recipe && (await recipeYaml(em, recipe)),
     quality: recipe?.measuredQuality ?? null,
     besideTeacher: recipe?.stages?.healing?.teacher !== undefined,
@@ -50,12 +51,23 @@ export async function modelFacts(em: EntityManager, model: ModelAtom): Promise<M
 async function lineageOf(em: EntityManager, model: ModelAtom): Promise<Ancestor[]> {
   const lineage: Ancestor[] = []
   for (let at: ModelAtom | null = model; at && lineage.length < mostAncestors; ) {
-    const { name, manifestHash: manifest, parameterCount, layerCount, license, objective } = at
-    const source = at.source && publicSource(at.source)
-    lineage.push({ name, manifest, parameterCount, layerCount, source, license, objective })
+    lineage.push(ancestorOf(at))
     at = at.parentModelId ? await em.findOneBy(ModelAtom, { ...scoped(at.tenantId), id: at.parentModelId }) : null
   }
   return lineage
+}
+
+const ancestorOf = (row: ModelAtom): Ancestor => {
+  const { name, manifestHash: manifest, parameterCount, layerCount, license, objective, source } = row
+  return { name, manifest, parameterCount, layerCount, source: source && publicSource(source), license, objective }
+}
+
+/** The models beside the parent that the recipe takes layers of, in the order of their first layer. */
+async function layersFrom(em: EntityManager, { tenantId, layers }: StudentModelRecipe): Promise<Ancestor[]> {
+  const ids = [...new Set(layers.flatMap(range => range.modelId ?? []))]
+  if (ids.length === 0) return []
+  const rows = await em.findBy(ModelAtom, { ...scoped(tenantId), id: anyOf(ids) })
+  return ids.flatMap(id => rows.find(row => row.id === id) ?? []).map(ancestorOf)
 }
 
 async function recipeYaml(em: EntityManager, recipe: StudentModelRecipe): Promise<string> {

@@ -119,7 +119,9 @@ export async function insertRecipe(
     parentModelId: parent.id,
     objective:
       checkText(input.objective, textLimits.objective, 'objective') ??
-      `${kept} of the ${parent.layerCount} layers of ${parent.name}`,
+      (others.size > 0
+        ? `${kept} layers of ${[parent, ...others.values()].map(model => model.name).join(', ')}`
+        : `${kept} of the ${parent.layerCount} layers of ${parent.name}`),
     capability: await checkCapability(em, tenantId, input.capability),
     layers,
     stages,

@@ -57,6 +57,20 @@ test('lineage, recipe, scores with intervals, how it was built and limits are in
   expect(text).toContain('teacher (from hf:owner/name@main)')
 })
 
+test('all models that its layers are of are named, with their licences', () => {
+  const layersFrom = [
+    { ...ancestor('second', 8, 'hf:owner/second@main'), license: 'mit' },
+    { ...ancestor('third', 8, null), objective: null },
+  ]
+  const text = card({ ...facts, layersFrom })
+  expect(text).toContain('Some of its layers are those of second and third.')
+  expect(text).toMatch(
+    /Some of its layers are of:\n\n- second: .*8 layers, licence mit, ingested from `hf:owner\/second@main`/,
+  )
+  expect(text).toContain('\n- third: 1.23 M parameters')
+  expect(card(facts)).not.toContain('Some of its layers')
+})
+
 test('a model with no measurements says so', () => {
   const text = card({ ...facts, scores: [], quality: null, built: [], recipe: null })
   expect(text).toContain('No scores: nothing was measured on this model.')

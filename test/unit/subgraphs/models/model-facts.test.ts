@@ -18,6 +18,7 @@ test('lineage up to the source, the recipe and the newest score of each capabili
   const kit = await openSubgraphPlatform(subgraph)
   try {
     const parent = await addModel(kit.platform, 'parent', makeManifest({ layers: 4, license: 'mit' }))
+    const second = await addModel(kit.platform, 'second', makeManifest({ layers: 4, license: 'apache-2.0' }))
     const manifest = makeManifest({ layers: 2 })
     const { hash } = await kit.platform.payloads.put([Buffer.from(JSON.stringify(manifest))])
     const tenantId = defaultTenantId
@@ -30,7 +31,15 @@ test('lineage up to the source, the recipe and the newest score of each capabili
       })
       await em.insert(StudentModelRecipe, {
         ...{ id: newId(), tenantId, name: 'cut', parentModelId: parent.id, objective: 'shorter', status: 'BUILT' },
-        ...{ layers: [{ from: 0, to: 2 }], estimatedParameterCount: 1, measuredQuality: 0.5, studentModelId: row.id },
+        ...{
+          layers: [
+            { from: 0, to: 1 },
+            { from: 1, to: 2, modelId: second.id },
+          ],
+          estimatedParameterCount: 1,
+          measuredQuality: 0.5,
+          studentModelId: row.id,
+        },
         createdAt: new Date(),
       } as never)
       for (const loss of [3, 2])
@@ -53,7 +62,8 @@ test('lineage up to the source, the recipe and the newest score of each capabili
         { name: 'student', source: null, objective: 'shorter' },
         { name: 'parent', source: 'parent', license: 'mit', layerCount: 4 },
       ],
-      recipe: expect.stringContaining('model: parent'),
+      layersFrom: [{ name: 'second', license: 'apache-2.0' }],
+      recipe: expect.stringContaining('model: second'),
       quality: 0.5,
       scores: [{ capability: 'translation', loss: 2, interval: [1, 3], probeDataset: 'mine (version 3)' }],
     })

@@ -482,6 +482,8 @@ describe('layers of several models', () => {
     const other = await addModel(p.platform, 'other', second())
     const otherId = toGlobalId('Model', other.id)
     const { recipe } = await create({ layers: mixed(otherId) })
+    const row = await p.platform.db.read.findOneByOrFail(StudentModelRecipe, { id: fromGlobalId('Recipe', recipe.id) })
+    expect(row.objective).toBe('5 layers of pico, other')
     expect(recipe.layers.map((l: { model: unknown }) => l.model)).toEqual([null, { id: otherId }, null])
     const perLayer = (parent.parameterCount - 64 * 32 - 32) / 4
     expect(recipe.estimatedParameterCount).toBe(parent.parameterCount + perLayer)
