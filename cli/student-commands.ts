@@ -171,10 +171,17 @@ export function distillationText(
   ].join('; ')
 }
 
+/** Low-rank changes as they were asked for; also where something else is trained and the adapter was to be kept, which the server refuses. */
+export const loraInput = ({
+  train,
+  rank,
+  keepAdapter = false,
+}: Pick<DistillOptions, 'train' | 'rank' | 'keepAdapter'>) =>
+  train.toUpperCase() === 'LORA' || keepAdapter ? { rank, alpha: 2 * rank, keepAdapter } : undefined
+
 export async function distill(session: Session, reference: string, o: DistillOptions) {
   const model = await findModel(session, reference)
   const teacher = o.teacher ? await findModel(session, o.teacher) : undefined
-  const train = o.train.toUpperCase()
   const input = {
     modelId: model.id,
     teacherId: teacher?.id,
@@ -186,9 +193,9 @@ export async function distill(session: Session, reference: string, o: DistillOpt
     onPolicy: o.onPolicy || undefined,
     hidden: o.hidden,
     temperature: o.temperature,
-    train,
+    train: o.train.toUpperCase(),
     layers: o.layers,
-    lora: train === 'LORA' ? { rank: o.rank, alpha: 2 * o.rank, keepAdapter: o.keepAdapter ?? false } : undefined,
+    lora: loraInput(o),
     seed: o.seed,
     capability: o.capability,
     probeDatasetId: await probeSetId(session, o.data),

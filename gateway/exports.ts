@@ -13,13 +13,28 @@ const jobIdPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 const names = (tags: string, etag: string) => tags.trim() === '*' || tags.split(',').some(tag => tag.trim() === etag)
 
 /**
- * The request as `send` reads it. Tags are answered here: the range stands where `If-Range` names this content, and goes where it does not;
+ * Whether a `Range` follows RFC 9110, 14.1.1: `bytes=` and a list of `2-5`, `2-` and `-5`, none of which ends before it begins.
+ * Others are as if they were not there, where `send` would call them unsatisfiable.
+ */
+const isByteRanges = (range: string) =>
+  /^bytes=/.test(range) &&
+  range
+    .slice('bytes='.length)
+    .split(',')
+    .every(part => {
+      const [, from, to] = /^[ \t]*(\d*)-(\d*)[ \t]*$/.exec(part) ?? []
+      return from !== undefined && (from === '' ? to !== '' : to === '' || Number(from) <= Number(to))
+    })
+
+/**
+ * The request as `send` reads it: ranges are of GET alone (RFC 9110, 14.2). Tags are answered here: the range stands where `If-Range` names this content, and goes where it does not;
  * `If-Unmodified-Since`, which is about the file's time, stays where no `If-Match` outweighs it (RFC 9110, 13.2.2).
  */
 function withoutValidators({ method, headers }: IncomingMessage, etag: string): IncomingMessage {
   const { 'if-range': ifRange, 'if-none-match': _known, 'if-modified-since': _since, range, ...others } = headers
   const { 'if-match': ifMatch, 'if-unmodified-since': unmodifiedSince, ...rest } = others
-  const asked = range !== undefined && (ifRange === undefined || ifRange === etag)
+  const ranged = method === 'GET' && range !== undefined && isByteRanges(range)
+  const asked = ranged && (ifRange === undefined || ifRange === etag)
   const dated = unmodifiedSince !== undefined && ifMatch === undefined
   const kept = { ...(asked ? { range } : {}), ...(dated ? { 'if-unmodified-since': unmodifiedSince } : {}) }
   return { method, headers: { ...rest, ...kept } } as IncomingMessage
@@ -34,7 +49,7 @@ const preconditionFailed = (reply: FastifyReply, etag: string, message: string) 
     .headers({ etag })
     .send({ errors: [{ message, extensions: { code: 'CONFLICT' } }] })
 
-/** Route handler: serves only what a finished job has listed, so neither `..` nor a link nor a half-written file is reachable. */
+/** Handler of GET and HEAD: serves only what a finished job has listed, so neither `..` nor a link nor a half-written file is reachable. */
 export function exportDownloads(dataFolder: string, finished: FinishedExport) {
   const root = join(dataFolder, 'exports')
   return async (request: FastifyRequest<{ Params: { '*': string } }>, reply: FastifyReply) => {

@@ -106,7 +106,11 @@ export async function startServer<Context extends object>(
   app.get('/metrics', async (_request, reply) =>
     reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
   )
-  app.get('/exports/*', exportDownloads(options.dataFolder, options.finishedExport))
+  app.route({
+    method: ['GET', 'HEAD'],
+    url: '/exports/*',
+    handler: exportDownloads(options.dataFolder, options.finishedExport),
+  })
   app.get('/pictures/models/:id/:file', pictureRoutes(runQuery, goneSignal))
   app.get('/', async (_request, reply) => reply.redirect('/graphql'))
   app.route({ method: ['GET', 'POST'], url: '/graphql', handler: serveGraphql })

@@ -95,28 +95,35 @@ export const estimatedCosts = (context: RequestContext) =>
     return costs
   })
 
-/** After: DCUs of the build job and of the measurements of the student that it made. By recipe. */
+const recipeOf = (job: Job) => (job.context as { recipeId?: string } | null)?.recipeId
+
+/** Builds of these recipes and measurements of their students, ended or not: they are of the parent or of a model made from it, deleted or not. */
+async function buildJobs({ platform, tenantId }: RequestContext, recipes: readonly StudentModelRecipe[]) {
+  const { read } = platform.db
+  const parents = [...new Set(recipes.map(recipe => recipe.parentModelId))]
+  const students = await read.find(ModelAtom, {
+    select: { id: true },
+    where: { ...scoped(tenantId), parentModelId: anyOf(parents) },
+  })
+  return read.find(Job, {
+    select: { id: true, units: true, context: true },
+    where: {
+      ...scoped(tenantId),
+      type: In(['student.build', 'model.evaluate']),
+      modelId: anyOf([...parents, ...students.map(({ id }) => id)]),
+    },
+  })
+}
+
+/** After: DCUs of all build jobs, failed and cancelled ones too, and of the measurements of the students that they made. By recipe. */
 export const measuredCosts = (context: RequestContext) =>
   loader<string, number>(context, 'students.measuredCosts', async ids => {
     const { platform, tenantId } = context
-    const { read } = platform.db
-    const recipes = await read.findBy(StudentModelRecipe, { ...scoped(tenantId), id: anyOf(ids) })
-    const students = recipes.flatMap(r => r.studentModelId ?? [])
-    const jobs = await read.find(Job, {
-      select: { id: true, type: true, units: true, modelId: true, context: true },
-      where: [
-        { ...scoped(tenantId), id: anyOf(recipes.flatMap(r => r.jobId ?? [])) },
-        { ...scoped(tenantId), type: 'model.evaluate', modelId: anyOf(students) },
-      ],
-    })
-    return new Map(
-      recipes.map(recipe => {
-        const own = jobs.filter(
-          job =>
-            job.id === recipe.jobId ||
-            (job.type === 'model.evaluate' && (job.context as { recipeId?: string } | null)?.recipeId === recipe.id),
-        )
-        return [recipe.id, own.reduce((sum, job) => sum + job.units, 0)]
-      }),
-    )
+    const recipes = await platform.db.read.findBy(StudentModelRecipe, { ...scoped(tenantId), id: anyOf(ids) })
+    const costs = new Map(recipes.map(({ id }) => [id, 0]))
+    for (const job of await buildJobs(context, recipes)) {
+      const known = costs.get(recipeOf(job) ?? '')
+      if (known !== undefined) costs.set(recipeOf(job)!, known + job.units)
+    }
+    return costs
   })

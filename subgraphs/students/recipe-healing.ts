@@ -10,6 +10,19 @@ import type { HealingInput } from './healing.inputs.js'
 export type HealingWish = HealingInput & { required?: boolean }
 
 /**
+ * An adapter is made of low-rank changes: where others are trained there would be none to keep.
+ * @throws INVALID_RECIPE
+ */
+function checkAdapter({ train, lora }: HealingWish) {
+  if (!lora?.keepAdapter || train === 'LORA') return
+  throw new DomainError(
+    'INVALID_RECIPE',
+    `healing.lora.keepAdapter: needs train LORA (--keep-adapter needs --train lora), and train is ${train ?? 'ALL'}`,
+    { field: ['input', 'healing', 'lora', 'keepAdapter'] },
+  )
+}
+
+/**
  * The parameters of the stage, ids resolved.
  * @throws INVALID_RECIPE naming the field, NOT_FOUND (probe set, teacher, capability), INVALID_PROBE_DATASET
  */
@@ -19,6 +32,7 @@ export async function readHealing(
   input: HealingWish,
   capability: string | null | undefined,
 ): Promise<Healing> {
+  checkAdapter(input)
   const { probeDatasetId, teacherId, capabilities, lora, ...rest } = input
   const probeSet = await chooseProbeDataset(em, tenantId, probeDatasetId)
   const samples = await samplesByCapability(em, tenantId, probeSet.id)

@@ -269,6 +269,14 @@ describe('health and downloads', () => {
     const whole = await http(path)
     expect(whole.status).toBe(200)
     expect(whole.headers['content-length']).toBe(String(file.sizeBytes))
+    // Was 404: only GET had a route.
+    for (const headers of [{}, { range: 'bytes=2-5' }] as Record<string, string>[]) {
+      const head = await http(path, headers, 'HEAD')
+      expect([head.status, head.text]).toEqual([200, ''])
+      expect({ ...head.headers, date: '' }).toEqual({ ...whole.headers, date: '' })
+    }
+    expect(whole.headers).toMatchObject({ etag: `"${file.sha256}"`, 'repr-digest': expect.any(String) })
+    expect((await http(`${path}x`, {}, 'HEAD')).status).toBe(404)
     const part = await http(path, { range: 'bytes=2-5' })
     expect([part.status, part.text, part.headers['content-range']]).toEqual([
       206,

@@ -4,7 +4,7 @@ import { capabilityTable } from '../../../cli/capability-commands.js'
 import { emptyAnswerHint } from '../../../cli/generate-commands.js'
 import type { CapabilitySummary } from '../../../cli/results.js'
 import { jobLabel } from '../../../cli/show-result.js'
-import { distillationText } from '../../../cli/student-commands.js'
+import { distillationText, loraInput } from '../../../cli/student-commands.js'
 
 test('a distillation says what it does in one line', () => {
   const names = { student: 'cut', teacher: 'whole', texts: 'the built-in probe set' }
@@ -15,6 +15,12 @@ test('a distillation says what it does in one line', () => {
   expect(distillationText({ ...names, capability: 'translation' }, healing, 0.25)).toMatch(
     /, translation; .*; 25 % of the rows it writes itself$/,
   )
+})
+
+test('--keep-adapter is told to the server whatever is trained, which refuses it without --train lora', () => {
+  expect(loraInput({ train: 'all', rank: 16 })).toBeUndefined()
+  expect(loraInput({ train: 'lora', rank: 8 })).toEqual({ rank: 8, alpha: 16, keepAdapter: false })
+  expect(loraInput({ train: 'all', rank: 16, keepAdapter: true })).toMatchObject({ keepAdapter: true })
 })
 
 test('an empty answer of a model with a chat template points to chat', () => {

@@ -139,6 +139,27 @@ test.each([
   expect((await download(condition, 'HEAD')).status).toBe(412)
 })
 
+test.each(['bytes=abc', 'bytes=5-2', 'bytes=-', 'bytes=', 'bytes=0-1,x', 'lines=1-2'])(
+  'a range that is none, %s, is as if it were not there',
+  async range => {
+    const answer = await download({ range })
+    expect([answer.status, answer.headers.get('content-range')]).toEqual([200, null])
+    expect((await answer.arrayBuffer()).byteLength).toBe(bytes.length)
+  },
+)
+
+test.each([
+  ['bytes=5-9', 206, 5],
+  ['bytes=2999990-', 206, 10],
+  ['bytes=-7', 206, 7],
+  ['bytes=3000000-', 416, undefined],
+  ['bytes=-0', 416, undefined],
+])('the range %s is answered with %i', async (range, status, length) => {
+  const answer = await download({ range })
+  const size = (await answer.arrayBuffer()).byteLength
+  expect([answer.status, length === undefined ? undefined : size]).toEqual([status, length])
+})
+
 test('a file that was removed is not there, whatever the condition', async () => {
   await rm(join(folder, 'data', 'exports', file.path))
   const gone = await download({ 'if-match': tag })

@@ -10,6 +10,7 @@ import {
 import { deleteModel } from '../../../../db/models.js'
 import { defaultTenantId } from '../../../../db/scope.js'
 import { fromGlobalId, newId, toGlobalId } from '../../../../lib/ids.js'
+import { queriesOf } from '../../../testkit/count-queries.js'
 import { addProbeDataset, cancelJob, failJob, jobOf, succeed } from '../../../testkit/subgraph-platform.js'
 import {
   analyse,
@@ -179,6 +180,36 @@ describe('buildStudent', () => {
     await cancelJob(p, 'student.build', await startBuild(recipe.id))
     expect(await recipeOf(recipe.id)).toMatchObject({ status: 'APPROVED', student: null })
     expect(await p.platform.db.read.countBy(ModelAtom, { isStudent: true })).toBe(0)
+  })
+
+  // A new build's sum began at 0: only the newest job was counted.
+  test('a recipe has cost what all its builds and measurements have, in one query for all recipes', async () => {
+    const [recipe, other] = [await approvedRecipe(), await approvedRecipe({ name: 'other' })]
+    const costs = async () => {
+      const { recipes } = await ask('{ recipes { nodes { id measuredCost } } }')
+      const found = new Map(recipes.nodes.map((node: Record<string, unknown>) => [node.id, node.measuredCost]))
+      return [recipe, other].map(({ id }) => found.get(id))
+    }
+    const spend = (where: { id?: string; type?: string }, units: number) =>
+      p.platform.db.tx(em => em.update(Job, where, { units }))
+    expect(await costs()).toEqual([null, null])
+    const cancelled = await startBuild(recipe.id)
+    await cancelJob(p, 'student.build', cancelled)
+    await spend({ id: cancelled }, 4)
+    expect(await costs()).toEqual([4, null])
+    const build = await startBuild(recipe.id)
+    await spend({ id: await startBuild(other.id) }, 8)
+    expect(await costs()).toEqual([4, 8])
+    await succeed(p, 'student.build', build, await buildOutput())
+    await spend({ id: build }, 2)
+    await spend({ type: 'model.evaluate' }, 1)
+    expect(await costs()).toEqual([7, 8])
+    // Built once more after its student was deleted.
+    const { student } = await recipeOf(recipe.id)
+    await p.platform.db.tx(em => deleteModel(em, defaultTenantId, fromGlobalId('Model', student.id)))
+    await startBuild(recipe.id)
+    const queries = await queriesOf(p.platform.db.read, async () => expect(await costs()).toEqual([7, 8]))
+    expect(queries.filter(sql => sql.includes('"units"'))).toHaveLength(1)
   })
 
   test('a parent that is deleted while the build waits fails it', async () => {

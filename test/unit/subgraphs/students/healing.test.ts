@@ -131,6 +131,8 @@ describe('a recipe that heals', () => {
     [{ lora: { rank: 0 } }, 'INVALID_RECIPE', 'healing.lora.rank'],
     [{ teacherId: toGlobalId('Model', '00000000-0000-7000-8000-000000000000') }, 'NOT_FOUND', 'No model has this id'],
     [{ capabilities: ['flying'] }, 'NOT_FOUND', 'flying'],
+    [{ lora: { keepAdapter: true } }, 'INVALID_RECIPE', 'healing.lora.keepAdapter: needs train LORA'],
+    [{ train: 'NORMS', lora: { keepAdapter: true } }, 'INVALID_RECIPE', '(--keep-adapter needs --train lora)'],
   ])('%j is refused with %s', async (healing, code, words) => {
     const { recipe, userErrors } = await create(healing)
     expect(recipe).toBeNull()
@@ -140,7 +142,24 @@ describe('a recipe that heals', () => {
   })
 })
 
+test('an adapter is kept where low-rank changes are trained, and lora may say that it is not where they are not', async () => {
+  const kept = await create({ train: 'LORA', lora: { keepAdapter: true } })
+  expect(kept.recipe.healing.lora.keepAdapter).toBe(true)
+  expect((await create({ train: 'ALL', lora: { keepAdapter: false } })).userErrors).toEqual([])
+})
+
 describe('distillStudent', () => {
+  // It was trained without a word, and there was no adapter to export.
+  test('keeps no adapter of what is not trained by low-rank changes, and says so', async () => {
+    const { recipe, userErrors } = await mutate('distillStudent', {
+      modelId,
+      teacherId: modelId,
+      lora: { keepAdapter: true },
+    })
+    expect(recipe).toBeNull()
+    expect(userErrors).toMatchObject([{ code: 'INVALID_RECIPE', message: expect.stringContaining('train is ALL') }])
+  })
+
   test('writes a recipe of all layers, approves it and queues its build, which must help', async () => {
     const teacher = await addModel(p.platform, 'teacher', { ...manifest, sourceName: 'another' })
     const { recipe, job, userErrors } = await mutate('distillStudent', {
