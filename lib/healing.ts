@@ -86,3 +86,11 @@ export const healingSchema = z.object({
   required: z.boolean().default(false),
 })
 export type Healing = z.output<typeof healingSchema>
+
+/** What of it does not go together, in words; undefined where all does. */
+export function contradictionOf({ train, layers, onPolicy, crossEntropy }: Partial<Healing>): string | undefined {
+  if (train === 'LAYERS' && !layers) return 'healing.layers is missing: LAYERS trains the layers it names'
+  if (onPolicy && crossEntropy === 1)
+    return 'healing.onPolicy: nobody judges what the student writes where crossEntropy is 1; make it less'
+  return undefined
+}

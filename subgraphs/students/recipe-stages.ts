@@ -12,6 +12,7 @@ import {
 } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import { fusionSchema } from '../../lib/fusion.js'
+import { contradictionOf } from '../../lib/healing.js'
 import { recipeQuantizationSchema } from '../../lib/quantization.js'
 import { checkOptions } from '../build/check-options.js'
 import {
@@ -81,6 +82,8 @@ export async function completeStages(
 ): Promise<BuildStages | null> {
   await checkHashes(em, tenantId, asked)
   const stages = await withTexts(em, tenantId, asked, probeDatasetId)
+  const contradiction = stages.healing && contradictionOf(stages.healing)
+  if (contradiction) throw new DomainError('INVALID_RECIPE', contradiction, { field: ['input', 'healing'] })
   const { headPruning, feedForwardPruning } = stages
   if (Object.values(stages).every(value => value === undefined)) return null
   for (const [field, pruning] of Object.entries({ headPruning, feedForwardPruning }))

@@ -1,7 +1,7 @@
 // Healing: a student's weights are trained after its teacher, kept only where held-out loss falls; goes on from its last checkpoint after a kill.
 import { createHash } from 'node:crypto'
 import { DomainError, isDomainError } from '../../../lib/errors.js'
-import { type Healing, loraDefaults } from '../../../lib/healing.js'
+import { contradictionOf, type Healing, loraDefaults } from '../../../lib/healing.js'
 import type { Manifest } from '../../../lib/manifest.js'
 import { layerDimensions, type ResolvedDimensions } from '../../architectures/architecture.js'
 import { type BuildableModel, checkBuildable, parseRole } from '../../architectures/registry.js'
@@ -71,6 +71,8 @@ export async function heal(
     throw new DomainError('NOT_FOUND', 'The teacher was deleted, and the garbage collection took what was left of it')
   const [student, teacher] = [await readManifest(payloads, manifestHash), await readManifest(payloads, teacherHash)]
   const [model, teacherModel] = [checkBuildable(student), checkBuildable(teacher)]
+  const contradiction = contradictionOf(healing)
+  if (contradiction) refuse(contradiction)
   checkSizes(healing, model.dimensions, teacherModel.dimensions)
   await checkSameTokens(teacher, student, payloads)
   const texts = await readTexts(student, healing, context)
@@ -87,8 +89,6 @@ export async function heal(
   const batches = heldOutBatches(texts.heldOut, sequence)
   const mapping = mappingOf(healing, await keptLayers(student, teacherHash, payloads), model, teacherModel)
   const steps = stepsOf(rows.length, healing)
-  if (healing.onPolicy && healing.crossEntropy === 1)
-    refuse('healing.onPolicy: nobody judges what the student writes where crossEntropy is 1; make it less')
   const useTeacher = healing.crossEntropy < 1 || mapping.length > 0
   // Tables may be padded differently behind the same tokens.
   const vocabulary = Math.min(model.dimensions.vocabularySize, teacherModel.dimensions.vocabularySize)
@@ -325,7 +325,7 @@ function trainedRoles({ train: part, layers }: Healing, { tensors, dimensions: d
   if (part !== 'LAYERS') return all
   const beyond = layers?.find(layer => layer >= d.layerCount)
   if (beyond !== undefined) refuse(`healing.layers: ${beyond}, the student has the layers 0 to ${d.layerCount - 1}`)
-  const chosen = new Set(layers ?? refuse('healing.layers is missing: LAYERS trains the layers it names'))
+  const chosen = new Set(layers)
   return all.filter(role => chosen.has(parseRole(role).layerIndex ?? -1))
 }
 

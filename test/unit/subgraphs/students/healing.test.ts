@@ -132,6 +132,8 @@ describe('a recipe that heals', () => {
     [{ teacherId: toGlobalId('Model', '00000000-0000-7000-8000-000000000000') }, 'NOT_FOUND', 'No model has this id'],
     [{ capabilities: ['flying'] }, 'NOT_FOUND', 'flying'],
     [{ lora: { keepAdapter: true } }, 'INVALID_RECIPE', 'healing.lora.keepAdapter: needs train LORA'],
+    [{ train: 'LAYERS' }, 'INVALID_RECIPE', 'healing.layers is missing'],
+    [{ onPolicy: 0.5, crossEntropy: 1 }, 'INVALID_RECIPE', 'nobody judges what the student writes'],
     [{ train: 'NORMS', lora: { keepAdapter: true } }, 'INVALID_RECIPE', '(--keep-adapter needs --train lora)'],
   ])('%j is refused with %s', async (healing, code, words) => {
     const { recipe, userErrors } = await create(healing)
