@@ -4,8 +4,9 @@ import type { ModelAtom } from '../../db/entities/index.js'
 import { aliveModel } from '../../db/models.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId } from '../../lib/ids.js'
-import { type Manifest, manifestSchema } from '../../lib/manifest.js'
+import type { Manifest } from '../../lib/manifest.js'
 import type { PayloadStore } from '../../payloads/payload-store.js'
+import { readManifest } from './read-manifest.js'
 
 /**
  * The model row behind a global id.
@@ -34,8 +35,7 @@ export async function runnableManifest(
       `Model "${model.name}" has the architecture "${model.architecture}" with ${model.layerCount} layers: it cannot be run`,
       { field },
     )
-  const bytes = await payloads.get(model.manifestHash)
-  const manifest = manifestSchema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')))
+  const manifest = await readManifest(payloads, model.manifestHash)
   if (!manifest.tokenizer)
     throw new DomainError('NO_TOKENIZER', `Model "${model.name}" came without a tokenizer that is read here`, { field })
   return manifest

@@ -12,7 +12,7 @@ import { idempotent } from '../build/idempotency.js'
 import { liveModel, runnableManifest } from '../build/live-model.js'
 import type { Platform, RequestContext } from '../build/platform.js'
 import { chooseProbeDataset } from '../build/probe-dataset.js'
-import { readManifest } from './model.loaders.js'
+import { readManifest } from '../build/read-manifest.js'
 
 type DerivingJob = 'model.quantize' | 'model.fuse'
 
@@ -79,7 +79,7 @@ export async function registerDerived(
   const { tenantId } = job
   const { id: modelId } = await registerModel(em, {
     tenantId,
-    manifest: await readManifest(platform, made.manifest),
+    manifest: await readManifest(platform.payloads, made.manifest),
     manifestHash: made.manifest,
     name: contextSchema.parse(job.context).name,
     source: null,

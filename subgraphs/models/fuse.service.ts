@@ -9,9 +9,9 @@ import { checkOptions } from '../build/check-options.js'
 import { checkText } from '../build/check-text.js'
 import { liveModel } from '../build/live-model.js'
 import type { JobEffect, RequestContext } from '../build/platform.js'
+import { readManifest } from '../build/read-manifest.js'
 import { claimDerived, parentOf, queueDerived, registerDerived } from './derived-model.js'
 import type { FuseLayersInput, UnfuseModelInput } from './fuse.inputs.js'
-import { readManifest } from './model.loaders.js'
 
 /**
  * Queues the job; returns its row id.
@@ -72,7 +72,7 @@ export async function unfuseModel({ platform, tenantId }: RequestContext, input:
   const conflict = (message: string) => new DomainError('CONFLICT', message, { field: ['input', 'modelId'] })
   return platform.db.tx(async em => {
     const model = await liveModel(em, tenantId, input.modelId)
-    const { fusedFrom } = await readManifest(platform, model.manifestHash)
+    const { fusedFrom } = await readManifest(platform.payloads, model.manifestHash)
     if (!fusedFrom) throw conflict(`Model "${model.name}" was not fused: there is nothing to undo`)
     const known = await modelOfManifest(em, tenantId, fusedFrom)
     if (known) return known
@@ -80,7 +80,7 @@ export async function unfuseModel({ platform, tenantId }: RequestContext, input:
       throw conflict(`What "${model.name}" was before it was fused (manifest ${fusedFrom.slice(0, 12)}) is gone`)
     return registerModel(em, {
       tenantId,
-      manifest: await readManifest(platform, fusedFrom),
+      manifest: await readManifest(platform.payloads, fusedFrom),
       manifestHash: fusedFrom,
       name: name ?? `${model.name} unfused`.slice(0, 200),
       source: null,

@@ -8,8 +8,8 @@ import { anyOf, scoped } from '../../db/scope.js'
 import { quantity } from '../../lib/quantity.js'
 import type { JobEffects } from '../build/platform.js'
 import { afterIngest } from '../build/policy-steps.js'
+import { readManifest } from '../build/read-manifest.js'
 import { fuseEffect } from './fuse.service.js'
-import { readManifest } from './model.loaders.js'
 import type { IngestContext } from './model.service.js'
 import { modelFacts } from './model-facts.js'
 import { quantizeEffect } from './quantize.service.js'
@@ -60,7 +60,7 @@ export const modelEffects: JobEffects = {
   'model.ingest': {
     async succeeded(em, job, output, platform) {
       const { name, version, source } = job.context as IngestContext
-      const manifest = await readManifest(platform, output.manifest)
+      const manifest = await readManifest(platform.payloads, output.manifest)
       // A student that was built here and comes back is a student, of its parent where that is still there.
       const parent = manifest.parent && (await modelOfManifest(em, job.tenantId, manifest.parent.manifest))
       const model = await registerModel(em, {

@@ -2,9 +2,9 @@
 import { ModelAtom, ModelEvent, TensorAtom } from '../../db/entities/index.js'
 import { uniqueBytes } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
-import { type Manifest, manifestSchema } from '../../lib/manifest.js'
 import { groupBy, loader } from '../build/loader.js'
-import type { Platform, RequestContext } from '../build/platform.js'
+import type { RequestContext } from '../build/platform.js'
+import { readManifest } from '../build/read-manifest.js'
 import { type Tensor, toTensor } from './tensor.type.js'
 
 /** Rows by id, deleted ones too. */
@@ -64,12 +64,10 @@ export const holdersOfPayload = (context: RequestContext) =>
     return new Map([...groupBy(rows, r => r.hash)].map(([hash, held]) => [hash, held.map(r => r.modelId)]))
   })
 
-/** A manifest from the payload store. */
-export const readManifest = async (platform: Platform, hash: string): Promise<Manifest> =>
-  manifestSchema.parse(JSON.parse(Buffer.from(await platform.payloads.get(hash)).toString('utf8')))
-
 export const manifests = (context: RequestContext) =>
   loader(context, 'models.manifests', async (hashes: readonly string[], { platform }) => {
-    const read = await Promise.all(hashes.map(async hash => [hash, await readManifest(platform, hash)] as const))
+    const read = await Promise.all(
+      hashes.map(async hash => [hash, await readManifest(platform.payloads, hash)] as const),
+    )
     return new Map(read)
   })

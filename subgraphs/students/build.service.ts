@@ -17,12 +17,12 @@ import { scoped } from '../../db/scope.js'
 import type { StudentExport } from '../../lib/build-stages.js'
 import { DomainError } from '../../lib/errors.js'
 import { newId, toGlobalId } from '../../lib/ids.js'
-import { manifestSchema } from '../../lib/manifest.js'
 import { enqueue } from '../build/enqueue.js'
 import { idempotent } from '../build/idempotency.js'
 import { liveModel } from '../build/live-model.js'
 import type { JobEffect, Platform, RequestContext } from '../build/platform.js'
 import { chooseProbeDataset, samplesByCapability } from '../build/probe-dataset.js'
+import { readManifest } from '../build/read-manifest.js'
 import type { DistillStudentInput } from './healing.inputs.js'
 import type { PruneHeadsInput } from './pruning.inputs.js'
 import { findRecipe, insertRecipe, moveRecipe } from './recipe.service.js'
@@ -156,8 +156,7 @@ export const buildEffect: JobEffect<'student.build'> = {
     const recipe = await recipeOf(em, job)
     nextStatus(recipe, 'built')
     const parent = await aliveParents(em, recipe)
-    const bytes = await platform.payloads.get(output.manifest)
-    const manifest = manifestSchema.parse(JSON.parse(Buffer.from(bytes).toString('utf8')))
+    const manifest = await readManifest(platform.payloads, output.manifest)
     if (manifest.parameterCount !== recipe.estimatedParameterCount)
       throw new DomainError(
         'INVALID_RECIPE',

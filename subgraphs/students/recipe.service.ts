@@ -11,9 +11,7 @@ import { aliveModel } from '../../db/models.js'
 import { anyOf, scoped } from '../../db/scope.js'
 import { DomainError } from '../../lib/errors.js'
 import { fromGlobalId, newId, parseGlobalId, toGlobalId } from '../../lib/ids.js'
-import { type Manifest, manifestSchema } from '../../lib/manifest.js'
 import { holdsModel } from '../../payloads/holds-model.js'
-import type { PayloadStore } from '../../payloads/payload-store.js'
 import { checkText } from '../build/check-text.js'
 import { type ConnectionArguments, paginate, paginateEach } from '../build/connection.js'
 import { idempotent } from '../build/idempotency.js'
@@ -22,6 +20,7 @@ import { loader } from '../build/loader.js'
 import type { Platform, RequestContext } from '../build/platform.js'
 import { chooseProbeDataset } from '../build/probe-dataset.js'
 import { quantizationOf } from '../build/quantization.js'
+import { readManifest } from '../build/read-manifest.js'
 import { recordDecision } from './decisions.js'
 import type { RecipeStatus } from './recipe.type.js'
 import { toRecipe } from './recipe.type.js'
@@ -70,9 +69,6 @@ export async function createRecipe({ platform, tenantId }: RequestContext, input
     return recipeId
   })
 }
-
-const readManifest = async (payloads: PayloadStore, hash: string): Promise<Manifest> =>
-  manifestSchema.parse(JSON.parse(Buffer.from(await payloads.get(hash)).toString('utf8')))
 
 /**
  * Whether what a recipe quantises is not rounded already, or what it was rounded from is kept.
@@ -213,7 +209,7 @@ const sharedDimensions = ['ropeScaling', 'slidingWindow'] as const
 /** Also these, but a source may leave them to its family: compared where both say them; the worker, which knows the families, compares all. */
 const defaultableDimensions = ['hiddenSize', 'normEpsilon', 'ropeTheta', 'ropeLayout'] as const
 /** Families whose head size, where it is not stated, is a number of their own. */
-const ownHeadSize: readonly string[] = ['qwen3', 'gemma']
+export const ownHeadSize: readonly string[] = ['qwen3', 'gemma']
 
 /** As it is stated (always in pruned models), or as hidden size and heads make it. */
 function headSizeOf({ architecture, dimensions: d }: ModelAtom): number | undefined {
