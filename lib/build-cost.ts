@@ -1,6 +1,7 @@
 // Floating-point operations of a build before it is made: an estimate by the formulas of docs/cost.md, from counts alone.
 import { type BuildStages, type Counts, countOf, maximumFitInputs, measures } from './build-stages.js'
 import { fusions } from './fusion.js'
+import { asksTeacher } from './healing.js'
 import { mostAttempts, sensitivityTokens } from './quantization.js'
 
 export interface BuildSize {
@@ -105,9 +106,8 @@ const comparedSamples = 2
 function healingFlops(stages: BuildStages | null, { studentParameters, teacherParameters }: BuildSize): number {
   const { healing } = stages ?? {}
   if (!healing) return 0
-  const { tokens, onPolicy = 0, crossEntropy, hidden, attention } = healing
-  const asked = crossEntropy < 1 || hidden > 0 || attention > 0
-  return tokens * ((6 + 2 * onPolicy) * studentParameters + (asked ? 2 * teacherParameters : 0))
+  const { tokens, onPolicy = 0 } = healing
+  return tokens * ((6 + 2 * onPolicy) * studentParameters + (asksTeacher(healing) ? 2 * teacherParameters : 0))
 }
 
 /** Operations of building, and of judging the student and what it is measured beside on the validation split. */

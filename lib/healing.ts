@@ -87,6 +87,10 @@ export const healingSchema = z.object({
 })
 export type Healing = z.output<typeof healingSchema>
 
+/** Whether any loss needs the teacher's word. */
+export const asksTeacher = ({ crossEntropy, hidden, attention }: Healing): boolean =>
+  crossEntropy < 1 || hidden > 0 || attention > 0
+
 /** What of it does not go together, in words; undefined where all does. */
 export function contradictionOf({ train, layers, onPolicy, crossEntropy }: Partial<Healing>): string | undefined {
   if (train === 'LAYERS' && !layers) return 'healing.layers is missing: LAYERS trains the layers it names'

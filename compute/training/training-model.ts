@@ -80,7 +80,7 @@ export interface TrainingModelOptions extends Omit<TrainingGraphOptions, 'headCh
   clip?: number | undefined
   /** Most rows of the output layer in one batch, and most logits computed at once. */
   maximumRows: number
-  /** The same of what \`crossEntropy\` is asked for; absent: alike. */
+  /** The same of what `crossEntropy` is asked for; absent: alike. */
   maximumJudgedRows?: number | undefined
   /** Of the low-rank factors' first values. */
   seed: number

@@ -1,7 +1,7 @@
 // Healing: a student's weights are trained after its teacher, kept only where held-out loss falls; goes on from its last checkpoint after a kill.
 import { createHash } from 'node:crypto'
 import { DomainError, isDomainError } from '../../../lib/errors.js'
-import { contradictionOf, type Healing, loraDefaults } from '../../../lib/healing.js'
+import { asksTeacher, contradictionOf, type Healing, loraDefaults } from '../../../lib/healing.js'
 import type { Manifest } from '../../../lib/manifest.js'
 import { layerDimensions, type ResolvedDimensions } from '../../architectures/architecture.js'
 import { type BuildableModel, checkBuildable, parseRole } from '../../architectures/registry.js'
@@ -89,7 +89,7 @@ export async function heal(
   const batches = heldOutBatches(texts.heldOut, sequence)
   const mapping = mappingOf(healing, await keptLayers(student, teacherHash, payloads), model, teacherModel)
   const steps = stepsOf(rows.length, healing)
-  const useTeacher = healing.crossEntropy < 1 || mapping.length > 0
+  const useTeacher = asksTeacher(healing)
   // Tables may be padded differently behind the same tokens.
   const vocabulary = Math.min(model.dimensions.vocabularySize, teacherModel.dimensions.vocabularySize)
   const named = Math.min(healing.teacherTokens, vocabulary)
