@@ -23,6 +23,7 @@ import { DomainError } from '../../../../lib/errors.js'
 import { type Healing, healingSchema } from '../../../../lib/healing.js'
 import { quantizationSchema } from '../../../../lib/quantization.js'
 import { handlerContext, type TestHandlerContext } from '../../../testkit/handler-context.js'
+import { healingSamples as samples } from '../../../testkit/healing-samples.js'
 import { picoTokenizer, writePicoLlama } from '../../../testkit/pico-llama.js'
 import { smallDisk } from '../../../testkit/small-disk.js'
 
@@ -38,18 +39,6 @@ beforeAll(async () => {
 })
 afterAll(() => context.dispose())
 
-const animals = ['cat', 'dog', 'hen', 'cow', 'fox', 'owl', 'pig', 'bee', 'ant', 'ram']
-const places = ['mat', 'hill', 'wall', 'roof', 'log', 'road']
-const samples = (): ProbeSample[] =>
-  animals.flatMap((animal, a) =>
-    places.map((place, p) => ({
-      capability: p % 2 ? 'sitting' : 'running',
-      subtask: 'plain',
-      split: (a + p) % 4 === 0 ? ('validation' as const) : ('probe' as const),
-      prompt: `where is the ${animal} number ${p}?`,
-      completion: ` the ${animal} ${p % 2 ? 'sits' : 'runs'} on the ${place}.`,
-    })),
-  )
 const store = async (lines: ProbeSample[]) => (await context.payloads.put([canonicalProbeSet(lines)])).hash
 
 const healing = (changes: Partial<Healing> = {}): Healing =>

@@ -56,7 +56,7 @@ function startServer(folder: string, type: JobName, input: unknown) {
     const queue = embeddedQueue({ store, env, log: makeLogger('x', 'silent'), chargeMs: 20 })
     await queue.start()
     const job = await db.tx(em => enqueue(em, { queue }, { tenantId: 't', type, input: JSON.parse(input) }))
-    for await (const event of queue.watch(job.id)) if (event.job?.progress) console.log('at work')`
+    for await (const event of queue.watch(job.id)) if (event.job?.progress) process.stdout.write('at work')`
   const args = ['--input-type=module', '-e', script, folder, type, JSON.stringify(input)]
   const server = execFile(process.execPath, args, { timeout: 30_000 })
   return {
